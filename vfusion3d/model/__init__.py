@@ -1,0 +1,1 @@
+"""The feed-forward model: image -> tokens -> triplane -> field -> pictures and meshes."""

@@ -1,0 +1,105 @@
+"""From a field to a mesh: marching cubes, with the field evaluated only where the surface can be.
+
+The grid is refined from coarse to fine. Each level halves the spacing, and only the neighbourhood of cells that the
+surface crosses (or that come close to the threshold) is evaluated again; everything else keeps its coarse value, which
+lies on the same side of the threshold.
+"""
+
+import numpy as np
+import torch
+import trimesh
+from jaxtyping import Float
+from skimage.measure import marching_cubes
+from torch import Tensor
+from torch.nn.functional import max_pool3d, softplus
+
+from vfusion3d.model.rendering import Field
+
+COARSE_STEP = 4  # spacing of the first grid, in voxels of the last
+
+
+class NoSurfaceError(ValueError):
+    """The field stays on one side of the threshold everywhere."""
+
+
+def extract_mesh(
+    field: Field, planes: Float[Tensor, "1 3 channels res res"], resolution: int = 256, threshold: float = 1.0
+) -> trimesh.Trimesh:
+    """The surface where the density crosses `threshold`, as a mesh with vertex colours, in world coordinates.
+
+    resolution: points along each side of [-1, 1]^3, ends included. threshold: density per world unit.
+    Raises NoSurfaceError where the density never crosses the threshold, ValueError for a resolution under 8.
+    """
+    if resolution < 8:
+        raise ValueError(f"a mesh needs a grid of at least 8 points a side, not {resolution}")
+    with torch.no_grad():
+        table = field.table(planes)
+        density = density_grid(field, table, planes.shape[-1], resolution, threshold)
+        inside = density > threshold
+        if not inside.any() or inside.all():
+            raise NoSurfaceError(
+                f"the density lies between {density.min():.3g} and {density.max():.3g} and never crosses {threshold:g}: "
+                "nothing was reconstructed here, or the threshold is off"
+            )
+        lower, volume = _crop(density, inside)
+        vertices, faces, _, _ = marching_cubes(volume.numpy(), threshold)
+        vertices = (vertices + lower) * (2 / (resolution - 1)) - 1  # array axes are x, y, z
+        points = torch.as_tensor(vertices.copy(), dtype=torch.float32, device=planes.device)
+        rgb, _ = field.in_chunks(table, planes.shape[-1], points, points.new_zeros(len(points), dtype=torch.int))
+    colours = (rgb.clamp(0, 1).cpu().numpy() * 255).round().astype(np.uint8)
+    # skimage's triangles turn against the gradient of the density: outward normals want the other order.
+    return trimesh.Trimesh(vertices, faces[:, ::-1], vertex_colors=colours, process=False)
+
+
+def density_grid(
+    field: Field, table: Float[Tensor, "rows hidden"], plane_resolution: int, resolution: int, threshold: float
+) -> Float[Tensor, "x y z"]:
+    """Density at `resolution`^3 points of [-1, 1]^3; exact near the surface, of the right side elsewhere. On the CPU."""
+    ticks = torch.linspace(-1, 1, resolution, device=table.device)
+
+    def density_at(index: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        points = torch.stack([ticks[i] for i in index], dim=-1)
+        _, raw = field.in_chunks(table, plane_resolution, points, points.new_zeros(len(points), dtype=torch.int))
+        return softplus(raw - 1)
+
+    step = COARSE_STEP
+    axis = _level(resolution, step, ticks.device)
+    density = density_at([g.reshape(-1) for g in torch.meshgrid(axis, axis, axis, indexing="ij")])
+    density = density.view([len(axis)] * 3)
+    while step > 1:
+        step //= 2
+        finer = _level(resolution, step, ticks.device)
+        near = _near_surface(density, threshold)
+        parent = torch.searchsorted(axis, finer, right=True) - 1  # the coarse point at or before each finer one
+        density = density[parent][:, parent][:, :, parent]
+        cell = parent.clamp(max=len(axis) - 2)
+        i, j, k = near[cell][:, cell][:, :, cell].nonzero(as_tuple=True)
+        density[i, j, k] = density_at((finer[i], finer[j], finer[k]))
+        axis = finer
+    return density.cpu()
+
+
+def _level(resolution: int, step: int, device) -> Tensor:
+    """Every step-th index of the full grid, and its last."""
+    index = torch.arange(0, resolution, step, device=device)
+    return index if index[-1] == resolution - 1 else torch.cat([index, index.new_tensor([resolution - 1])])
+
+
+def _near_surface(density: Float[Tensor, "x y z"], threshold: float) -> Tensor:
+    """Cells with corners on both sides of the threshold, or any corner within a factor of 3 of it, and their neighbours."""
+    high = max_pool3d(density[None, None], 2, 1)
+    low = -max_pool3d(-density[None, None], 2, 1)
+    crossed = ((high > threshold / 3) & (low < threshold * 3)).float()
+    return max_pool3d(crossed, 3, 1, padding=1)[0, 0] > 0
+
+
+def _crop(density: Tensor, inside: Tensor) -> tuple[np.ndarray, Tensor]:
+    """The box around the surface, so that marching cubes does not walk through empty space; and where it begins."""
+    lower, upper = [], []
+    for axis in range(3):
+        others = [a for a in range(3) if a != axis]
+        along = inside.any(dim=others[1]).any(dim=others[0])
+        hits = along.nonzero().flatten()
+        lower.append(max(int(hits[0]) - 1, 0))
+        upper.append(min(int(hits[-1]) + 2, len(along)))
+    return np.array(lower), density[lower[0] : upper[0], lower[1] : upper[1], lower[2] : upper[2]].contiguous()

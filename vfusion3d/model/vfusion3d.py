@@ -1,0 +1,225 @@
+"""VFusion3D: one image to a triplane, with the architecture and the tensor names of the released weights.
+
+    image -> DINOv2 tokens -> (cross-attention, self-attention, MLP) x layers on triplane tokens -> three feature planes
+
+Module names follow the released checkpoint on purpose (`encoder.model`, `transformer.layers.N.cross_attn`,
+`synthesizer.decoder.net`), so that its tensors load by name. How a triplane becomes a picture is in `rendering.py`,
+how it becomes a mesh in `mesh.py`.
+"""
+
+from pathlib import Path
+
+import torch
+import trimesh
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import Dinov2Config, Dinov2Model
+
+from vfusion3d.model.mesh import extract_mesh
+from vfusion3d.model.rendering import Field, Rendering, render
+
+BUNDLED_WEIGHTS = Path(__file__).parents[1] / "weights"
+RELEASED_NAME = "facebook/vfusion3d"
+
+
+class VFusion3D(ModelMixin, ConfigMixin):
+    """One image to a 3D field (sections 3.1 and 3.3).
+
+    image_size: pixels of the square input. patch_size, position_grid, encoder_*: the DINOv2 encoder.
+    camera_width: width of the camera embedding. width, layers, heads: the triplane transformer.
+    triplane_size: tokens along a plane's side; the planes have twice that resolution, with triplane_channels channels.
+    samples_per_ray: half of them coarse, half fine. source_distance, source_elevation (world units, radians): where the
+    camera of a plain photograph is assumed to stand, at azimuth 0.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["TransformerLayer", "Dinov2Layer"]
+
+    @register_to_config
+    def __init__(
+        self,
+        image_size: int = 512,
+        patch_size: int = 14,
+        position_grid: int = 37,
+        encoder_width: int = 768,
+        encoder_layers: int = 12,
+        encoder_heads: int = 12,
+        camera_width: int = 1024,
+        width: int = 1024,
+        layers: int = 16,
+        heads: int = 16,
+        triplane_size: int = 32,
+        triplane_channels: int = 80,
+        samples_per_ray: int = 128,
+        source_distance: float = 1.0,
+        source_elevation: float = 0.0,
+    ):
+        super().__init__()
+        self.encoder = ImageEncoder(
+            Dinov2Config(
+                hidden_size=encoder_width,
+                num_hidden_layers=encoder_layers,
+                num_attention_heads=encoder_heads,
+                image_size=position_grid * patch_size,
+                patch_size=patch_size,
+            )
+        )
+        self.camera_embedder = CameraEmbedder(camera_width)
+        self.transformer = TriplaneTransformer(
+            width, layers, heads, encoder_width, camera_width, triplane_size, triplane_channels
+        )
+        self.synthesizer = Synthesizer(triplane_channels)
+
+    def forward(
+        self, image: Float[Tensor, "batch 3 height width"], camera: Float[Tensor, "batch 16"]
+    ) -> Float[Tensor, "batch 3 channels resolution resolution"]:
+        """Predict the triplane. image: in [0, 1], white background. camera: `cameras.camera_vector` of its view."""
+        return self.transformer(self.encoder(image), self.camera_embedder(camera))
+
+    @property
+    def field(self) -> Field:
+        return self.synthesizer.decoder
+
+    def render(
+        self,
+        planes: Float[Tensor, "batch 3 channels resolution resolution"],
+        cam2world: Float[Tensor, "batch views 3 4"],
+        intrinsics: Float[Tensor, "batch views 4"],
+        size: int,
+        **options,
+    ) -> Rendering:
+        """Volume-render square views of `size` pixels: see `rendering.render` for the options and what comes back."""
+        options.setdefault("samples", self.config.samples_per_ray)
+        return render(self.field, planes, cam2world, intrinsics, size, **options)
+
+    def query(
+        self, planes: Float[Tensor, "batch 3 channels resolution resolution"], points: Float[Tensor, "batch points 3"]
+    ) -> tuple[Float[Tensor, "batch points 3"], Float[Tensor, "batch points 1"]]:
+        """Colour in about [0, 1] and density (per world unit, 0 or more) at world points of the cube [-1, 1]^3."""
+        rgb, raw = self.field(planes, points)
+        return rgb, nn.functional.softplus(raw - 1)
+
+    def extract_mesh(
+        self,
+        planes: Float[Tensor, "1 3 channels resolution resolution"],
+        resolution: int = 256,
+        threshold: float = 1.0,
+    ) -> trimesh.Trimesh:
+        """The surface where the density crosses `threshold`, with vertex colours: see `mesh.extract_mesh`."""
+        return extract_mesh(self.field, planes, resolution, threshold)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options) -> "VFusion3D":
+        """Load `mini` or `base` (bundled), the released weights (`facebook/vfusion3d`), or any folder or hub name."""
+        if str(name) == RELEASED_NAME:
+            return cls.from_released(name)
+        bundled = BUNDLED_WEIGHTS / str(name)
+        return super().from_pretrained(bundled if bundled.is_dir() else name, **options)
+
+    @classmethod
+    def from_released(
+        cls, source, *, encoder_heads: int = 12, transformer_heads: int = 16, samples_per_ray: int = 128
+    ) -> "VFusion3D":
+        """Load weights published by the authors: see `released.load_released`."""
+        from vfusion3d.model.released import load_released
+
+        return load_released(
+            cls, source, encoder_heads=encoder_heads, transformer_heads=transformer_heads, samples_per_ray=samples_per_ray
+        )
+
+
+class ImageEncoder(nn.Module):
+    """Image in [0, 1] to DINOv2's last hidden state, class token first (section 3.1)."""
+
+    def __init__(self, config: Dinov2Config):
+        super().__init__()
+        self.model = Dinov2Model(config)
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
+
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens width"]:
+        return self.model((image - self.mean) / self.std).last_hidden_state
+
+
+class CameraEmbedder(nn.Module):
+    """The 16 numbers of a camera to one vector, which modulates every layer of the transformer."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, camera: Float[Tensor, "batch 16"]) -> Float[Tensor, "batch width"]:
+        return self.mlp(camera)
+
+
+class TriplaneTransformer(nn.Module):
+    """Learned triplane tokens look at the image tokens and at each other, then become planes (section 3.1)."""
+
+    def __init__(
+        self, width: int, layers: int, heads: int, image_width: int, camera_width: int, size: int, channels: int
+    ):
+        super().__init__()
+        self.size = size
+        self.gradient_checkpointing = False
+        self.pos_embed = nn.Parameter(torch.randn(1, 3 * size * size, width) * width**-0.5)
+        self.layers = nn.ModuleList(TransformerLayer(width, heads, image_width, camera_width) for _ in range(layers))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.deconv = nn.ConvTranspose2d(width, channels, kernel_size=2, stride=2)
+
+    def forward(
+        self, image_tokens: Float[Tensor, "batch tokens image_width"], camera: Float[Tensor, "batch camera_width"]
+    ) -> Float[Tensor, "batch 3 channels resolution resolution"]:
+        x = self.pos_embed.expand(len(image_tokens), -1, -1)  # planes, then rows, then columns
+        for layer in self.layers:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = self._gradient_checkpointing_func(layer, x, image_tokens, camera)
+            else:
+                x = layer(x, image_tokens, camera)
+        x = self.norm(x).unflatten(1, (3, self.size, self.size))
+        planes = self.deconv(x.flatten(0, 1).permute(0, 3, 1, 2))  # (batch * 3, channels, 2 size, 2 size)
+        return planes.unflatten(0, (-1, 3))
+
+
+class TransformerLayer(nn.Module):
+    """Cross-attention to the image, self-attention, MLP, each behind a camera-modulated LayerNorm."""
+
+    def __init__(self, width: int, heads: int, image_width: int, camera_width: int):
+        super().__init__()
+        self.norm1 = ModulatedLayerNorm(width, camera_width)
+        self.cross_attn = nn.MultiheadAttention(
+            width, heads, bias=False, kdim=image_width, vdim=image_width, batch_first=True
+        )
+        self.norm2 = ModulatedLayerNorm(width, camera_width)
+        self.self_attn = nn.MultiheadAttention(width, heads, bias=False, batch_first=True)
+        self.norm3 = ModulatedLayerNorm(width, camera_width)
+        # Identity stands where the authors' layer has a dropout, so that the Linears keep the released names 0 and 3.
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Identity(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, image_tokens: Tensor, camera: Tensor) -> Tensor:
+        x = x + self.cross_attn(self.norm1(x, camera), image_tokens, image_tokens, need_weights=False)[0]
+        y = self.norm2(x, camera)
+        x = x + self.self_attn(y, y, y, need_weights=False)[0]
+        return x + self.mlp(self.norm3(x, camera))
+
+
+class ModulatedLayerNorm(nn.Module):
+    """LayerNorm(x) * (1 + scale) + shift, with shift and scale read off the camera embedding."""
+
+    def __init__(self, width: int, camera_width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(camera_width, 2 * width))
+
+    def forward(self, x: Float[Tensor, "batch tokens width"], camera: Float[Tensor, "batch camera_width"]) -> Tensor:
+        shift, scale = self.mlp(camera)[:, None].chunk(2, dim=-1)
+        return self.norm(x) * (1 + scale) + shift
+
+
+class Synthesizer(nn.Module):
+    """Holds the field decoder under its released name."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.decoder = Field(channels)
