@@ -1,0 +1,291 @@
+"""Pictures of a mesh from given cameras: straight-alpha RGBA, depth and normals, off screen with PyVista's VTK.
+
+Notable: the light is baked into the vertex colours (`surfaces.shade`), so a pixel is texture x colour x shade and
+nothing else; a camera is one 4x4 matrix computed from our own convention, so every pixel lies where `cameras.project`
+says; all views of an object are tiles of one window, drawn and read back at once. A pixel is the mean of a grid of
+samples, and its colour the mean of the *covered* ones: silhouettes carry no trace of a background.
+"""
+
+import functools
+import logging
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import trimesh
+from jaxtyping import Float, UInt8
+
+from vfusion3d.data.surfaces import Surface, shade, surfaces_of
+
+WINDOW_SIDE = 4096  # samples; more views than fit are drawn in several goes
+
+
+@dataclass(frozen=True)
+class RenderedViews:
+    """V square views. `rgba`: straight alpha, sRGB, (0, 0, 0, 0) where empty.
+
+    `depth`: distance along the viewing axis at the pixel's centre, in world units, inf where empty. `normals`: unit
+    length in world axes at the pixel's centre, good to 0.01, zero where empty. Both None unless they were asked for.
+    """
+
+    rgba: UInt8[np.ndarray, "views size size 4"]
+    depth: Float[np.ndarray, "views size size"] | None = None
+    normals: Float[np.ndarray, "views size size 3"] | None = None
+
+
+def render_views(
+    mesh: trimesh.Trimesh | trimesh.Scene,
+    cam2world: Float[np.ndarray, "views 3 4"],
+    intrinsics: Float[np.ndarray, "views 4"],
+    size: int,
+    *,
+    depth: bool = False,
+    normals: bool = False,
+    shading: bool = True,
+    supersampling: int = 3,
+    backend: str = "pyvista",
+) -> RenderedViews:
+    """Render a mesh, or all parts of a scene, from V cameras (section 3.2's "3D data").
+
+    cam2world (V, 3, 4) and intrinsics (V, 4) or (4,) follow `vfusion3d.cameras`; arrays or tensors. size: pixels of a
+    side. shading=False gives the bare colours. supersampling: samples along a pixel's side; odd, so that one of
+    them is the pixel's centre, where depth and normals are taken. backend: "pyvista", or "blender" (Cycles, see
+    `vfusion3d.data.blender`). Raises ValueError for a mesh without faces and for arguments of the wrong shape or value.
+    """
+    cam2world, intrinsics = check_cameras(cam2world, intrinsics)
+    if size < 1:
+        raise ValueError(f"size must be at least 1 pixel, not {size}")
+    if supersampling < 1 or supersampling % 2 == 0:
+        raise ValueError(f"supersampling must be odd (1, 3, 5, ...), not {supersampling}")
+    if size * supersampling > WINDOW_SIDE:
+        raise ValueError(f"size x supersampling must be at most {WINDOW_SIDE}, not {size} x {supersampling}")
+    if backend == "blender":
+        from vfusion3d.data.blender import render_with_blender
+
+        return render_with_blender(mesh, cam2world, intrinsics, size, depth=depth, normals=normals, shading=shading)
+    if backend != "pyvista":
+        raise ValueError(f'backend must be "pyvista" or "blender", not {backend!r}')
+
+    surfaces = surfaces_of(mesh)
+    near, far = _clip_range(surfaces, cam2world)
+    matrices = world_to_clip(cam2world, intrinsics, near, far)
+    per_window = (WINDOW_SIDE // (size * supersampling)) ** 2
+    goes = [
+        _window().draw(surfaces, matrices[start : start + per_window], size, supersampling, shading, normals)
+        for start in range(0, len(matrices), per_window)
+    ]
+    rgba, z, normal = (np.concatenate(parts) if parts[0] is not None else None for parts in zip(*goes, strict=True))
+
+    empty = z >= 1.0
+    if depth:
+        n, f = near[:, None, None], far[:, None, None]
+        z = (2 * n * f / (f + n - (2 * z.astype(np.float64) - 1) * (f - n))).astype(np.float32)
+        z[empty] = np.inf
+    if normals:
+        normal = normal.astype(np.float32) / 127.5 - 1
+        normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
+        normal[empty] = 0
+    return RenderedViews(rgba, z if depth else None, normal if normals else None)
+
+
+def check_cameras(cam2world, intrinsics) -> tuple[Float[np.ndarray, "views 3 4"], Float[np.ndarray, "views 4"]]:
+    """Both as float64 arrays of V cameras; ValueError says what is wrong with them."""
+    cam2world, intrinsics = np.asarray(cam2world, np.float64), np.asarray(intrinsics, np.float64)
+    if cam2world.ndim != 3 or cam2world.shape[1:] != (3, 4) or len(cam2world) == 0:
+        raise ValueError(f"cam2world must be (views, 3, 4), not {cam2world.shape}")
+    if intrinsics.shape not in ((4,), (len(cam2world), 4)):
+        raise ValueError(f"intrinsics must be (4,) or ({len(cam2world)}, 4), not {intrinsics.shape}")
+    intrinsics = np.broadcast_to(intrinsics, (len(cam2world), 4))
+    if not (np.isfinite(cam2world).all() and np.isfinite(intrinsics).all() and (intrinsics[:, :2] > 0).all()):
+        raise ValueError("cameras must be finite, with focal lengths above 0")
+    return cam2world, intrinsics
+
+
+def world_to_clip(
+    cam2world: Float[np.ndarray, "views 3 4"],
+    intrinsics: Float[np.ndarray, "views 4"],
+    near: Float[np.ndarray, "views"],
+    far: Float[np.ndarray, "views"],
+) -> Float[np.ndarray, "views 4 4"]:
+    """OpenGL's matrices from world to clip space: x_clip / w = 2u - 1 and y_clip / w = 1 - 2v of `cameras.project`."""
+    fx, fy, cx, cy = intrinsics.T
+    projection = np.zeros((len(cam2world), 4, 4))
+    projection[:, 0, 0], projection[:, 0, 2] = 2 * fx, 1 - 2 * cx
+    projection[:, 1, 1], projection[:, 1, 2] = 2 * fy, 2 * cy - 1
+    projection[:, 2, 2], projection[:, 2, 3] = -(far + near) / (far - near), -2 * far * near / (far - near)
+    projection[:, 3, 2] = -1
+    view = np.tile(np.eye(4), (len(cam2world), 1, 1))
+    view[:, :3, :3] = cam2world[:, :, :3].transpose(0, 2, 1)
+    view[:, :3, 3] = -np.einsum("vji,vj->vi", cam2world[:, :, :3], cam2world[:, :, 3])
+    return projection @ view
+
+
+def _clip_range(surfaces: list[Surface], cam2world) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest and farthest distance along each viewing axis, from the corners of the bounding box."""
+    low = np.min([surface.points.min(0) for surface in surfaces], axis=0)
+    high = np.max([surface.points.max(0) for surface in surfaces], axis=0)
+    corners = np.stack(np.meshgrid(*zip(low, high, strict=True), indexing="ij"), -1).reshape(-1, 3)
+    distance = -np.einsum("vpi,vi->vp", corners[None] - cam2world[:, None, :, 3], cam2world[:, :, 2])
+    margin = 1e-3 * max(np.linalg.norm(high - low), 1e-6)
+    far = np.maximum(distance.max(1) + margin, 2e-3)
+    return np.maximum(distance.min(1) - margin, np.minimum(far / 1000, far - 1e-3)), far
+
+
+@functools.cache
+def _window() -> "_Window":
+    """The one window of this process: opening one costs more than drawing an object."""
+    return _Window()
+
+
+class _Window:
+    def __init__(self):
+        import pyvista  # noqa: F401  here, so that reading shards needs no renderer
+        import vtkmodules.vtkRenderingOpenGL2  # noqa: F401  registers the OpenGL classes
+        from vtkmodules.vtkCommonCore import vtkLogger
+        from vtkmodules.vtkRenderingCore import vtkRenderWindow
+
+        verbosity = vtkLogger.GetCurrentVerbosityCutoff()
+        vtkLogger.SetStderrVerbosity(vtkLogger.VERBOSITY_ERROR)  # it would warn that there is no screen: we know
+        self.window = vtkRenderWindow()
+        self.window.SetOffScreenRendering(True)
+        self.window.SetMultiSamples(0)
+        self.window.SetAlphaBitPlanes(True)
+        self.window.SetSize(64, 64)
+        self.window.Render()
+        vtkLogger.SetStderrVerbosity(verbosity)
+        self.tiles = []
+        logging.getLogger(__name__).debug("rendering with %s", self.window.GetClassName())
+
+    def draw(self, surfaces, matrices, size, supersampling, shading, normals):
+        """RGBA (V, size, size, 4), OpenGL depth in [0, 1] and byte-coded normals (or None) at the pixels' centres."""
+        columns = math.ceil(math.sqrt(len(matrices)))
+        rows = math.ceil(len(matrices) / columns)
+        width, height = columns * size * supersampling, rows * size * supersampling
+        self._arrange(len(matrices), rows, columns, width, height)
+        for tile, matrix in zip(self.tiles, matrices, strict=False):
+            _set_matrix(tile.GetActiveCamera(), matrix)
+
+        def grid(pixels):  # (rows, size, supersampling, columns, size, supersampling, ...), top row first
+            return pixels[::-1].reshape(rows, size, supersampling, columns, size, supersampling, *pixels.shape[2:])
+
+        def views(pixels):  # (rows, size, columns, size, ...) -> (V, size, size, ...)
+            return pixels.swapaxes(1, 2).reshape(rows * columns, size, size, *pixels.shape[4:])[: len(matrices)]
+
+        middle = supersampling // 2
+        actors = [_actor(surface, _baked(surface, shading)) for surface in surfaces]
+        try:
+            self._show(actors)
+            rgba = views(_mean_of_covered(grid(self._pixels(width, height))))
+            z = views(grid(self._depths(width, height))[:, :, middle, :, :, middle])
+        finally:
+            self._hide(actors)
+        if not normals:
+            return rgba, z, None
+        coded = [np.uint8(np.round((surface.normals + 1) * 127.5)) for surface in surfaces]
+        actors = [_actor(surface, code, textured=False) for surface, code in zip(surfaces, coded, strict=True)]
+        try:
+            self._show(actors)
+            normal = views(grid(self._pixels(width, height))[:, :, middle, :, :, middle, :3])
+        finally:
+            self._hide(actors)
+        return rgba, z, normal
+
+    def _arrange(self, count, rows, columns, width, height):
+        from vtkmodules.vtkRenderingCore import vtkRenderer
+
+        while len(self.tiles) < count:
+            tile = vtkRenderer()
+            tile.SetBackground(0, 0, 0)
+            tile.SetBackgroundAlpha(0)
+            tile.AutomaticLightCreationOff()
+            tile.GetCullers().RemoveAllItems()
+            camera = tile.GetActiveCamera()
+            camera.SetPosition(0, 0, 0)
+            camera.SetFocalPoint(0, 0, -1)
+            camera.UseExplicitProjectionTransformMatrixOn()
+            self.window.AddRenderer(tile)
+            self.tiles.append(tile)
+        self.window.SetSize(width, height)
+        for index, tile in enumerate(self.tiles):
+            row, column = divmod(index, columns)
+            tile.SetDraw(index < count)
+            if index < count:
+                tile.SetViewport(column / columns, 1 - (row + 1) / rows, (column + 1) / columns, 1 - row / rows)
+
+    def _show(self, actors):
+        for tile in self.tiles:
+            for actor in actors:
+                tile.AddActor(actor)
+        self.window.Render()
+
+    def _hide(self, actors):
+        for tile in self.tiles:
+            tile.RemoveAllViewProps()
+        for actor in actors:
+            actor.ReleaseGraphicsResources(self.window)
+
+    def _pixels(self, width, height):
+        from vtkmodules.util.numpy_support import vtk_to_numpy
+        from vtkmodules.vtkCommonCore import vtkUnsignedCharArray
+
+        pixels = vtkUnsignedCharArray()
+        self.window.GetRGBACharPixelData(0, 0, width - 1, height - 1, 0, pixels)
+        return vtk_to_numpy(pixels).reshape(height, width, 4)
+
+    def _depths(self, width, height):
+        from vtkmodules.util.numpy_support import vtk_to_numpy
+        from vtkmodules.vtkCommonCore import vtkFloatArray
+
+        depths = vtkFloatArray()
+        self.window.GetZbufferData(0, 0, width - 1, height - 1, depths)
+        return vtk_to_numpy(depths).reshape(height, width)
+
+
+def _baked(surface: Surface, shading: bool) -> UInt8[np.ndarray, "points 3"]:
+    if not shading:
+        return surface.colours
+    return np.uint8(np.round(surface.colours * shade(surface.normals)[:, None]))
+
+
+def _actor(surface: Surface, colours: UInt8[np.ndarray, "points 3"], textured: bool = True):
+    import pyvista
+    from vtkmodules.vtkRenderingCore import vtkActor, vtkPolyDataMapper
+
+    data = pyvista.PolyData.from_regular_faces(surface.points.astype(np.float32), surface.faces)
+    data.point_data.set_scalars(np.ascontiguousarray(colours), "colours")
+    mapper = vtkPolyDataMapper()
+    actor = vtkActor()
+    if textured and surface.texture is not None:
+        data.active_texture_coordinates = surface.uv.astype(np.float32)
+        texture = pyvista.Texture(np.ascontiguousarray(surface.texture))
+        texture.InterpolateOn()
+        texture.MipmapOn()
+        texture.RepeatOn()
+        texture.SetUseSRGBColorSpace(False)
+        actor.SetTexture(texture)
+    mapper.SetInputData(data)
+    mapper.SetColorModeToDirectScalars()
+    actor.SetMapper(mapper)
+    actor.GetProperty().LightingOff()
+    return actor
+
+
+def _set_matrix(camera, matrix):
+    from vtkmodules.vtkCommonMath import vtkMatrix4x4
+
+    explicit = vtkMatrix4x4()
+    explicit.DeepCopy(matrix.ravel())
+    camera.SetExplicitProjectionTransformMatrix(explicit)
+
+
+def _mean_of_covered(samples: np.ndarray) -> UInt8[np.ndarray, "rows size columns size 4"]:
+    """Straight-alpha pixels from (rows, size, s, columns, size, s, 4) samples that are either empty or opaque."""
+    side = samples.shape[2]
+    total = np.zeros((*samples.shape[:2], *samples.shape[3:5], 4), np.uint16 if side <= 15 else np.uint32)
+    for row in range(side):
+        for column in range(side):
+            total += samples[:, :, row, :, :, column]
+    covered = np.maximum(total[..., 3:] // 255, 1)
+    total[..., :3] = (total[..., :3] + covered // 2) // covered
+    total[..., 3] = (total[..., 3] + side * side // 2) // (side * side)
+    return total.astype(np.uint8)

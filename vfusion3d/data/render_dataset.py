@@ -1,0 +1,293 @@
+"""The 3D data of the paper: many objects, each rendered from an orbit of cameras, written to shards (section 3.2).
+
+Notable: object `index` depends on (seed, index) and on nothing else, and one process writes the shards in order. So
+the bytes are the same for any number of workers, and after any number of kills: what is finished is kept, what is
+missing is rendered.
+
+Where the objects come from is a function (index, generator) -> Object3D; three are here: `ProceduralObjects`,
+`RandomPrimitives` and `MeshFolder`.
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import trimesh
+from tqdm.auto import tqdm
+
+from vfusion3d import cameras
+from vfusion3d.data.shards import ShardWriter, encode_sample, shard_path, write_index, written_keys
+
+ELEVATION = (0.0, math.pi / 4)  # section 3.2: one for each object, uniform
+
+
+@dataclass(frozen=True)
+class Object3D:
+    """A mesh in the ball of radius 0.75, z up, with its caption and whatever else is worth storing."""
+
+    mesh: trimesh.Trimesh | trimesh.Scene
+    caption: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ProceduralObjects:
+    """Random objects of the miniature world, of the given categories (default: all)."""
+
+    categories: tuple[str, ...] | None = None
+
+    def __call__(self, index: int, rng: np.random.Generator) -> Object3D:
+        from vfusion3d.data.objects import build_mesh, describe, sample_object
+
+        spec = sample_object(rng, self.categories)
+        metadata = {"category": spec.category, "spec": dataclasses.asdict(spec)}
+        return Object3D(build_mesh(spec), describe(spec), metadata)
+
+
+@dataclass(frozen=True)
+class RandomPrimitives:
+    """Clusters of 1 to 5 primitives of no category: what the bundled base learns from."""
+
+    def __call__(self, index: int, rng: np.random.Generator) -> Object3D:
+        from vfusion3d.data.primitives import random_primitives
+
+        return Object3D(random_primitives(rng), "", {"category": "primitives"})
+
+
+@dataclass(frozen=True)
+class MeshFolder:
+    """The mesh files of a folder, in the order of their names; a caption is read from a `.txt` of the same name."""
+
+    folder: str
+
+    def __len__(self) -> int:
+        return len(self._paths())
+
+    def __call__(self, index: int, rng: np.random.Generator) -> Object3D:
+        from vfusion3d.data.mesh_files import load_mesh
+
+        path = self._paths()[index]
+        caption = path.with_suffix(".txt")
+        return Object3D(
+            load_mesh(path),
+            caption.read_text().strip() if caption.exists() else path.stem.replace("_", " "),
+            {"category": "file", "file": path.relative_to(self.folder).as_posix()},
+        )
+
+    def _paths(self) -> list[Path]:
+        from vfusion3d.data.mesh_files import mesh_paths
+
+        return mesh_paths(self.folder)
+
+
+ObjectSource = Callable[[int, np.random.Generator], Object3D]
+
+
+def render_dataset(
+    folder: str | Path,
+    objects: ObjectSource,
+    count: int | None = None,
+    *,
+    views: int = 32,
+    size: int = 64,
+    seed: int = 0,
+    workers: int = 1,
+    shard_size: int = 100,
+    elevation: tuple[float, float] = ELEVATION,
+    camera_offset: float = cameras.RENDER_OFFSET,
+    backend: str = "pyvista",
+    part: tuple[int, int] = (0, 1),
+    progress: bool = True,
+) -> Path:
+    """Render `count` objects from `views` cameras each and write them as shards of `shard_size` objects.
+
+    Cameras: uniform azimuths, one elevation an object, uniform in `elevation` (radians), distance 1.5, each camera
+    shifted by U(-camera_offset, camera_offset) world units an axis; the shards hold the true ones. Views are
+    `size` x `size`. count may be left out where `objects` has a length. workers: processes; they need `objects` to be
+    picklable. part (k, n) renders every n-th shard only, beginning with the k-th: n machines share a folder.
+
+    Interrupted at any moment, the same call goes on where it stopped. An object whose file is broken
+    (`MeshFileError`) is left out and listed under "skipped" in the index. Returns the path of `index.json`, which is
+    written last. Raises ValueError where the folder already holds data of other settings, and for values out of range.
+    """
+    folder, (which, parts) = Path(folder), part
+    count = len(objects) if count is None else count
+    for name, value in {
+        "count": count,
+        "views": views,
+        "size": size,
+        "shard_size": shard_size,
+        "workers": workers,
+    }.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    if not 0 <= which < parts:
+        raise ValueError(f"part must be (k, n) with 0 <= k < n, not {part}")
+    job = _Job(objects, views, size, seed, tuple(elevation), camera_offset, backend)
+    settings = _settings(job, count, shard_size)
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_settings(folder / "settings.json", settings)
+
+    shards = range(which, math.ceil(count / shard_size), parts)
+    ranges = {shard: range(shard * shard_size, min((shard + 1) * shard_size, count)) for shard in shards}
+    missing = {shard: indices for shard, indices in ranges.items() if not shard_path(folder, shard).exists()}
+    total = sum(map(len, ranges.values()))
+    with tqdm(total=total, unit="object", desc=f"rendering {folder.name}", disable=not progress) as bar:
+        bar.update(total - sum(map(len, missing.values())))
+        _write_shards(folder, missing, job, workers, bar)
+    if all(shard_path(folder, shard).exists() for shard in range(math.ceil(count / shard_size))):
+        skipped = {}
+        for path in sorted(folder.glob("shard-*.skipped.json")):
+            skipped.update(_read_json(path))
+        return write_index(folder, settings=settings, skipped=skipped)
+    return folder / "index.json"  # the last part to finish writes it
+
+
+@dataclass(frozen=True)
+class _Job:
+    objects: ObjectSource
+    views: int
+    size: int
+    seed: int
+    elevation: tuple[float, float]
+    camera_offset: float
+    backend: str
+
+    def render(self, index: int) -> dict[str, bytes] | str:
+        """The members of one object's sample, or the reason why it has none."""
+        from vfusion3d.data.mesh_files import MeshFileError
+        from vfusion3d.data.render import render_views
+
+        rng = np.random.default_rng([self.seed, index])
+        cam2world, elevation = self.cameras(rng)
+        try:
+            made = self.objects(index, rng)
+        except MeshFileError as error:
+            return str(error)
+        intrinsics = cameras.default_intrinsics(self.views)
+        rendered = render_views(made.mesh, cam2world, intrinsics, self.size, backend=self.backend)
+        metadata = {
+            **made.metadata,
+            "source": type(self.objects).__name__,
+            "seed": self.seed,
+            "index": index,
+            "elevation": elevation,
+        }
+        return encode_sample(rendered.rgba, cam2world, intrinsics, made.caption, metadata)
+
+    def cameras(self, rng: np.random.Generator) -> tuple[torch.Tensor, float]:
+        elevation = float(rng.uniform(*self.elevation))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+        orbit = cameras.orbit_cameras(self.views, elevation)
+        return cameras.offset_cameras(orbit, generator, self.camera_offset), elevation
+
+
+def _write_shards(folder: Path, missing: dict[int, range], job: _Job, workers: int, bar: tqdm) -> None:
+    todo: dict[int, list[int]] = {}
+    for shard, indices in missing.items():
+        done = {*written_keys(shard_path(folder, shard)), *_read_json(_skipped_path(folder, shard))}
+        todo[shard] = [index for index in indices if _key(index) not in done]
+        bar.update(len(indices) - len(todo[shard]))
+    bar.initial = bar.n  # so that the rate counts only what is rendered now
+    results = _in_order(job, list(itertools.chain.from_iterable(todo.values())), workers)
+    try:
+        for shard, indices in todo.items():
+            with ShardWriter(shard_path(folder, shard)) as writer:
+                for index in indices:
+                    members = next(results)
+                    if isinstance(members, str):
+                        path = _skipped_path(folder, shard)
+                        _write_json(path, {**_read_json(path), _key(index): members})
+                    else:
+                        writer.write(_key(index), members)
+                    bar.update()
+    finally:
+        results.close()
+
+
+def _in_order(job: _Job, indices: list[int], workers: int) -> Iterator[dict[str, bytes] | str]:
+    """The results in the order of the indices, made here (one worker) or in `workers` processes."""
+    if workers == 1:
+        yield from map(job.render, indices)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would share the parent's OpenGL
+    pool = ProcessPoolExecutor(min(workers, max(len(indices), 1)), context, _start_worker)
+    try:
+        waiting: deque[Future] = deque()
+        for index in indices:
+            waiting.append(pool.submit(job.render, index))
+            if len(waiting) > 4 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a rendering process died (out of memory?): run again to go on, perhaps with fewer workers"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    import threading
+
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+
+    def leave_with_parent():  # a killed parent cannot tell its workers
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+
+
+def _key(index: int) -> str:
+    return f"{index:08d}"
+
+
+def _settings(job: _Job, count: int, shard_size: int) -> dict[str, Any]:
+    source = {"name": type(job.objects).__name__}
+    if dataclasses.is_dataclass(job.objects):
+        source.update(dataclasses.asdict(job.objects))
+    plain = {name: getattr(job, name) for name in ("views", "size", "seed", "elevation", "camera_offset", "backend")}
+    return json.loads(json.dumps({"objects": source, "count": count, "shard_size": shard_size, **plain}))
+
+
+def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+    if not path.exists():
+        _write_json(path, settings)
+    old = _read_json(path)
+    changed = [
+        f"{name}: {old.get(name)} there, {value} now" for name, value in settings.items() if old.get(name) != value
+    ]
+    if changed:
+        raise ValueError(
+            f"{path.parent} holds data rendered with other settings ({'; '.join(changed)}): "
+            "render to another folder, or delete this one first"
+        )
+
+
+def _skipped_path(folder: Path, shard: int) -> Path:
+    return shard_path(folder, shard).with_suffix(".skipped.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    temporary.write_text(json.dumps(content, indent=1))
+    os.replace(temporary, path)

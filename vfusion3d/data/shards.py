@@ -1,0 +1,342 @@
+"""Multi-view data as WebDataset tar shards: one sample an object, written crash-safe, read at random.
+
+A folder holds `shard-000000.tar`, ... and `index.json`. A sample is the members `KEY.view00.png` (RGBA, straight
+alpha), ..., `KEY.cameras.json`, `KEY.txt` (caption) and, last, `KEY.json` (metadata). Notable: a shard grows under
+a `.partial` name and gets its own name when it is whole. The last member is the sample's full stop: after a kill, the
+writer keeps every sample that has one, cuts off the torn rest and goes on. The same samples give the same bytes.
+
+Reading needs neither renderer nor tar library: the index knows where every member lies.
+"""
+
+import bisect
+import errno
+import hashlib
+import json
+import os
+import re
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+BLOCK = tarfile.BLOCKSIZE
+LAST_MEMBER = "json"
+
+
+class ShardError(ValueError):
+    """A shard or an index that cannot be read; the message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class MultiviewSample:
+    """One object seen from V cameras (conventions: `vfusion3d.cameras`)."""
+
+    key: str
+    rgba: UInt8[Tensor, "views 4 size size"]  # straight alpha
+    cam2world: Float[Tensor, "views 3 4"]
+    intrinsics: Float[Tensor, "views 4"]
+    caption: str
+    metadata: dict[str, Any]
+
+
+def encode_sample(
+    rgba: UInt8[np.ndarray, "views size size 4"],
+    cam2world: Float[Tensor, "views 3 4"],
+    intrinsics: Float[Tensor, "views 4"],
+    caption: str,
+    metadata: Mapping[str, Any],
+) -> dict[str, bytes]:
+    """The members of a sample, in the order in which a shard has them: what `ShardWriter.write` takes."""
+    members = {f"view{number:02d}.png": _encode_png(view) for number, view in enumerate(rgba)}
+    cameras = {"cam2world": _rounded(cam2world), "intrinsics": _rounded(intrinsics)}
+    members["cameras.json"] = json.dumps(cameras).encode()
+    members["txt"] = caption.encode()
+    members[LAST_MEMBER] = json.dumps(metadata, sort_keys=True).encode()
+    return members
+
+
+def shard_path(folder: str | Path, number: int) -> Path:
+    """Where shard `number` of a folder lies."""
+    return Path(folder) / f"shard-{number:06d}.tar"
+
+
+def written_keys(path: str | Path) -> list[str]:
+    """The keys of the whole samples in a shard, finished or still `.partial`; none where there is neither."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    found = path if path.exists() else partial
+    return list(_scan(found)[0]) if found.exists() else []
+
+
+class ShardWriter:
+    """Writes one shard sample by sample. Opened again after a crash, it goes on after the last whole sample.
+
+    Used in a `with` block: left in peace the shard is finished, left by an exception it stays `.partial`. `keys` are
+    the samples it already holds. Raises FileExistsError where the shard is finished, OSError (with the file and what
+    is safe) where the disk is full or another process writes the same shard.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        if self.path.exists():
+            raise FileExistsError(f"{self.path} is finished: delete it to write it again")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.partial, "r+b" if self.partial.exists() else "w+b", buffering=0)  # noqa: SIM115
+        _lock(self._file, self.partial)
+        samples, self._end = _scan(self.partial)
+        self._file.truncate(self._end)
+        self._file.seek(self._end)
+        self.keys: list[str] = list(samples)
+
+    def write(self, key: str, members: Mapping[str, bytes]) -> None:
+        """Append a sample: all of it or, after a crash, nothing of it. The last member must be `json`."""
+        if not re.fullmatch(r"[^./\\\s]+", key):
+            raise ValueError(f"a sample's key must be free of dots, slashes and spaces, not {key!r}")
+        if key in self.keys:
+            raise ValueError(f"{self.partial} already holds a sample {key!r}")
+        if list(members)[-1:] != [LAST_MEMBER]:
+            raise ValueError(f"the last member of sample {key!r} must be {LAST_MEMBER!r}: it marks the sample as whole")
+        data = b"".join(_tar_member(f"{key}.{name}", content) for name, content in members.items())
+        self._append(data, f"sample {key}")
+        self.keys.append(key)
+
+    def finish(self) -> Path:
+        """Close the archive and give it its name."""
+        self._append(bytes(2 * BLOCK), "the end of the archive")
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self.partial, self.path)
+        return self.path
+
+    def close(self) -> None:
+        """Leave the shard unfinished, to go on later."""
+        self._file.close()
+
+    def _append(self, data: bytes, what: str) -> None:
+        try:
+            rest = memoryview(data)
+            while rest:  # a disk that is filling up writes a part before it fails
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._file.truncate(self._end)
+            self._file.seek(self._end)
+            reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+            message = (
+                f"{reason} while writing {what}; its {len(self.keys)} whole samples are kept: make room, run again"
+            )
+            raise OSError(error.errno, message, str(self.partial)) from error
+        self._end += len(data)
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, kind, value, traceback) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            self.close()
+
+
+def write_index(folder: str | Path, **extra: Any) -> Path:
+    """Write `index.json` for the finished shards of a folder: counts, checksums, where every member lies.
+
+    `extra` is stored beside them. Raises ShardError naming a shard that is torn, FileNotFoundError if there is none.
+    """
+    folder = Path(folder)
+    paths = sorted(folder.glob("shard-*.tar"))
+    if not paths:
+        raise FileNotFoundError(f"{folder} has no finished shard (shard-000000.tar): render the data first")
+    shards = []
+    for path in paths:
+        samples, end = _scan(path)
+        size = path.stat().st_size
+        if size != end + 2 * BLOCK:
+            raise ShardError(f"{path} is truncated or torn after byte {end} of {size}: delete it and render it again")
+        with open(path, "rb") as file:
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        entries = [{"key": key, "members": members} for key, members in samples.items()]
+        shards.append({"name": path.name, "bytes": size, "sha256": checksum, "samples": entries})
+    index = {"samples": sum(len(shard["samples"]) for shard in shards), **extra, "shards": shards}
+    target = folder / "index.json"
+    temporary = target.with_name(target.name + ".partial")
+    temporary.write_text(json.dumps(index, separators=(",", ":")))
+    os.replace(temporary, target)
+    return target
+
+
+class MultiviewShards(Sequence):
+    """A folder of shards as a map-style dataset: `len`, `.keys`, `[i]`, and `.read(i, views)` for some views only.
+
+    verify=True reads everything once and checks the checksums. Safe in `DataLoader` workers. Raises FileNotFoundError
+    without an index, ShardError naming the shard that is missing, truncated or changed.
+    """
+
+    def __init__(self, folder: str | Path, verify: bool = False):
+        self.folder = Path(folder)
+        index_path = self.folder / "index.json"
+        if not index_path.exists():
+            raise FileNotFoundError(
+                f"{index_path} is missing: render the data, or call shards.write_index on the folder"
+            )
+        try:
+            self.index = json.loads(index_path.read_text())
+            shards = self.index["shards"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ShardError(
+                f"{index_path} is not an index of shards: delete it and call shards.write_index"
+            ) from error
+        for shard in shards:
+            self._check(shard, verify)
+        self.keys: list[str] = [sample["key"] for shard in shards for sample in shard["samples"]]
+        self._starts = np.cumsum([0] + [len(shard["samples"]) for shard in shards]).tolist()
+        self._files: dict[str, Any] = {}
+        self._process = os.getpid()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> MultiviewSample:
+        return self.read(index)
+
+    def read(self, index: int, views: Sequence[int] | None = None) -> MultiviewSample:
+        """Sample `index` with the given views (all by default), in this order. IndexError where there is none."""
+        shard, sample = self._locate(index)
+        members = sample["members"]
+        names = sorted((name for name in members if name.startswith("view")), key=_view_number)
+        chosen = list(range(len(names))) if views is None else [int(view) for view in views]
+        if any(not -len(names) <= view < len(names) for view in chosen):
+            raise IndexError(f"sample {sample['key']} has views 0 to {len(names) - 1}, not {chosen}")
+        where = f"{self.folder / shard['name']}, sample {sample['key']}"
+
+        def text(name):
+            return self._bytes(shard["name"], *members[name]).decode()
+
+        try:
+            cameras = json.loads(text("cameras.json"))
+            pictures = [_decode_png(self._bytes(shard["name"], *members[names[view]])) for view in chosen]
+            caption, metadata = text("txt"), json.loads(text("json"))
+        except (ValueError, KeyError, cv2.error) as error:
+            raise ShardError(f"{where} is damaged ({error}): delete the shard and render it again") from error
+        return MultiviewSample(
+            key=sample["key"],
+            rgba=torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(),
+            cam2world=torch.tensor(cameras["cam2world"])[chosen],
+            intrinsics=torch.tensor(cameras["intrinsics"])[chosen],
+            caption=caption,
+            metadata=metadata,
+        )
+
+    def metadata(self, index: int) -> dict[str, Any]:
+        """The metadata of a sample, without decoding its pictures."""
+        shard, sample = self._locate(index)
+        return json.loads(self._bytes(shard["name"], *sample["members"]["json"]))
+
+    def _locate(self, index: int) -> tuple[dict, dict]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{self.folder} has {len(self)} samples, there is no sample {index}")
+        index %= len(self)
+        number = bisect.bisect_right(self._starts, index) - 1
+        shard = self.index["shards"][number]
+        return shard, shard["samples"][index - self._starts[number]]
+
+    def _bytes(self, name: str, offset: int, size: int) -> bytes:
+        if self._process != os.getpid():  # a forked worker must not share file positions with its parent
+            self._files, self._process = {}, os.getpid()
+        if name not in self._files:
+            if len(self._files) >= 64:
+                self._files.pop(next(iter(self._files))).close()
+            self._files[name] = open(self.folder / name, "rb", buffering=0)  # noqa: SIM115
+        file = self._files[name]
+        file.seek(offset)
+        data = file.read(size)
+        if len(data) != size:
+            raise ShardError(f"{self.folder / name} is truncated: delete it and render it again")
+        return data
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_files": {}}
+
+    def _check(self, shard: dict, verify: bool) -> None:
+        path = self.folder / shard["name"]
+        if not path.exists():
+            raise ShardError(f"{path} is missing, but the index lists it: render it again or call shards.write_index")
+        size = path.stat().st_size
+        if size != shard["bytes"]:
+            what = "truncated" if size < shard["bytes"] else "longer than the index says"
+            raise ShardError(f"{path} is {what} ({size} of {shard['bytes']} bytes): delete it and render it again")
+        if verify:
+            with open(path, "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != shard["sha256"]:
+                    raise ShardError(f"{path} does not match its checksum: delete it and render it again")
+
+
+def _scan(path: Path) -> tuple[dict[str, dict[str, tuple[int, int]]], int]:
+    """The whole samples of a shard, {key: {member: (offset, size)}}, and the byte at which the last of them ends."""
+    samples, current, end, position = {}, {}, 0, 0
+    length = path.stat().st_size
+    with open(path, "rb") as file:
+        while position + BLOCK <= length:
+            file.seek(position)
+            try:
+                header = tarfile.TarInfo.frombuf(file.read(BLOCK), "utf-8", "strict")
+            except tarfile.HeaderError:  # zero blocks at the end of the archive, or a torn header
+                break
+            offset = position + BLOCK
+            position = offset + -(-header.size // BLOCK) * BLOCK
+            if position > length:
+                break
+            key, _, name = header.name.partition(".")
+            current[name] = (offset, header.size)
+            if name == LAST_MEMBER:
+                samples[key], current, end = current, {}, position
+    return samples, end
+
+
+def _tar_member(name: str, content: bytes) -> bytes:
+    header = tarfile.TarInfo(name)  # time, user and group are 0
+    header.size, header.mode = len(content), 0o644
+    return header.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % BLOCK)
+
+
+def _lock(file, path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # not on Windows: two writers of one shard then go unnoticed
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise OSError(
+            error.errno, "another process is writing this shard: wait for it or stop it", str(path)
+        ) from error
+
+
+def _view_number(name: str) -> int:
+    return int(re.sub(r"\D", "", name))
+
+
+def _rounded(numbers) -> list:
+    return np.round(np.asarray(numbers, np.float64), 7).tolist()
+
+
+def _encode_png(rgba: UInt8[np.ndarray, "size size 4"]) -> bytes:
+    done, data = cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise ValueError(f"a view of shape {rgba.shape} and type {rgba.dtype} cannot be written as PNG")
+    return data.tobytes()
+
+
+def _decode_png(data: bytes) -> UInt8[np.ndarray, "size size 4"]:
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if picture is None or picture.ndim != 3 or picture.shape[2] != 4:
+        raise ValueError("a view is not an RGBA PNG")
+    return cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA)
