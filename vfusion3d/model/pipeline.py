@@ -1,0 +1,93 @@
+"""One call from what a person has to what a person wants: pictures in, assets out.
+
+The picture is cut out and framed (`preprocess.py`); the source camera is set at azimuth 0, at the distance and the
+elevation that the weights were trained for; the model predicts a triplane; an `Asset` holds it (`asset.py`).
+"""
+
+import math
+import os
+from collections.abc import Sequence
+
+import torch
+from tqdm.auto import tqdm
+
+from vfusion3d.cameras import camera_vector, default_intrinsics, look_at_origin, sphere_position
+from vfusion3d.model.asset import Asset
+from vfusion3d.model.preprocess import ImageSource, prepare, source_name
+from vfusion3d.model.vfusion3d import VFusion3D
+
+
+class ImageTo3DPipeline:
+    """Image to 3D (section 4.2). Made by `from_pretrained`, or around a `VFusion3D` at hand."""
+
+    def __init__(self, model: VFusion3D):
+        self.model = model.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike = "mini",
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> "ImageTo3DPipeline":
+        """Load weights: "mini" or "base" (bundled), a folder, or a hub name ("facebook/vfusion3d": the authors').
+
+        device: by default a GPU if there is one. dtype: of the transformer, by default float32; bfloat16 is faster
+        where the machine has instructions for it. What the renderer computes stays in float32.
+        """
+        model = VFusion3D.from_pretrained(name)
+        return cls(model).to(device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype)
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "ImageTo3DPipeline":
+        """Move the model, and return the pipeline."""
+        self.model.to(device=device, dtype=dtype)
+        return self
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        elevation: float | Sequence[float] | None = None,
+        *,
+        background: str = "auto",
+        border: float = 0.2,
+        batch_size: int = 4,
+        progress: bool = False,
+    ) -> Asset | list[Asset]:
+        """Reconstruct one picture (an Asset) or several (a list of them, in their order).
+
+        images: paths, bytes, PIL images, arrays or tensors (see `preprocess.load_image`); a list or tuple is several.
+        elevation: of the camera over the object's horizon, radians, one for all or one each; by default what the
+        weights were trained with. background, border: see `preprocess.cut_out` and `recentre`; background="keep" takes
+        the pictures as they are framed. batch_size: pictures that go through the model at once. progress: show a bar.
+        Raises ImageError for the first picture that cannot be used, before any goes through the model.
+        """
+        many = isinstance(images, list | tuple)
+        sources = list(images) if many else [images]
+        if elevation is None:
+            elevation = self.model.config.source_elevation
+        one_each = isinstance(elevation, list | tuple)
+        elevations = [float(e) for e in (elevation if one_each else [elevation] * len(sources))]
+        if len(elevations) != len(sources):
+            raise ValueError(f"{len(elevations)} elevations for {len(sources)} images: give one for all or one each")
+        if not all(abs(e) < math.pi / 2 for e in elevations):
+            raise ValueError(f"elevation={elevation}: must be within -pi/2 and pi/2 radians (20 degrees: 0.35)")
+
+        size = self.model.config.image_size
+        prepared = [prepare(source, size, background, border) for source in sources]
+        assets = []
+        with tqdm(total=len(sources), desc="reconstruct", unit="image", disable=not progress) as bar:
+            for start in range(0, len(sources), batch_size):
+                part = slice(start, start + batch_size)
+                planes = self._predict([p.image for p in prepared[part]], elevations[part])
+                for i, p in enumerate(prepared[part]):
+                    e, name = elevations[start + i], source_name(sources[start + i])
+                    assets.append(Asset(self.model, planes[i : i + 1].clone(), p.image, p.box, p.background, e, name))
+                    bar.update()
+        return assets if many else assets[0]
+
+    def _predict(self, images: list[torch.Tensor], elevations: list[float]) -> torch.Tensor:
+        cam2world = look_at_origin(sphere_position(0.0, torch.tensor(elevations), self.model.config.source_distance))
+        camera = camera_vector(cam2world, default_intrinsics(len(images)))
+        where = {"device": self.model.device, "dtype": self.model.dtype}
+        return self.model(torch.stack(images).to(**where), camera.to(**where))
