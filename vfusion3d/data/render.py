@@ -6,6 +6,7 @@ says; all views of an object are tiles of one window, drawn and read back at onc
 samples, and its colour the mean of the *covered* ones: silhouettes carry no trace of a background.
 """
 
+import contextlib
 import functools
 import logging
 import math
@@ -139,6 +140,11 @@ def _window() -> "_Window":
 
 class _Window:
     def __init__(self):
+        # Triton (part of torch on Linux) brings an LLVM of its own. Loaded after Mesa's software renderer, which has
+        # another one, it crashes the process; the other way round both work.
+        with contextlib.suppress(ImportError):
+            import triton  # noqa: F401
+
         import pyvista  # noqa: F401  here, so that reading shards needs no renderer
         import vtkmodules.vtkRenderingOpenGL2  # noqa: F401  registers the OpenGL classes
         from vtkmodules.vtkCommonCore import vtkLogger
