@@ -1,0 +1,142 @@
+"""Figures, looked at as pixels: what is drawn is where it belongs, and the same figure gives the same bytes."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+
+from vfusion3d.cameras import orbit_cameras
+from vfusion3d.evaluation import figures
+
+CELL = 0.5  # inches
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """A function that saves a figure and returns its PNG as (H, W, 3) in [0, 1]."""
+    return lambda figure: imread(figures.save(figure, tmp_path / "figure")[1])[..., :3]
+
+
+def flat_images(*shape: int) -> torch.Tensor:
+    """Images (*shape, 3, 20, 20) of one random colour each."""
+    return torch.rand(*shape, 3, 1, 1, generator=torch.Generator().manual_seed(0)).expand(*shape, 3, 20, 20)
+
+
+def find(picture: np.ndarray, colour: torch.Tensor) -> np.ndarray:
+    """The bounding box (top, bottom, left, right) of a colour, in pixels."""
+    rows, columns = np.nonzero((np.abs(picture - colour.numpy()) < 0.004).all(axis=-1))
+    return np.array([rows.min(), rows.max() + 1, columns.min(), columns.max() + 1])
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 2), (2, 5)])
+def test_a_contact_sheet_shows_every_image_in_its_row_and_column_at_its_size(drawn, rows, columns):
+    images = flat_images(rows, columns)
+    plain = drawn(figures.contact_sheet(images, cell=CELL))
+    labelled = drawn(
+        figures.contact_sheet(images, ["a row\nof images"] * rows, ["views"] * columns, "A title", cell=CELL)
+    )
+    pitch, side = CELL * (1 + figures.GAP) * figures.DPI, CELL * figures.DPI
+    margins = 2 * figures.MARGIN * figures.DPI
+    assert plain.shape[:2] == pytest.approx((rows * pitch - 4 + margins, columns * pitch - 4 + margins), abs=1.5)
+    for picture in (plain, labelled):
+        corner = find(picture, images[0, 0, :, 0, 0])[[0, 2]]
+        for row in range(rows):
+            for column in range(columns):
+                top, bottom, left, right = find(picture, images[row, column, :, 0, 0])
+                assert (bottom - top, right - left) == pytest.approx((side, side), abs=4)  # less its thin frame
+                assert (top - corner[0], left - corner[1]) == pytest.approx((row * pitch, column * pitch), abs=1.5)
+
+
+def test_a_sheet_is_no_wider_than_the_text_however_many_columns():
+    for columns in (2, 8, 33):
+        sheet = figures.contact_sheet(flat_images(1, columns), ["a rather long label"])
+        assert sheet.get_size_inches()[0] <= figures.TEXT_WIDTH + 1e-6
+
+
+def test_labels_that_do_not_match_the_images_are_refused():
+    with pytest.raises(ValueError, match="1 row labels for 2 rows"):
+        figures.contact_sheet(flat_images(2, 2), ["one"])
+    with pytest.raises(ValueError, match=r"contact_sheet needs.*\(2, 3, 20, 20\)"):
+        figures.contact_sheet(flat_images(2))
+    with pytest.raises(ValueError, match="3 labels for 4 frames"):
+        figures.film_strip(flat_images(4), ["a", "b", "c"])
+
+
+def test_a_film_strip_reads_from_left_to_right_and_then_down(drawn):
+    frames = flat_images(6)
+    picture = drawn(figures.film_strip(frames, columns=4, title="A turn"))
+    boxes = np.array([find(picture, frame[:, 0, 0]) for frame in frames])
+    assert (np.diff(boxes[:4, 2]) > 0).all()
+    assert np.ptp(boxes[:4, 0]) == 0
+    assert boxes[4, 0] > boxes[0, 1]
+    assert (boxes[4:, 2] == boxes[:2, 2]).all()
+
+
+def test_the_same_figure_gives_the_same_bytes_without_a_date_and_leaves_no_partial_file(tmp_path):
+    def once(folder):
+        paths = figures.save(figures.film_strip(flat_images(3), title="twice"), tmp_path / folder / "strip")
+        return [path.read_bytes() for path in paths]
+
+    first, second = once("a"), once("b")
+    assert first == second
+    assert first[0].startswith(b"%PDF")
+    assert b"Date" not in first[0]
+    assert first[1].startswith(b"\x89PNG")
+    assert b"Software" not in first[1]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["strip.pdf", "strip.png"]
+
+
+def test_smoothing_keeps_a_constant_from_the_first_value_and_follows_its_recurrence():
+    assert figures.smooth([2.0] * 5, 0.9) == pytest.approx([2.0] * 5)
+    assert figures.smooth([1.0, 3.0], 0.5) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
+    assert figures.smooth([1.0, 3.0], 0) == pytest.approx([1.0, 3.0])
+    with pytest.raises(ValueError, match=r"\[0, 1\), it is 1"):
+        figures.smooth([1.0], 1)
+
+
+def test_curves_differ_in_line_style_not_in_colour_alone():
+    steps = np.arange(5)
+    figure = figures.curve(dict.fromkeys(("a", "b", "c"), (steps, steps + 1.0)), ylabel="loss", smoothing=0)
+    lines = figure.axes[0].lines
+    assert len({line.get_linestyle() for line in lines}) == len({line.get_color() for line in lines}) == 3
+    assert figure.axes[0].get_xlabel() == "training step"
+
+
+def test_the_schedule_names_the_resolution_of_every_stage():
+    resolution = np.repeat([128, 192, 256], [5, 5, 10])
+    figure = figures.schedule(np.arange(20), resolution, np.linspace(4e-4, 0, 20))
+    above, below = figure.axes
+    assert [text.get_text() for text in above.texts] == ["128", "192", "256"]
+    assert [text.get_position()[0] for text in above.texts] == [2.5, 7.5, 14.5]
+    assert below.lines[0].get_ydata()[0] == 4e-4
+    with pytest.raises(ValueError, match="2 steps, 2 resolutions and 1 learning rates"):
+        figures.schedule([0, 1], [64, 64], [1e-3])
+
+
+@pytest.mark.parametrize("stage", figures.PIPELINE)
+def test_the_pipeline_diagram_darkens_the_current_stage_and_no_other(drawn, stage):
+    picture = drawn(figures.pipeline_diagram(stage)).mean(axis=-1)  # in grey
+    boxes = np.array_split(picture[:80], len(figures.PIPELINE), axis=1)
+    darkness = [(box < 0.5).mean() for box in boxes]
+    assert np.argmax(darkness) == figures.PIPELINE.index(stage)
+    assert sorted(darkness)[-1] > 3 * sorted(darkness)[-2]
+
+
+def test_an_unknown_stage_names_the_ones_there_are():
+    with pytest.raises(ValueError, match=r"'training'.*3D data, video model"):
+        figures.pipeline_diagram("training")
+
+
+def test_camera_pyramids_start_at_the_cameras_and_open_towards_the_object():
+    cameras = orbit_cameras(5, math.pi / 6)
+    axes = figures.plot_cameras(cameras, highlight=[2]).axes[0]
+    edges = [np.array(line.get_data_3d()) for line in axes.lines if len(line.get_data_3d()[0]) == 2]
+    assert len(edges) == 5 * 4
+    apexes = np.array([edge[:, 0] for edge in edges])[::4]
+    assert apexes == pytest.approx(cameras[..., 3].numpy())
+    assert all(np.linalg.norm(edge[:, 1]) < np.linalg.norm(edge[:, 0]) for edge in edges)
+    assert [text.get_text() for text in axes.texts] == ["2"]
+    with pytest.raises(ValueError, match=r"views, 3, 4.*\(5, 4\)"):
+        figures.plot_cameras(cameras[:, 0])

@@ -1,0 +1,133 @@
+"""The paper's numbers against independently typed ones, and comparisons against arithmetic done by hand."""
+
+import math
+
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from vfusion3d.evaluation.tables import METRICS, compare, mean_over_objects, paper_table, to_markdown, write_table
+
+SHAPES = {  # rows, and the metrics of each
+    "table_1": (3, {"clip_text", "clip_image"}),
+    "table_2": (7, {"clip_text", "clip_image"}),
+    "table_3": (3, {"good_rate", "ssim", "lpips", "clip_text", "clip_image"}),
+    "table_4": (5, {"ssim", "lpips", "clip_text", "clip_image"}),
+    "table_5": (7, {"ssim", "lpips", "clip_text", "clip_image"}),
+    "table_6": (3, {"ssim", "lpips", "clip_text", "clip_image"}),
+    "figure_5": (2, {"quality", "faithfulness"}),
+}
+TYPED_FROM_THE_PAPER = [  # table, row, metric, value
+    ("table_1", "VFusion3D", "clip_image", 0.851),
+    ("table_2", "ProlificDreamer", "clip_text", 0.293),
+    ("table_3", "50K", "good_rate", 52.1),
+    ("table_4", "+ no pixel-level loss", "clip_text", 0.257),
+    ("table_5", "50K (random)", "lpips", 0.146),
+    ("table_6", "3D data", "clip_image", 0.631),
+    ("figure_5", "OpenLRM", "quality", 93.8),
+    ("figure_5", "OpenLRM", "faithfulness", 92.3),
+    ("figure_5", "LGM", "quality", 90.8),
+    ("figure_5", "LGM", "faithfulness", 93.8),
+]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_paper_table_has_its_rows_and_every_row_its_metrics(name):
+    rows, metrics = SHAPES[name]
+    table = paper_table(name)
+    assert len(table.rows) == len({row["name"] for row in table.rows}) == rows
+    assert all(set(row) == {"name", *metrics} for row in table.rows)
+    assert metrics <= set(METRICS)
+    assert table.caption
+    assert table.section.startswith("4.")
+
+
+@pytest.mark.parametrize(("name", "row", "metric", "value"), TYPED_FROM_THE_PAPER)
+def test_the_paper_s_numbers_are_the_paper_s(name, row, metric, value):
+    assert next(item for item in paper_table(name).rows if item["name"] == row)[metric] == value
+
+
+def test_win_rates_are_whole_numbers_of_the_65_videos():
+    for row in paper_table("figure_5").rows:
+        for rate in (row["quality"], row["faithfulness"]):
+            assert rate == pytest.approx(100 * round(rate * 0.65) / 65, abs=0.05)
+
+
+def test_tables_that_report_the_same_model_agree():
+    last = {key: value for key, value in paper_table("table_5").rows[-1].items() if key != "name"}
+    both = {key: value for key, value in paper_table("table_6").rows[-1].items() if key != "name"}
+    assert last == both
+
+
+def test_an_unknown_table_names_the_ones_there_are():
+    with pytest.raises(ValueError, match=r"'table_9'.*table_1, table_2"):
+        paper_table("table_9")
+
+
+def results(seeds: int) -> pd.DataFrame:
+    rows = []
+    for seed in range(seeds):
+        for number in range(2):
+            rows.append({"method": "ours", "key": str(number), "ssim": 0.5 + 0.1 * number + 0.02 * seed, "seed": seed})
+            rows.append({"method": "a white image", "key": str(number), "ssim": 0.4, "seed": seed})
+    return pd.DataFrame(rows)
+
+
+def test_scores_are_means_over_objects_then_over_seeds_with_the_deviation_of_the_seeds():
+    scores = mean_over_objects(results(seeds=3))
+    assert scores.index.tolist() == ["ours", "a white image"]
+    assert scores.loc["ours", "ssim"] == pytest.approx(0.57)
+    assert scores.loc["ours", "ssim_std"] == pytest.approx(0.02)  # of 0.55, 0.57, 0.59
+    assert scores.loc["a white image", "ssim_std"] == pytest.approx(0)
+
+
+def test_one_seed_has_no_deviation():
+    assert mean_over_objects(results(seeds=1)).columns.tolist() == ["ssim"]
+    assert mean_over_objects(results(seeds=1).drop(columns="seed")).loc["ours", "ssim"] == pytest.approx(0.55)
+
+
+@pytest.fixture
+def comparison():
+    ours = pd.DataFrame(
+        {"ssim": [0.7, 0.4], "ssim_std": [0.01, 0.0], "lpips": [0.2, 0.6], "psnr": [18.0, 11.0]},
+        index=["Baseline", "white image"],
+    )
+    return compare(ours, paper_table("table_4").rows, profile="laptop", label="Components")
+
+
+def test_a_comparison_sets_our_numbers_beside_the_paper_s_under_the_profile_s_name(comparison):
+    assert comparison.index.tolist()[0] == "Baseline"
+    assert comparison.index.tolist()[-1] == "white image"
+    assert len(comparison) == 6
+    assert comparison.loc["Baseline", ("ssim", "paper")] == 0.826
+    assert comparison.loc["Baseline", ("ssim", "laptop")] == 0.7
+    assert comparison.loc["Baseline", ("ssim", "laptop std")] == 0.01
+    assert math.isnan(comparison.loc["white image", ("ssim", "paper")])
+    assert math.isnan(comparison.loc["+ camera noise", ("lpips", "laptop")])
+    assert ("psnr", "paper") not in comparison
+
+
+def test_bold_is_the_highest_where_more_is_better_and_the_lowest_where_less_is(comparison):
+    lines = to_markdown(comparison).splitlines()
+    assert lines[0].startswith("| Components | PSNR ↑<br>laptop | SSIM ↑<br>paper | SSIM ↑<br>laptop |")
+    assert lines[2].startswith("| Baseline | **18.00** | 0.826 | **0.700 ± 0.010** | 0.206 | **0.200** |")
+    assert lines[4].startswith("| + no pixel-level loss | – | **0.831** | – | **0.167** | – | **0.257** |")
+    assert lines[7].startswith("| white image | 11.00 | – | 0.400 ± 0.000 | – | 0.600 |")
+
+
+def test_a_written_table_can_be_read_back_and_seen(comparison, tmp_path):
+    written = write_table(comparison, tmp_path / "new" / "table_4", caption="Training strategies, 4.3 (100% ours)")
+    assert [path.name for path in written] == ["table_4.csv", "table_4.md", "table_4.pdf", "table_4.png"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(path.name for path in written)
+    again = pd.read_csv(written[0], index_col=0)
+    assert again.index.name == "Components"
+    assert again["ssim/laptop"].dropna().tolist() == [0.7, 0.4]
+    assert again["lpips/paper"].dropna().tolist() == [0.206, 0.168, 0.167, 0.167, 0.169]
+    picture = imread(written[3])[..., :3]
+    assert 0.02 < (picture < 0.5).any(axis=-1).mean() < 0.3
+    assert (picture[:, :2] == 1).all(axis=-1).mean() > 0.5  # nothing but rules reaches the edge
+
+
+def test_comparing_nothing_is_an_error():
+    with pytest.raises(ValueError, match="nothing to compare"):
+        compare(pd.DataFrame({"speed": [1.0]}, index=["ours"]), [], profile="smoke")
