@@ -1,0 +1,228 @@
+"""The notebooks run from a clean start at the smoke profile, and the workflow runs what is out of date and no more.
+
+Everything is written to a temporary folder: the committed copies in papermill_runs/ and figures/ stay as they are.
+"""
+
+import ast
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from vfusion3d.notebooks import MissingArtifact, NotebookError, figures_dir, main, require, run_notebook, scrub
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+WORKFLOW = yaml.safe_load((ROOT / "workflow" / "notebooks.yaml").read_text())
+each_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+
+
+def snakemake(snakefile: Path, directory: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """The command of `make reproduce` at the smoke profile, with its results in `directory`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--directory", directory]
+    command += ["--cores", "all", "--scheduler", "greedy", "--nolock", "--rerun-incomplete", *arguments]
+    command += ["--config", "profile=smoke"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def code_cells(source: Path) -> list:
+    return [cell for cell in nbformat.read(source, 4).cells if cell.cell_type == "code"]
+
+
+# The notebooks of the project
+
+
+@pytest.fixture(scope="module")
+def smoke_run(tmp_path_factory) -> tuple[Path, str]:
+    """Every notebook at the smoke profile, run once for all tests: the folder of the results, and the log."""
+    directory = tmp_path_factory.mktemp("smoke")
+    done = snakemake(ROOT / "workflow" / "Snakefile", directory, "--keep-going", "--quiet", "host")
+    return directory, done.stdout + done.stderr
+
+
+@each_notebook
+def test_the_notebook_runs_at_the_smoke_profile(source, smoke_run):
+    directory, log = smoke_run
+    executed = directory / "papermill_runs" / "smoke" / source.name
+    assert executed.is_file(), log[-8000:]
+    cells = code_cells(executed)
+    assert all(cell.execution_count for cell in cells if cell.source.strip())
+    assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
+    assert str(ROOT) not in executed.read_text()
+
+
+@each_notebook
+def test_the_source_carries_no_outputs(source):
+    assert not [cell for cell in code_cells(source) if cell.outputs or cell.execution_count]
+
+
+@each_notebook
+def test_the_source_begins_with_its_parameters(source):
+    first = code_cells(source)[0]
+    assert "parameters" in first.metadata.get("tags", [])
+    named = {
+        target.id for node in ast.parse(first.source).body if isinstance(node, ast.Assign) for target in node.targets
+    }
+    assert {"profile", "run_dir", "seed"} <= named
+
+
+@each_notebook
+def test_no_cell_is_longer_than_15_lines(source):
+    assert max(len(cell.source.splitlines()) for cell in code_cells(source)) <= 15
+
+
+@each_notebook
+def test_the_workflow_knows_what_the_notebook_imports(source):
+    """A change of any part of the package that a notebook calls must make its results out of date."""
+    modules = set()
+    for node in ast.walk(ast.parse("\n".join(c.source for c in code_cells(source) if not c.source.startswith("%")))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(node.module)
+            if node.module == "vfusion3d":
+                package = importlib.import_module("vfusion3d")
+                modules |= {getattr(getattr(package, alias.name), "__module__", "") for alias in node.names}
+    parts = {module.split(".")[1] for module in modules if module.startswith("vfusion3d.")}
+    used = {Path(part).parts[0].removesuffix(".py") for part in WORKFLOW[source.stem]["uses"]}
+    assert parts - {"notebooks", "profiles"} <= used
+
+
+def test_the_workflow_lists_the_notebooks_that_there_are_in_their_order():
+    assert list(WORKFLOW) == [source.stem for source in SOURCES]
+    for place, entry in enumerate(WORKFLOW.values()):
+        assert set(entry["needs"]) <= set(list(WORKFLOW)[:place])
+        assert all((ROOT / "vfusion3d" / part).exists() for part in entry["uses"])
+
+
+# The machinery, on notebooks made for the test
+
+
+def write_notebook(path: Path, *cells: str, tags=("parameters",)) -> Path:
+    first = nbformat.v4.new_code_cell('profile = "laptop"\nrun_dir = "../runs/laptop"\nseed = 0')
+    first.metadata["tags"] = list(tags)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=[first, *map(nbformat.v4.new_code_cell, cells)]), path)
+    return path
+
+
+@pytest.fixture
+def small_repository(tmp_path) -> Path:
+    """A repository with the project's Snakefile, one file in the package, and two notebooks in order."""
+    repository = tmp_path / "repository"
+    (repository / "workflow").mkdir(parents=True)
+    shutil.copy(ROOT / "workflow" / "Snakefile", repository / "workflow")
+    (repository / "workflow" / "notebooks.yaml").write_text(
+        "00_first: {needs: [], uses: [model]}\n01_second: {needs: [00_first], uses: []}\n"
+    )
+    (repository / "vfusion3d" / "model").mkdir(parents=True)
+    (repository / "vfusion3d" / "model" / "part.py").write_text("one = 1\n")
+    begin = "from pathlib import Path"
+    write_notebook(repository / "notebooks" / "00_first.ipynb", begin, "Path(run_dir, 'made').write_text(profile)")
+    write_notebook(repository / "notebooks" / "01_second.ipynb", begin, "print(Path(run_dir, 'made').read_text())")
+    return repository
+
+
+def test_the_workflow_runs_what_is_out_of_date_and_no_more(small_repository, tmp_path):
+    snakefile, results = small_repository / "workflow" / "Snakefile", tmp_path / "results"
+
+    def to_do() -> list[str]:
+        plan = snakemake(snakefile, results, "--dry-run")
+        assert plan.returncode == 0, plan.stderr
+        return [
+            name
+            for name in ("00_first", "01_second")
+            if f"notebook {name} at profile smoke" in plan.stdout + plan.stderr
+        ]
+
+    # a fresh clone has the executed notebooks of others, and yet nothing has run in it
+    for name in ("00_first", "01_second"):
+        committed = results / "papermill_runs" / "smoke" / f"{name}.ipynb"
+        committed.parent.mkdir(parents=True, exist_ok=True)
+        committed.write_text("of another machine")
+    assert to_do() == ["00_first", "01_second"]
+
+    run = snakemake(snakefile, results)
+    assert run.returncode == 0, run.stdout + run.stderr
+    second = code_cells(results / "papermill_runs" / "smoke" / "01_second.ipynb")
+    assert second[-1].outputs[0].text == "smoke\n"
+    assert to_do() == []
+
+    (small_repository / "vfusion3d" / "model" / "part.py").write_text("two = 2\n")
+    assert to_do() == ["00_first", "01_second"]
+    (small_repository / "vfusion3d" / "model" / "part.py").write_text("one = 1\n")
+    assert to_do() == []  # it is the content that counts
+
+    write_notebook(small_repository / "notebooks" / "01_second.ipynb", "raise ValueError('not this time')")
+    assert to_do() == ["01_second"]
+    before = (results / "papermill_runs" / "smoke" / "01_second.ipynb").read_text()
+    run = snakemake(snakefile, results)
+    assert run.returncode != 0
+    assert "ValueError: not this time" in run.stdout + run.stderr
+    assert (results / "papermill_runs" / "smoke" / "01_second.ipynb").read_text() == before
+    assert to_do() == ["01_second"]
+
+
+def test_a_notebook_is_told_profile_run_dir_and_seed_and_keeps_its_figures(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")  # as under `make test`, where figures must still be in the notebook
+    source = write_notebook(
+        tmp_path / "notebooks" / "00_first.ipynb",
+        "print(profile, run_dir, seed)",
+        "import matplotlib.pyplot as plt\nplt.plot([0, 1])\nplt.show()",
+        "import os\nprint(os.path.abspath('../runs/x'), os.path.expanduser('~/secret'))",
+        "import sys\nfor i in range(3):\n    print(f'\\r{i} of 3', end='', file=sys.stderr, flush=True)",
+    )
+    executed = run_notebook(source, "smoke", root=tmp_path, seed=7)
+    assert executed == tmp_path / "papermill_runs" / "smoke" / "00_first.ipynb"
+    *_, parameters, figure, paths, bar = code_cells(executed)
+    assert parameters.outputs[0].text == "smoke ../runs/smoke 7\n"
+    assert "image/png" in figure.outputs[0].data
+    assert paths.outputs[0].text == "runs/x ~/secret\n"
+    assert [output.text for output in bar.outputs] == ["2 of 3"]
+    assert str(tmp_path) not in executed.read_text()
+    assert not list((tmp_path / "runs" / "smoke" / "unfinished").iterdir())
+
+
+def test_a_notebook_that_fails_leaves_no_executed_copy_and_shows_its_error(tmp_path, capsys):
+    source = write_notebook(tmp_path / "notebooks" / "00_first.ipynb", "1 / 0")
+    assert main([str(source), "--profile", "smoke", "--root", str(tmp_path)]) == 1
+    assert "ZeroDivisionError: division by zero" in capsys.readouterr().err
+    assert not list((tmp_path / "papermill_runs" / "smoke").iterdir())
+    assert (tmp_path / "runs" / "smoke" / "unfinished" / "00_first.ipynb").is_file()
+
+
+def test_a_notebook_without_parameters_is_refused(tmp_path):
+    source = write_notebook(tmp_path / "notebooks" / "00_first.ipynb", tags=())
+    with pytest.raises(NotebookError, match=r"00_first\.ipynb has no cell tagged `parameters`"):
+        run_notebook(source, "smoke", root=tmp_path)
+
+
+def test_scrubbing_leaves_pictures_and_other_words_alone():
+    home = str(Path.home())
+    output = nbformat.v4.new_output("display_data", data={"image/png": f"{home}/abc", "text/plain": f"{home}/abc"})
+    stream = nbformat.v4.new_output("stream", text=f"{home}x /data{home} a\r\nb\n")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=[output, stream])])
+    first, second = scrub(notebook).cells[0].outputs
+    assert first.data == {"image/png": f"{home}/abc", "text/plain": "~/abc"}
+    assert second.text == f"{home}x /data{home} a\nb\n"
+
+
+def test_a_missing_artifact_names_the_notebook_that_makes_it(tmp_path):
+    with pytest.raises(MissingArtifact, match="01_render_3d_data makes it"):
+        require(tmp_path / "objects", made_by="01_render_3d_data")
+    assert require(tmp_path, made_by="01_render_3d_data") == tmp_path
+
+
+def test_figures_stand_beside_the_runs(tmp_path, monkeypatch):
+    assert figures_dir(tmp_path / "runs" / "smoke") == tmp_path / "figures" / "smoke"
+    assert figures_dir(tmp_path / "elsewhere") == tmp_path / "elsewhere" / "figures"
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert os.path.realpath(figures_dir("../runs/laptop")) == os.path.realpath(tmp_path / "figures" / "laptop")

@@ -1,0 +1,190 @@
+"""Runs one notebook from top to bottom with papermill, and what the notebooks share.
+
+    python -m vfusion3d.notebooks notebooks/01_render_3d_data.ipynb --profile smoke
+
+The executed copy appears under its name only when every cell has run, and says nothing of the machine it ran on.
+"""
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+
+from vfusion3d.profiles import ProfileError, load_profile
+
+
+class NotebookError(RuntimeError):
+    """A notebook that did not run to its end; the message holds the notebook's own error."""
+
+
+class MissingArtifact(FileNotFoundError):
+    """Something an earlier notebook makes is not there yet."""
+
+
+def require(path: str | Path, made_by: str) -> Path:
+    """`path`, which the notebook `made_by` makes. Raises MissingArtifact that says so where it does not exist."""
+    path = Path(path)
+    if not path.exists():
+        raise MissingArtifact(
+            f"{path} does not exist yet. The notebook {made_by} makes it: run that first, or `make reproduce`, "
+            f"which runs every notebook in order."
+        )
+    return path
+
+
+def figures_dir(run_dir: str | Path) -> Path:
+    """The folder of figures and tables that belongs to `run_dir`: figures/NAME for runs/NAME. Made if need be."""
+    run_dir = Path(run_dir)
+    beside = run_dir.parent.name == "runs"
+    folder = run_dir.parent.parent / "figures" / run_dir.name if beside else run_dir / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def run_notebook(notebook: str | Path, profile: str | Path, root: str | Path = ".", seed: int = 0) -> Path:
+    """Executes `notebook` at `profile` and returns the executed copy, root/papermill_runs/<profile>/<name>.ipynb.
+
+    The cells run in the notebook's folder, as in JupyterLab, with the parameters `profile`, `run_dir`
+    (root/runs/<profile>) and `seed`. Their output is shown as it comes. Raises NotebookError where the notebook has no
+    cell tagged `parameters` or a cell fails; what ran until then stays in run_dir/unfinished/.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    notebook, root = Path(notebook), Path(root)
+    name = load_profile(profile).name
+    if not any("parameters" in cell.metadata.get("tags", []) for cell in nbformat.read(notebook, 4).cells):
+        raise NotebookError(f"{notebook} has no cell tagged `parameters`, so it cannot be told its profile")
+
+    run_dir = root / "runs" / name
+    unfinished = run_dir / "unfinished" / notebook.name
+    executed = root / "papermill_runs" / name / notebook.name
+    for folder in (unfinished.parent, executed.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    is_file = Path(profile).is_file()
+    parameters = {
+        "profile": os.path.relpath(profile, notebook.parent) if is_file else str(profile),
+        "run_dir": os.path.relpath(run_dir, notebook.parent),
+        "seed": seed,
+    }
+    try:
+        with _kernel_environment():
+            papermill.execute_notebook(
+                notebook,
+                unfinished,
+                parameters=parameters,
+                cwd=notebook.parent,
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                stdout_file=sys.stdout,
+                stderr_file=sys.stderr,
+            )
+    except papermill.PapermillExecutionError as error:
+        raise NotebookError(f"{error}\n{notebook} failed; as far as it came it is in {unfinished}") from error
+    except DeadKernelError as error:
+        raise NotebookError(f"{notebook}: its kernel was killed, most often because memory ran out") from error
+
+    finished = scrub(nbformat.read(unfinished, 4), notebook.resolve().parents[1], root.resolve())
+    finished.metadata.papermill.input_path = f"notebooks/{notebook.name}"
+    finished.metadata.papermill.output_path = f"papermill_runs/{name}/{notebook.name}"
+    partial = executed.with_suffix(".partial")
+    nbformat.write(finished, partial)
+    os.replace(partial, executed)
+    unfinished.unlink()
+    return executed
+
+
+@contextmanager
+def _kernel_environment():
+    """Environment variables for the kernel, which inherits this process's."""
+    before = dict(os.environ)
+    os.environ.pop("MPLBACKEND", None)  # a backend without a screen would also keep the figures out of the notebook
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # the kernel of this environment, whatever else the user has installed
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def scrub(notebook: nbformat.NotebookNode, *folders: Path) -> nbformat.NotebookNode:
+    """Takes out of the outputs what only says on which machine they were made, in place.
+
+    Paths inside `folders` become relative, the home folder `~`, Python's own folder `<python>`, the temporary files of
+    cells `<cell>`. Of a progress bar only its last state stays.
+    """
+    places = [(str(folder), "") for folder in folders]
+    places += [(sys.prefix, "<python>"), (sys.base_prefix, "<python>"), (str(Path.home()), "~")]
+    places += [(os.path.realpath(path), name) for path, name in places]
+    places = sorted({(path, name) for path, name in places if len(path) > 1}, key=lambda place: -len(place[0]))
+
+    def clean(text: str) -> str:
+        text = re.sub(rf"{re.escape(tempfile.gettempdir())}/ipykernel_\d+/\d+\.py", "<cell>", text)
+        for path, name in places:
+            start = rf"(?<![\w/.~-]){re.escape(path)}"
+            text = re.sub(rf"{start}/", f"{name}/" if name else "", text)
+            text = re.sub(rf"{start}(?![\w.-])", name or ".", text)
+        return text
+
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if "papermill" in cell.metadata:
+            cell.metadata.papermill = {"duration": cell.metadata.papermill.duration}
+        if cell.cell_type != "code":
+            continue
+        cell.outputs = _merge_streams(cell.outputs)
+        for output in cell.outputs:
+            if "text" in output:
+                output.text = _last_states(clean(output.text))
+            for kind, content in output.get("data", {}).items():
+                if isinstance(content, str) and kind.startswith("text/"):
+                    output.data[kind] = clean(content)
+            if "traceback" in output:
+                output.traceback = [clean(line) for line in output.traceback]
+                output.evalue = clean(output.evalue)
+    return notebook
+
+
+def _merge_streams(outputs: list) -> list:
+    """Neighbouring pieces of stdout, and of stderr, as one: a progress bar arrives in many."""
+    merged = []
+    for output in outputs:
+        before = merged[-1] if merged else {}
+        if output.output_type == "stream" and before.get("name") == output.name:
+            before.text += output.text
+        else:
+            merged.append(output)
+    return merged
+
+
+def _last_states(text: str) -> str:
+    """What a terminal would show: a carriage return goes back to the start of the line, which is written again."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. Returns 1 with the notebook's error where it did not run to its end."""
+    parser = argparse.ArgumentParser(prog="python -m vfusion3d.notebooks", description=__doc__.split("\n")[0])
+    parser.add_argument("notebook", type=Path, help="the .ipynb file")
+    parser.add_argument("--profile", default="laptop", help="smoke, laptop (default), gpu, paper, or a YAML file")
+    parser.add_argument("--root", type=Path, default=Path(), help="where runs/, papermill_runs/ and figures/ go")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    try:
+        executed = run_notebook(options.notebook, options.profile, options.root, options.seed)
+    except (NotebookError, ProfileError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{options.notebook} ran; executed copy in {executed}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
