@@ -1,0 +1,439 @@
+"""The `vfusion3d` command: thin faces of the package's heavy functions.
+
+Each subcommand is one `add_...` (its page of help) and one `run_...` (a few calls). Heavy imports wait until a command
+runs, so help is instant. What a person can get wrong ends in one line on stderr and exit code 1 (2 for a command line
+that makes no sense), never in a stack trace.
+"""
+
+import argparse
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
+MESH_SUFFIXES = (".glb", ".obj", ".ply")
+VIDEO_SUFFIXES = (".mp4", ".gif")
+BACKGROUNDS = ("auto", "alpha", "plain", "grabcut", "rembg", "keep")
+TEST_SEED = 1_000_003  # added to the seed of a run for its unseen objects
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0, 1 where something failed, 2 for a wrong command line, 130 interrupted."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("vfusion3d: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"vfusion3d {options.command}: {one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands with their help."""
+    parser = argparse.ArgumentParser(
+        prog="vfusion3d",
+        description="One image to a 3D asset, and the paper's pipeline that teaches it. "
+        "`vfusion3d COMMAND --help` tells more, with an example.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (add_reconstruct, add_render, add_train, add_evaluate):
+        add(commands)
+    return parser
+
+
+def one_line(error: Exception) -> str:
+    """An exception's message without line breaks; its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _page(commands, name: str, run, summary: str, description: str, example: str) -> argparse.ArgumentParser:
+    page = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog="examples:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines()),
+        formatter_class=_HelpFormat,
+    )
+    page.set_defaults(run=run, parser=page)
+    return page
+
+
+class _HelpFormat(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and leaves the lines of descriptions and examples as they are."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+# ------------------------------------------------------------------------------------------------------ reconstruct
+
+
+def add_reconstruct(commands) -> None:
+    page = _page(
+        commands,
+        "reconstruct",
+        run_reconstruct,
+        "pictures to 3D meshes (and turntable videos)",
+        "Reconstruct the object on each picture as a mesh with vertex colours.\n\n"
+        "The background is removed and the object centred first: a picture of one object, all of it visible, works best.\n"
+        "A picture that cannot be used is reported in one line; the others go on, and the exit code is 1.\n"
+        "GLB files are y-up with the photographed side to the front; OBJ and PLY are z-up with that side towards +x.",
+        """
+vfusion3d reconstruct photo.jpg -o photo.glb --video photo.mp4
+vfusion3d reconstruct photos/ more.png -o meshes/ --video videos/
+vfusion3d reconstruct photo.jpg -o photo.glb --weights facebook/vfusion3d
+""",
+    )
+    page.add_argument("images", nargs="+", metavar="IMAGE", help="a picture, or a folder of pictures")
+    page.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path(),
+        metavar="FILE|FOLDER",
+        help="a .glb, .obj or .ply file for one picture; a folder for any number (NAME.glb for each)",
+    )
+    page.add_argument(
+        "--format", choices=["glb", "obj", "ply"], default="glb", help="of the meshes, where -o is a folder"
+    )
+    page.add_argument("--video", type=Path, metavar="FILE|FOLDER", help="also write a turntable, .mp4 or .gif")
+    page.add_argument("--video-size", type=int, default=256, metavar="PIXELS", help="side of the turntable")
+    page.add_argument(
+        "--weights",
+        default="mini",
+        metavar="NAME",
+        help="mini or base (bundled), a folder, or a name on the hub such as facebook/vfusion3d",
+    )
+    page.add_argument(
+        "--elevation",
+        type=float,
+        metavar="DEGREES",
+        help="how far the camera looks down on the object (default: what the weights were trained for)",
+    )
+    page.add_argument("--resolution", type=int, default=256, help="grid points along each side of the mesh")
+    page.add_argument("--background", choices=BACKGROUNDS, default="auto", help="how the object is cut out")
+    page.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
+
+
+def run_reconstruct(options: argparse.Namespace) -> int:
+    pictures, empty = _pictures(options.images)
+    several = len(pictures) > 1 or any(Path(image).is_dir() for image in options.images)
+    meshes = _outputs(options, "-o", options.output, pictures, several, MESH_SUFFIXES, f".{options.format}")
+    videos = [None] * len(pictures)
+    if options.video is not None:
+        videos = _outputs(options, "--video", options.video, pictures, several, VIDEO_SUFFIXES, ".mp4")
+    if not 8 <= options.resolution <= 1024:
+        options.parser.error(f"--resolution {options.resolution}: must be between 8 and 1024")
+    if options.elevation is not None and not abs(options.elevation) < 90:
+        options.parser.error(f"--elevation {options.elevation:g}: must be between -90 and 90 degrees")
+    if not 16 <= options.video_size <= 2048:
+        options.parser.error(f"--video-size {options.video_size}: must be between 16 and 2048")
+
+    from tqdm.auto import tqdm
+
+    failed = len(empty)
+    for folder in empty:
+        print(f"vfusion3d reconstruct: {folder}: has no pictures ({' '.join(PICTURE_SUFFIXES)})", file=sys.stderr)
+    if not pictures:
+        return 1
+    pipeline = _pipeline(options)
+    bar = tqdm(pictures, desc="reconstruct", unit="image", disable=None)
+    for picture, mesh, video in zip(bar, meshes, videos, strict=True):
+        bar.set_postfix_str(Path(picture).name)
+        start = time.perf_counter()
+        try:
+            _reconstruct(pipeline, picture, mesh, video, options)
+        except (ValueError, OSError, RuntimeError) as error:
+            failed += 1
+            message = one_line(error)
+            named = message if message.startswith(str(picture)) else f"{picture}: {message}"
+            bar.write(f"vfusion3d reconstruct: {named}", file=sys.stderr)
+        else:
+            written = f"{mesh} and {video}" if video else str(mesh)
+            bar.write(f"{picture} -> {written} ({time.perf_counter() - start:.1f} s)")
+    bar.close()
+    return 1 if failed else 0
+
+
+def _reconstruct(pipeline, picture: str, mesh: Path, video: Path | None, options: argparse.Namespace) -> None:
+    elevation = None if options.elevation is None else math.radians(options.elevation)
+    asset = pipeline(picture, elevation=elevation, background=options.background)
+    asset.save(mesh, resolution=options.resolution)
+    if video is not None:
+        asset.turntable(video, size=options.video_size, progress=sys.stderr.isatty())
+
+
+def _pipeline(options: argparse.Namespace):
+    from vfusion3d import ImageTo3DPipeline
+
+    try:
+        return ImageTo3DPipeline.from_pretrained(options.weights, device=options.device)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise ValueError(f"weights {options.weights!r} cannot be loaded: {one_line(error)}") from error
+
+
+def _pictures(images: list[str]) -> tuple[list[str], list[str]]:
+    """The pictures that the arguments name, folders opened, and the folders that have none."""
+    pictures, empty = [], []
+    for image in images:
+        if Path(image).is_dir():
+            inside = sorted(str(file) for file in Path(image).iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
+            pictures += inside
+            empty += [] if inside else [image]
+        else:
+            pictures.append(image)
+    return list(dict.fromkeys(pictures)), empty
+
+
+def _outputs(
+    options: argparse.Namespace,
+    flag: str,
+    target: Path,
+    pictures: list[str],
+    several: bool,
+    suffixes: tuple[str, ...],
+    suffix: str,
+) -> list[Path]:
+    """Where the result for each picture goes, checked before any work begins."""
+    is_folder = target.is_dir() or not target.suffix
+    if not is_folder and target.suffix.lower() not in suffixes:
+        options.parser.error(f"{flag} {target}: must end in {', '.join(suffixes)}, or be a folder")
+    if not is_folder and several:
+        options.parser.error(f"{flag} {target}: is one file for {len(pictures)} pictures; give a folder")
+    if target.is_file() and is_folder:
+        options.parser.error(f"{flag} {target}: is a file; give a folder, or a name that ends in {', '.join(suffixes)}")
+    files = [target / f"{Path(picture).stem}{suffix}" for picture in pictures] if is_folder else [target]
+    for i, file in enumerate(files):
+        if file in files[:i]:
+            first = pictures[files.index(file)]
+            options.parser.error(f"{first} and {pictures[i]} would both become {file}; rename one of them")
+    return files
+
+
+# ------------------------------------------------------------------------- the paper's pipeline: what commands share
+
+
+def _add_run(page: argparse.ArgumentParser) -> None:
+    page.add_argument("--profile", default="laptop", help="smoke, laptop, gpu, paper, or a .yaml file of your own")
+    page.add_argument("--run-dir", type=Path, metavar="FOLDER", help="where a run's data lives (default: runs/PROFILE)")
+    page.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes on the same machine")
+
+
+def _run(options: argparse.Namespace):
+    """The profile and the run's folder."""
+    from vfusion3d.profiles import load_profile
+
+    profile = load_profile(options.profile)
+    return profile, options.run_dir or Path("runs") / profile.name
+
+
+def training_data(run_dir: Path) -> Path:
+    """Where a run's rendered 3D training objects are."""
+    return run_dir / "data" / "3d"
+
+
+def test_data(run_dir: Path) -> Path:
+    """Where a run's rendered unseen objects are."""
+    return run_dir / "data" / "3d_test"
+
+
+def trained_model(run_dir: Path) -> Path:
+    """Where a run trains VFusion3D; the finished model is the folder `model` in it."""
+    return run_dir / "vfusion3d"
+
+
+# ----------------------------------------------------------------------------------------------------------- render
+
+
+def add_render(commands) -> None:
+    page = _page(
+        commands,
+        "render",
+        run_render,
+        "3D objects to multi-view shards (section 3.2)",
+        "Render objects from orbits of cameras into WebDataset shards.\n\n"
+        "Without --objects: what the profile needs, that is the 3D training objects (common categories) in\n"
+        "RUN_DIR/data/3d and the unseen test objects (all categories) in RUN_DIR/data/3d_test.\n"
+        "With --objects: your own set, in the folder given by -o.\n"
+        "Interrupt it at any time: the same command goes on where it stopped.",
+        """
+vfusion3d render --profile laptop
+vfusion3d render --objects my_meshes/ -o shards/ --views 32 --size 128
+vfusion3d render --objects primitives --count 1000 -o shards/
+vfusion3d render --profile paper --shard 3 --shards 64       (on the 4th of 64 machines)
+""",
+    )
+    _add_run(page)
+    page.add_argument(
+        "--objects", metavar="WHICH", help="procedural, common, uncommon, primitives, or a folder of mesh files"
+    )
+    page.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where the shards of --objects go")
+    page.add_argument("--count", type=int, help="how many objects (default: the profile's; every file of a folder)")
+    page.add_argument("--views", type=int, help="cameras an object (default: the profile's; 33 for the test objects)")
+    page.add_argument("--size", type=int, metavar="PIXELS", help="side of a view (default: the profile's)")
+    page.add_argument("--workers", type=int, help="processes (default: the profile's, or one a CPU core)")
+    page.add_argument("--backend", choices=["pyvista", "blender"], default="pyvista", help="the renderer")
+    page.add_argument("--shard", type=int, default=0, metavar="K", help="which part of the work this is, from 0")
+    page.add_argument("--shards", type=int, default=1, metavar="N", help="in how many parts the work is divided")
+
+
+def run_render(options: argparse.Namespace) -> int:
+    if (options.objects is None) != (options.output is None):
+        options.parser.error("--objects and -o belong together: which objects, and where their shards go")
+    if not 0 <= options.shard < options.shards:
+        options.parser.error(f"--shard {options.shard} --shards {options.shards}: K must be from 0 to N - 1")
+    from vfusion3d.data.render_dataset import render_dataset
+
+    profile, run_dir = _run(options)
+    common = {
+        "size": options.size or profile.data.render_size,
+        "workers": options.workers or profile.workers or os.cpu_count() or 1,
+        "backend": options.backend,
+        "part": (options.shard, options.shards),
+    }
+    views = options.views or profile.data.views_3d
+    if options.objects is not None:
+        source, count = _object_source(options.objects), options.count
+        if count is None and not hasattr(source, "__len__"):
+            count = profile.data.objects_3d
+        print(render_dataset(options.output, source, count, views=views, seed=options.seed, **common))
+        return 0
+    from vfusion3d.evaluation.protocol import TEST_VIEWS
+
+    count = options.count or profile.data.objects_3d
+    folder = training_data(run_dir)
+    print(render_dataset(folder, _object_source("common"), count, views=views, seed=options.seed, **common))
+    unseen = {"views": options.views or TEST_VIEWS, "seed": options.seed + TEST_SEED}
+    count = profile.data.test_objects
+    print(render_dataset(test_data(run_dir), _object_source("procedural"), count, **unseen, **common))
+    return 0
+
+
+def _object_source(which: str):
+    from vfusion3d.data.render_dataset import MeshFolder, ProceduralObjects, RandomPrimitives
+
+    if which == "primitives":
+        return RandomPrimitives()
+    if which in ("procedural", "common", "uncommon"):
+        from vfusion3d.data import objects
+
+        names = {"procedural": None, "common": objects.COMMON, "uncommon": objects.UNCOMMON}[which]
+        return ProceduralObjects(names)
+    if not Path(which).is_dir():
+        raise ValueError(f"--objects {which}: no such folder, and none of procedural, common, uncommon, primitives")
+    return MeshFolder(which)
+
+
+# ------------------------------------------------------------------------------------------------ train and evaluate
+
+
+def add_train(commands) -> None:
+    page = _page(
+        commands,
+        "train",
+        run_train,
+        "train VFusion3D on rendered objects (section 3.3)",
+        "Train VFusion3D by the profile's recipe on the shards in RUN_DIR/data/3d (made by `vfusion3d render`).\n"
+        "Checkpoints, the loss log and the finished weights go to RUN_DIR/vfusion3d; the weights are its folder model.\n"
+        "Interrupt it at any time: the same command goes on where it stopped, to the same loss curve.",
+        """
+vfusion3d train --profile laptop
+vfusion3d train --profile gpu --data shards/ -o runs/mine
+accelerate launch --num_processes 8 -m vfusion3d.cli train --profile paper
+""",
+    )
+    _add_run(page)
+    page.add_argument("--data", type=Path, metavar="FOLDER", help="shards to train on (default: RUN_DIR/data/3d)")
+    page.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="of the run (default: RUN_DIR/vfusion3d)")
+    page.add_argument("--weights", metavar="NAME", help="what to start from (default: what the profile says)")
+
+
+def run_train(options: argparse.Namespace) -> int:
+    from vfusion3d import VFusion3D
+    from vfusion3d.training.train import train_vfusion3d
+
+    profile, run_dir = _run(options)
+    data, folder = options.data or training_data(run_dir), options.output or trained_model(run_dir)
+    _require(data / "index.json", f"vfusion3d render --profile {options.profile}")
+    model = VFusion3D.from_pretrained(options.weights) if options.weights else None
+    train_vfusion3d(profile, data, folder, model=model, seed=options.seed)
+    print(folder / "model")
+    return 0
+
+
+def add_evaluate(commands) -> None:
+    page = _page(
+        commands,
+        "evaluate",
+        run_evaluate,
+        "compare novel views of unseen objects with the truth (Table 5's protocol)",
+        "One view in, 32 novel views out, PSNR, SSIM and LPIPS against the true renders, beside simple baselines.\n"
+        "Reads RUN_DIR/data/3d_test (made by `vfusion3d render`) and RUN_DIR/vfusion3d/model (made by `vfusion3d train`).\n"
+        "Prints the means and writes one row per object and method to the file given by -o.",
+        """
+vfusion3d evaluate --profile laptop
+vfusion3d evaluate --weights mini --data shards/ -o mini.csv
+""",
+    )
+    _add_run(page)
+    page.add_argument("--weights", metavar="NAME", help="what to evaluate (default: RUN_DIR/vfusion3d/model)")
+    page.add_argument("--data", type=Path, metavar="FOLDER", help="shards of objects (default: RUN_DIR/data/3d_test)")
+    page.add_argument(
+        "--size", type=int, metavar="PIXELS", help="of the compared views (default: the model's input size)"
+    )
+    page.add_argument("-o", "--output", type=Path, metavar="CSV", help="(default: RUN_DIR/evaluation_3d.csv)")
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    import numpy as np
+    import torch
+
+    from vfusion3d import VFusion3D
+    from vfusion3d.data.shards import MultiviewShards
+    from vfusion3d.evaluation.baselines import repeat_input, white
+    from vfusion3d.evaluation.protocol import evaluate_3d, model_predictor
+    from vfusion3d.evaluation.tables import mean_over_objects, to_markdown
+    from vfusion3d.foundations.perceptual import perceptual_distance
+
+    profile, run_dir = _run(options)
+    data = options.data or test_data(run_dir)
+    _require(data / "index.json", f"vfusion3d render --profile {options.profile}")
+    weights = options.weights or _require(
+        trained_model(run_dir) / "model", f"vfusion3d train --profile {options.profile}"
+    )
+    device = profile.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = VFusion3D.from_pretrained(weights).to(device).eval()
+    shards = MultiviewShards(data)
+    size = options.size or min(model.config.image_size, shards.read(0, views=[0]).rgba.shape[-1])
+    table = evaluate_3d(
+        {"VFusion3D": model_predictor(model), "input view repeated": repeat_input, "white image": white},
+        shards,
+        size=size,
+        perceptual=perceptual_distance(profile).to(device),
+        generator=np.random.default_rng(options.seed),
+        device=device,
+    )
+    output = options.output or run_dir / "evaluation_3d.csv"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(output.name + ".partial")
+    table.to_csv(partial, index=False)
+    os.replace(partial, output)
+    print(to_markdown(mean_over_objects(table)))
+    print(output)
+    return 0
+
+
+def _require(path: Path, made_by: str) -> Path:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist yet; `{made_by}` makes it")
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())
