@@ -15,7 +15,7 @@ from pathlib import Path
 
 import nbformat
 
-from vfusion3d.profiles import ProfileError, load_profile
+from vfusion3d.profiles import FOLDER, ProfileError, load_profile, profile_path
 
 
 class NotebookError(RuntimeError):
@@ -66,9 +66,9 @@ def run_notebook(notebook: str | Path, profile: str | Path, root: str | Path = "
     executed = root / "papermill_runs" / name / notebook.name
     for folder in (unfinished.parent, executed.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    is_file = Path(profile).is_file()
+    own = profile_path(profile).parent != FOLDER
     parameters = {
-        "profile": os.path.relpath(profile, notebook.parent) if is_file else str(profile),
+        "profile": os.path.relpath(profile, notebook.parent) if own else str(profile),
         "run_dir": os.path.relpath(run_dir, notebook.parent),
         "seed": seed,
     }
