@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from vfusion3d.data.surfaces import Surface, surfaces_of
+from vfusion3d.data.surfaces import Surface, surfaces_of, to_srgb
 
 RADIUS = 0.75
 UP = {".glb": "y", ".gltf": "y", ".obj": "y", ".ply": "z", ".stl": "z"}
@@ -56,6 +56,8 @@ def load_mesh(path: str | Path, up: str | None = None, radius: float = RADIUS) -
         if part.faces.min() < 0 or part.faces.max() >= len(part.vertices):
             raise MeshFileError(f"{path}: has faces of vertices that are not there")
         part.vertices = part.vertices @ TO_Z_UP[up].T
+        if kind in (".glb", ".gltf") and part.visual.kind == "vertex":  # glTF's vertex colours are linear light
+            part.visual.vertex_colors = to_srgb(part.visual.vertex_colors[:, :3] / 255)
     try:
         return normalise(_joined(parts), radius)
     except ValueError as error:

@@ -266,6 +266,7 @@ def _actor(surface: Surface, colours: UInt8[np.ndarray, "points 3"], textured: b
         texture = pyvista.Texture(np.ascontiguousarray(surface.texture))
         texture.InterpolateOn()
         texture.MipmapOn()
+        texture.SetMaximumAnisotropicFiltering(16)
         texture.RepeatOn()
         texture.SetUseSRGBColorSpace(False)
         actor.SetTexture(texture)

@@ -143,7 +143,10 @@ def _tint(material, mesh) -> np.ndarray | None:
     """The sRGB colour (V, 3) that a material and its vertex colours give, None where they say nothing."""
     if not isinstance(material, trimesh.visual.material.PBRMaterial):
         colour = getattr(material, "diffuse", None)
-        return None if colour is None else np.tile(np.uint8(np.asarray(colour)[:3]), (len(mesh.vertices), 1))
+        named = "kd" in getattr(material, "kwargs", {})  # else a grey of trimesh's own stands for "no material"
+        if colour is None or (not named and np.array_equal(colour, trimesh.visual.color.DEFAULT_COLOR)):
+            return None
+        return np.tile(np.uint8(np.asarray(colour)[:3]), (len(mesh.vertices), 1))
     factor, vertex = material.baseColorFactor, mesh.visual.vertex_attributes.get("color")
     if factor is None and vertex is None:
         return None if material.baseColorTexture is None else np.full((len(mesh.vertices), 3), 255, np.uint8)
