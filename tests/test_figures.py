@@ -2,6 +2,8 @@
 
 import math
 
+import nbclient
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -140,3 +142,10 @@ def test_camera_pyramids_start_at_the_cameras_and_open_towards_the_object():
     assert [text.get_text() for text in axes.texts] == ["2"]
     with pytest.raises(ValueError, match=r"views, 3, 4.*\(5, 4\)"):
         figures.plot_cameras(cameras[:, 0])
+
+
+def test_a_figure_at_the_end_of_a_notebook_cell_shows_as_a_picture():
+    code = "from vfusion3d.evaluation import figures\nfigures.pipeline_diagram('VFusion3D')"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    assert "image/png" in notebook.cells[0].outputs[-1]["data"]

@@ -7,17 +7,20 @@ vector PDF and a PNG, and the same figure gives the same bytes.
 
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
+from cycler import cycler
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.textpath import TextPath
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from vfusion3d.cameras import INTRINSICS
@@ -54,19 +57,35 @@ STYLE = {
     "ytick.major.size": 2.5,
     "lines.linewidth": 1.3,
     "lines.markersize": 4,
-    "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, PURPLE, GREY])
-    + plt.cycler(linestyle=["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1))]),
+    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, PURPLE, GREY])
+    + cycler(linestyle=["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1))]),
     "figure.facecolor": "white",
-    "figure.dpi": 110,
+    "figure.dpi": 130,
     "savefig.dpi": DPI,
     "image.composite_image": False,
     "pdf.fonttype": 42,
 }
 
 
+def show_in_notebooks() -> None:
+    """Let a figure that ends a notebook cell show as a picture, whatever the backend; called on import.
+
+    pyplot would do so as well, but then shows every figure a second time at the end of the cell.
+    """
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if shell is not None and hasattr(shell, "kernel"):
+        from IPython.core.pylabtools import select_figure_formats
+
+        select_figure_formats(shell, {"png"})
+
+
+show_in_notebooks()
+
+
 def paper_style():
     """The shared style, as a context: `with paper_style(): figure = ...`. All figures here are made inside it."""
-    return plt.rc_context(STYLE)
+    return matplotlib.rc_context(STYLE)
 
 
 def save(figure: Figure, path: str | Path) -> list[Path]:
@@ -226,6 +245,7 @@ def schedule(
         below.set(ylabel="learning rate", xlabel="training step", ylim=(0, 1.1 * learning_rate.max()))
         below.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
         below.set_xlim(steps[0], steps[-1])
+        below.xaxis.set_major_locator(MaxNLocator(integer=True))
         for axes in (above, below):
             axes.grid(axis="x", visible=False)
         figure.align_ylabels()
@@ -288,7 +308,14 @@ def plot_cameras(
                 axes.plot(*np.stack([position, corner], axis=1), **look)
             axes.plot(*np.concatenate([image, image[:1]]).T, **look)
             if chosen:
-                axes.text(*(position * 1.15), str(number), color=ORANGE, ha="center", va="center", weight="bold")
+                axes.text(
+                    *(position + np.array([0, 0, 0.32])),
+                    str(number),
+                    color=ORANGE,
+                    ha="center",
+                    va="center",
+                    weight="bold",
+                )
         reach = np.abs(cameras[..., 3]).max() * 1.05
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach * 0.55, reach * 0.95))
         axes.set_box_aspect((1, 1, 0.75))
