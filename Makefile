@@ -38,7 +38,7 @@ test: $(STAMP) ## run the tests, among them every notebook at the smoke profile
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab --notebook-dir . notebooks
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
 lint: $(STAMP) ## check style and common errors
 	$(BIN)/ruff check .
