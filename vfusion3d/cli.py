@@ -20,7 +20,7 @@ TEST_SEED = 1_000_003  # added to the seed of a run for its unseen objects
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0, 1 where something failed, 2 for a wrong command line, 130 interrupted."""
+    """Run one command. Returns the exit code: 0, 1 where something failed, 130 interrupted (2: wrong command line)."""
     options = build_parser().parse_args(arguments)
     try:
         return options.run(options)
@@ -79,7 +79,7 @@ def add_reconstruct(commands) -> None:
         run_reconstruct,
         "pictures to 3D meshes (and turntable videos)",
         "Reconstruct the object on each picture as a mesh with vertex colours.\n\n"
-        "The background is removed and the object centred first: a picture of one object, all of it visible, works best.\n"
+        "The background is removed and the object centred first: one object, all of it visible, works best.\n"
         "A picture that cannot be used is reported in one line; the others go on, and the exit code is 1.\n"
         "GLB files are y-up with the photographed side to the front; OBJ and PLY are z-up with that side towards +x.",
         """
@@ -93,13 +93,11 @@ vfusion3d reconstruct photo.jpg -o photo.glb --weights facebook/vfusion3d
         "-o",
         "--output",
         type=Path,
-        default=Path(),
+        default=argparse.SUPPRESS,
         metavar="FILE|FOLDER",
-        help="a .glb, .obj or .ply file for one picture; a folder for any number (NAME.glb for each)",
+        help="a .glb, .obj or .ply file for one picture; a folder for any number (default: this one)",
     )
-    page.add_argument(
-        "--format", choices=["glb", "obj", "ply"], default="glb", help="of the meshes, where -o is a folder"
-    )
+    page.add_argument("--format", choices=["glb", "obj", "ply"], default="glb", help="of meshes in a folder")
     page.add_argument("--video", type=Path, metavar="FILE|FOLDER", help="also write a turntable, .mp4 or .gif")
     page.add_argument("--video-size", type=int, default=256, metavar="PIXELS", help="side of the turntable")
     page.add_argument(
@@ -122,7 +120,9 @@ vfusion3d reconstruct photo.jpg -o photo.glb --weights facebook/vfusion3d
 def run_reconstruct(options: argparse.Namespace) -> int:
     pictures, empty = _pictures(options.images)
     several = len(pictures) > 1 or any(Path(image).is_dir() for image in options.images)
-    meshes = _outputs(options, "-o", options.output, pictures, several, MESH_SUFFIXES, f".{options.format}")
+    meshes = _outputs(
+        options, "-o", getattr(options, "output", Path()), pictures, several, MESH_SUFFIXES, f".{options.format}"
+    )
     videos = [None] * len(pictures)
     if options.video is not None:
         videos = _outputs(options, "--video", options.video, pictures, several, VIDEO_SUFFIXES, ".mp4")
@@ -372,7 +372,7 @@ def add_evaluate(commands) -> None:
         run_evaluate,
         "compare novel views of unseen objects with the truth (Table 5's protocol)",
         "One view in, 32 novel views out, PSNR, SSIM and LPIPS against the true renders, beside simple baselines.\n"
-        "Reads RUN_DIR/data/3d_test (made by `vfusion3d render`) and RUN_DIR/vfusion3d/model (made by `vfusion3d train`).\n"
+        "Reads RUN_DIR/data/3d_test (made by `vfusion3d render`) and RUN_DIR/vfusion3d/model (by `vfusion3d train`).\n"
         "Prints the means and writes one row per object and method to the file given by -o.",
         """
 vfusion3d evaluate --profile laptop
@@ -382,9 +382,7 @@ vfusion3d evaluate --weights mini --data shards/ -o mini.csv
     _add_run(page)
     page.add_argument("--weights", metavar="NAME", help="what to evaluate (default: RUN_DIR/vfusion3d/model)")
     page.add_argument("--data", type=Path, metavar="FOLDER", help="shards of objects (default: RUN_DIR/data/3d_test)")
-    page.add_argument(
-        "--size", type=int, metavar="PIXELS", help="of the compared views (default: the model's input size)"
-    )
+    page.add_argument("--size", type=int, metavar="PIXELS", help="of compared views (default: the model's input)")
     page.add_argument("-o", "--output", type=Path, metavar="CSV", help="(default: RUN_DIR/evaluation_3d.csv)")
 
 
@@ -396,15 +394,14 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from vfusion3d.data.shards import MultiviewShards
     from vfusion3d.evaluation.baselines import repeat_input, white
     from vfusion3d.evaluation.protocol import evaluate_3d, model_predictor
-    from vfusion3d.evaluation.tables import mean_over_objects, to_markdown
+    from vfusion3d.evaluation.tables import mean_over_objects
     from vfusion3d.foundations.perceptual import perceptual_distance
 
     profile, run_dir = _run(options)
     data = options.data or test_data(run_dir)
     _require(data / "index.json", f"vfusion3d render --profile {options.profile}")
-    weights = options.weights or _require(
-        trained_model(run_dir) / "model", f"vfusion3d train --profile {options.profile}"
-    )
+    trained = trained_model(run_dir) / "model"
+    weights = options.weights or _require(trained, f"vfusion3d train --profile {options.profile}")
     device = profile.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -424,7 +421,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     partial = output.with_name(output.name + ".partial")
     table.to_csv(partial, index=False)
     os.replace(partial, output)
-    print(to_markdown(mean_over_objects(table)))
+    print(mean_over_objects(table).round(3).to_string())
     print(output)
     return 0
 

@@ -147,7 +147,7 @@ class Asset:
 
     def viewer_html(self, height: int = 400) -> str:
         """A self-contained viewer as an <iframe>: the mesh at the largest resolution that keeps it under 1.5 MB."""
-        for resolution in (112, 96, 80, 64, 48, 32):
+        for resolution in (112, 96, 80, 64, 48, 32, 24, 16):
             content = to_glb(self.mesh(resolution), linear=False, viewer=True)
             if len(content) <= VIEWER_MESH_BYTES:
                 break

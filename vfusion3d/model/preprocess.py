@@ -4,9 +4,9 @@
 
 Loading never decodes a picture it is going to refuse, and says in one line what is wrong with a file and what to do.
 The background goes by the first of these that applies: the picture's own alpha channel; one plain colour all around;
-rembg, when its weights are already on this machine (nothing is ever downloaded); OpenCV's GrabCut, which stands in for
-rembg and starts from a guess of what stands out. All blending and resampling is done on premultiplied colours, so that
-what lies behind transparent pixels never leaks into an edge.
+rembg's network, when its weights are already on this machine (nothing is ever downloaded); OpenCV's GrabCut, which
+stands in for it and starts from a guess of what stands out. All blending and resampling is done on premultiplied
+colours, so that what lies behind transparent pixels never leaks into an edge.
 """
 
 import os
@@ -33,7 +33,10 @@ MIN_SIDE = 8
 MIN_OBJECT, MAX_OBJECT = 0.005, 0.95  # shares of the picture between which a mask is believed to be an object
 WORK_SIDE = 1024  # larger pictures are reduced first: no model input is larger than half of this
 GRABCUT_SIDE, SALIENCY_SIDE = 384, 128
-REMBG_MODELS = ("isnet-general-use", "u2net")
+REMBG_MODELS = {  # side of the input, mean and standard deviation it is normalised with
+    "isnet-general-use": (1024, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0)),
+    "u2net": (320, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
 
 
 class ImageError(ValueError):
@@ -222,7 +225,7 @@ def _line(error: Exception) -> str:
 # ------------------------------------------------------------------------------------------------------- background
 
 
-def cut_out(rgba: Image.Image, background: str = "auto", name: str = "the picture") -> CutOut:
+def cut_out(image: Image.Image, background: str = "auto", name: str = "the picture") -> CutOut:
     """Take the object out of its background.
 
     background: "alpha" (the picture's own transparency), "plain" (one colour all around), "rembg" (needs its weights on
@@ -231,7 +234,7 @@ def cut_out(rgba: Image.Image, background: str = "auto", name: str = "the pictur
     """
     if background not in BACKGROUNDS:
         raise ValueError(f"background={background!r}: choose one of {', '.join(BACKGROUNDS)}")
-    rgba = _reduce(rgba)
+    rgba = _reduce(image.convert("RGBA"))
     if background == "keep":
         return CutOut(rgba, "keep")
     pixels = np.asarray(rgba)
@@ -266,7 +269,7 @@ def remove_background(
     image: Image.Image, background: str = "auto", name: str = "the picture"
 ) -> Float[ndarray, "height width"]:
     """The opacity in [0, 1] of the object alone, at the picture's size. (`cut_out` also cleans the colours.)"""
-    alpha = cut_out(image.convert("RGBA"), background, name).rgba.getchannel("A")
+    alpha = cut_out(image, background, name).rgba.getchannel("A")
     if alpha.size != image.size:
         alpha = alpha.resize(image.size, Image.Resampling.BILINEAR)
     return np.asarray(alpha, dtype=np.float32) / 255
@@ -290,13 +293,20 @@ def _rembg_alpha(rgb: ndarray, name: str) -> ndarray:
     found = rembg_weights()
     if found is None:
         raise ImageError(
-            f"{name}: rembg's weights are not on this machine; put {REMBG_MODELS[0]}.onnx into ~/.u2net "
+            f"{name}: rembg's weights are not on this machine; put isnet-general-use.onnx into ~/.u2net "
             'or use background="grabcut"'
         )
-    import rembg
+    import onnxruntime
 
-    mask = rembg.remove(Image.fromarray(rgb), session=rembg.new_session(found[0]), only_mask=True)
-    return np.asarray(mask.convert("L"), dtype=np.float32) / 255
+    model, weights = found
+    side, mean, std = REMBG_MODELS[model]
+    small = np.asarray(Image.fromarray(rgb).resize((side, side), Image.Resampling.LANCZOS), dtype=np.float32)
+    small = (small / max(small.max(), 1) - np.float32(mean)) / np.float32(std)
+    network = onnxruntime.InferenceSession(weights, providers=["CPUExecutionProvider"])
+    (values, *_) = network.run(None, {network.get_inputs()[0].name: small.transpose(2, 0, 1)[None]})
+    values = values[0, 0]
+    values = (values - values.min()) / max(np.ptp(values), 1e-6)
+    return cv2.resize(values, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR).clip(0, 1)
 
 
 def _plain_colour(rgb: ndarray) -> ndarray | None:
@@ -340,7 +350,7 @@ def _saliency(rgb: ndarray) -> Float[ndarray, "height width"]:
     height, width = lab.shape[:2]
     steps = np.sqrt(sum((np.gradient(lab, axis=axis) ** 2).sum(-1) for axis in (0, 1)))
     edge = np.pad(np.zeros((height - 2, width - 2), bool), 1, constant_values=True)
-    enclosed, _ = MCP_Geometric(np.maximum(steps - 1, 0) + 0.02).find_costs(np.argwhere(edge))
+    enclosed, _ = MCP_Geometric(np.maximum(steps - 1, 0) + 0.01).find_costs(np.argwhere(edge))
 
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
     basis = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
@@ -354,6 +364,8 @@ def _saliency(rgb: ndarray) -> Float[ndarray, "height width"]:
         background = rim & (unlike < 2 * np.median(unlike[rim]) + 2)
     trust = 1 / (1 + np.sqrt((unlike[rim] ** 2).mean()) / 10)  # little, where the rim is not smooth
 
+    if max(np.percentile(enclosed, 98), np.percentile(unlike, 98)) < 3:  # CIE Lab: hardly visible
+        return np.zeros((height, width))
     middle = np.exp(-(x**2 + y**2) / (2 * 0.6**2))
     both = _to_unit(enclosed) + trust * _to_unit(unlike)
     both = both * (0.5 + 0.5 * middle)

@@ -1,0 +1,412 @@
+"""Pictures in every shape people have them, cut out and framed."""
+
+import io
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vfusion3d.model import preprocess
+from vfusion3d.model.preprocess import ImageError, cut_out, load_image, prepare, prepare_image, recentre
+
+ORANGE = (230, 120, 40)
+
+
+def picture(height: int = 24, width: int = 40) -> np.ndarray:
+    """Asymmetric in every way, so that any mix-up of axes or channels shows."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 5, y * 9, (x + y) % 2 * 120], axis=-1).astype(np.uint8)
+
+
+def encoded(image: Image.Image, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, **{"format": "PNG", **options})
+    return buffer.getvalue()
+
+
+def disc(size: int, radius: float, hole: float = 0.0, oversampling: int = 8) -> np.ndarray:
+    """The exact coverage of a centred disc, or ring, by supersampling, (size, size) in [0, 1]."""
+    ticks = (np.arange(size * oversampling) + 0.5) / oversampling - size / 2
+    distance = np.hypot(*np.meshgrid(ticks, ticks))
+    inside = ((distance < radius) & (distance >= hole)).astype(np.float64)
+    return inside.reshape(size, oversampling, size, oversampling).mean((1, 3))
+
+
+def blend(coverage: np.ndarray, front, back) -> Image.Image:
+    front, back = np.asarray(front, float), np.asarray(back, float)
+    return Image.fromarray((coverage[..., None] * front + (1 - coverage[..., None]) * back).round().astype(np.uint8))
+
+
+# ---------------------------------------------------------------------------------------------------------- loading
+
+
+def test_every_kind_of_source_gives_the_same_pixels(tmp_path):
+    rgb = picture()
+    file = tmp_path / "a picture.png"
+    file.write_bytes(encoded(Image.fromarray(rgb)))
+    channels_first = torch.from_numpy(rgb).permute(2, 0, 1)
+    sources = [
+        file,
+        str(file),
+        file.read_bytes(),
+        Image.fromarray(rgb),
+        rgb,
+        rgb.astype(np.float64) / 255,
+        rgb.astype(np.uint16) * 257,
+        np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)]),
+        channels_first,
+        channels_first.float() / 255,
+        (channels_first.float() / 255).requires_grad_(),
+    ]
+    for source in sources:
+        loaded = load_image(source)
+        assert loaded.mode == "RGBA"
+        assert np.array_equal(np.asarray(loaded)[..., :3], rgb), type(source)
+        assert loaded.getextrema()[3] == (255, 255)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, lambda a: a),
+        (2, np.fliplr),
+        (3, lambda a: np.rot90(a, 2)),
+        (4, np.flipud),
+        (5, lambda a: a.transpose(1, 0, 2)),
+        (6, lambda a: np.rot90(a, -1)),
+        (7, lambda a: np.rot90(a.transpose(1, 0, 2), 2)),
+        (8, np.rot90),
+    ],
+)
+def test_exif_orientation_is_undone(orientation, upright):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    loaded = load_image(encoded(Image.fromarray(picture()), exif=exif))
+    assert np.array_equal(np.asarray(loaded)[..., :3], upright(picture()))
+
+
+def test_grey_pictures_become_grey_rgb_at_any_depth():
+    grey = picture()[..., 0]
+    sixteen_bit = Image.fromarray(grey.astype(np.uint16) * 257)
+    for source in (
+        grey,
+        grey[..., None],
+        torch.from_numpy(grey)[None],
+        encoded(Image.fromarray(grey)),
+        encoded(sixteen_bit),
+        encoded(sixteen_bit, format="TIFF"),
+        encoded(Image.fromarray(grey.astype(np.float32) / 255), format="TIFF"),
+        encoded(Image.merge("LA", [Image.fromarray(grey), Image.new("L", grey.shape[::-1], 255)])),
+    ):
+        assert np.array_equal(np.asarray(load_image(source))[..., :3], grey[..., None].repeat(3, axis=2))
+
+
+def test_the_transparent_entry_of_a_palette_becomes_alpha():
+    indices = (np.arange(100).reshape(10, 10) % 3).astype(np.uint8)
+    image = Image.fromarray(indices).convert("P")
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    loaded = np.asarray(load_image(encoded(image, transparency=1)))
+    assert np.array_equal(loaded[..., 3], np.where(indices == 1, 0, 255))
+    assert np.array_equal(loaded[indices == 2][:, :3], np.broadcast_to([0, 0, 255], ((indices == 2).sum(), 3)))
+
+
+def test_cmyk_white_is_white_and_cyan_is_cyan():
+    for format in ("TIFF", "JPEG"):
+        for ink, rgb in (((0, 0, 0, 0), (255, 255, 255)), ((255, 0, 0, 0), (0, 255, 255)), ((0, 0, 0, 255), (0, 0, 0))):
+            loaded = load_image(encoded(Image.new("CMYK", (16, 16), ink), format=format))
+            assert np.abs(np.asarray(loaded)[..., :3].astype(int) - rgb).max() <= 2
+
+
+def test_of_an_animation_the_first_frame_is_read():
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    loaded = load_image(encoded(frames[0], format="GIF", save_all=True, append_images=frames[1:]))
+    assert loaded.getpixel((8, 8)) == (255, 0, 0, 255)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that ends where its pixels should begin: decoding it is an error of its own."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", b"")
+    )
+
+
+@pytest.mark.parametrize(("width", "height"), [(20_000, 10_000), (16_000, 7_000), (2**31 - 1, 2**31 - 1)])
+def test_a_huge_picture_is_refused_from_its_header_alone(tmp_path, width, height):
+    file = tmp_path / "huge.png"
+    file.write_bytes(png_header(width, height))
+    start = time.perf_counter()
+    with pytest.raises(ImageError, match=r"huge\.png: .*more than 100 megapixels; reduce"):
+        load_image(file)
+    assert time.perf_counter() - start < 1
+
+
+def test_a_picture_under_the_limit_gets_as_far_as_its_pixels(tmp_path):
+    (tmp_path / "large.png").write_bytes(png_header(9_000, 9_000))
+    with pytest.raises(ImageError, match=r"large\.png: is damaged or cut short"):
+        load_image(tmp_path / "large.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("empty.png", b"", r"is empty \(0 bytes\)"),
+        ("text.jpg", b"this is not a picture at all", "is not a picture"),
+        ("cut.jpg", encoded(Image.fromarray(picture(200, 300)), format="JPEG")[:2000], "is damaged or cut short"),
+        ("cut.png", encoded(Image.effect_noise((200, 200), 90))[:9000], "is damaged or cut short"),
+        ("dot.png", encoded(Image.new("RGB", (1, 1))), "is 1x1 pixels, too small"),
+        ("thin.png", encoded(Image.new("RGB", (500, 3))), "is 500x3 pixels, too small"),
+    ],
+)
+def test_an_unusable_file_is_named_with_the_reason_in_one_line(tmp_path, name, content, reason):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageError, match=reason) as caught:
+        load_image(tmp_path / name)
+    assert str(caught.value).startswith(str(tmp_path / name))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ImageError, match=reason):
+        load_image(content)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("https://example.com/cat.jpg", "is a web address; download"),
+        ("nowhere/cat.jpg", "no such file"),
+        (np.zeros((20, 20, 5), np.uint8), "channels come last"),
+        (np.zeros((3, 20, 20), np.uint8), "channels come last"),
+        (np.full((20, 20, 3), np.nan), "NaN"),
+        (np.full((20, 20, 3), 128.0), r"must be in \[0, 1\]"),
+        (np.zeros((20, 20, 3), np.int64), "dtype int64"),
+        (torch.zeros(1, 3, 20, 20), "channels first"),
+        (torch.zeros(20, 20, 3), "channels first"),
+        (3.5, "pass a path"),
+        (None, "pass a path"),
+    ],
+)
+def test_what_is_no_picture_is_refused_with_the_fix(source, reason):
+    with pytest.raises(ImageError, match=reason):
+        load_image(source)
+
+
+def test_a_folder_is_refused(tmp_path):
+    with pytest.raises(ImageError, match="is a folder"):
+        load_image(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------- background
+
+
+def test_alpha_is_used_as_it_is():
+    coverage = disc(100, 30)
+    rgba = np.dstack([np.broadcast_to(ORANGE, (100, 100, 3)), coverage * 255]).round().astype(np.uint8)
+    cut = cut_out(Image.fromarray(rgba))
+    assert cut.background == "alpha"
+    assert np.array_equal(np.asarray(cut.rgba), rgba)
+
+
+@pytest.mark.parametrize("back", [(255, 255, 255), (0, 0, 0), (30, 90, 160)])
+def test_a_plain_background_is_replaced_by_white_without_a_fringe(back):
+    coverage = disc(200, 70, hole=25)
+    shade = np.array(ORANGE) * (0.6 + 0.4 * np.linspace(0, 1, 200)[:, None, None])  # (200, 1, 3)
+    cut = cut_out(blend(coverage, shade, back))
+    assert cut.background == "plain"
+    seen = np.asarray(preprocess.frame_whole(cut.rgba, 200)[0].permute(1, 2, 0))
+    truth = np.asarray(blend(coverage, shade, (255, 255, 255))) / 255
+    error = np.abs(seen - truth).max(-1)
+    assert error.mean() < 0.004
+    assert error.max() < 0.2
+    assert np.asarray(cut.rgba)[100, 100, 3] == 0, "the hole is background"
+
+
+def test_a_jpeg_on_white_keeps_its_object_and_nothing_else():
+    coverage = disc(256, 80)
+    image = Image.open(io.BytesIO(encoded(blend(coverage, ORANGE, (255, 255, 255)), format="JPEG", quality=70)))
+    alpha = np.asarray(cut_out(load_image(image)).rgba)[..., 3] > 127
+    assert (alpha & (coverage > 0.5)).sum() / (
+        alpha | (coverage > 0.5)
+    ).sum() > 0.93  # chroma subsampling smears the rim over 2 pixels
+
+
+def test_grabcut_finds_a_patterned_object_before_an_uneven_background():
+    rng = np.random.default_rng(0)
+    coverage = disc(300, 90)
+    y, x = np.mgrid[:300, :300]
+    checks = np.where(((x // 20 + y // 20) % 2)[..., None] > 0, (210, 60, 50), (240, 200, 90))
+    back = np.stack([40 + x / 5, 90 + y / 6, 120 - x / 8 + y / 9], axis=-1)
+    image = np.asarray(blend(coverage, checks, back)) + rng.normal(0, 4, (300, 300, 3))
+    cut = cut_out(load_image(image.clip(0, 255).astype(np.uint8)))
+    assert cut.background == "grabcut"
+    alpha = np.asarray(cut.rgba)[..., 3] > 127
+    assert (alpha & (coverage > 0.5)).sum() / (alpha | (coverage > 0.5)).sum() > 0.97
+
+
+def test_the_same_picture_is_cut_the_same_way_twice():
+    image = load_image(np.random.default_rng(1).normal(disc(200, 60) * 90 + 80, 8).clip(0, 255).astype(np.uint8))
+    first, second = (cut_out(image, "grabcut").rgba for _ in range(2))
+    assert np.array_equal(np.asarray(first), np.asarray(second))
+
+
+@pytest.mark.parametrize(
+    ("file", "inside", "outside"),
+    [  # (x, y) over the picture's size, read off the photographs by eye
+        ("crab.jpg", [(0.5, 0.28), (0.27, 0.7), (0.75, 0.75), (0.13, 0.45)], [(0.5, 0.75), (0.05, 0.9), (0.9, 0.1)]),
+        ("frog.jpg", [(0.48, 0.4), (0.48, 0.75), (0.2, 0.9), (0.7, 0.7)], [(0.1, 0.6), (0.95, 0.45), (0.7, 0.1)]),
+        ("toy_tank.jpg", [(0.45, 0.3), (0.5, 0.5), (0.25, 0.65), (0.75, 0.65)], [(0.1, 0.2), (0.5, 0.92), (0.95, 0.5)]),
+    ],
+)
+def test_grabcut_works_on_photographs(repository, file, inside, outside):
+    photo = repository.parent / "shared" / "images" / file
+    if not photo.exists():
+        pytest.skip("the photographs are not here")
+    cut = cut_out(load_image(photo), "grabcut")
+    alpha = np.asarray(cut.rgba)[..., 3]
+    side = alpha.shape[0]
+    assert all(alpha[int(y * side), int(x * side)] > 200 for x, y in inside)
+    assert all(alpha[int(y * side), int(x * side)] < 50 for x, y in outside)
+
+
+@pytest.mark.parametrize("background", ["auto", "plain", "grabcut"])
+def test_an_empty_picture_has_no_object(background):
+    with pytest.raises(ImageError, match=r"wall\.jpg: no object found"):
+        cut_out(load_image(np.full((100, 100, 3), 127, np.uint8)), background, name="wall.jpg")
+
+
+def test_a_speck_is_no_object():
+    with pytest.raises(ImageError, match="no object found"):
+        cut_out(blend(disc(200, 5), ORANGE, (255, 255, 255)).convert("RGBA"))
+
+
+def test_a_fully_transparent_picture_has_no_object():
+    with pytest.raises(ImageError, match="no object found"):
+        cut_out(Image.new("RGBA", (64, 64), (0, 0, 0, 0)))
+
+
+def test_alpha_on_demand_needs_transparency():
+    with pytest.raises(ImageError, match="no transparent pixels"):
+        cut_out(load_image(picture()), "alpha")
+
+
+def test_an_unknown_way_of_cutting_out_lists_the_known_ones():
+    with pytest.raises(ValueError, match="auto, alpha, plain, grabcut, rembg, keep"):
+        cut_out(load_image(picture()), "magic")
+
+
+@pytest.fixture
+def without_rembg_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("U2NET_HOME", "REMBG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def test_without_its_weights_rembg_is_not_tried(without_rembg_weights):
+    noisy = np.random.default_rng(0).normal(disc(120, 40) * 90 + 80, 5).clip(0, 255).astype(np.uint8)
+    assert cut_out(load_image(noisy)).background == "grabcut"
+    with pytest.raises(ImageError, match=r"rembg's weights are not on this machine.*\.u2net"):
+        cut_out(load_image(noisy), "rembg")
+
+
+def identity_onnx() -> bytes:
+    """An ONNX network whose output is its input (1, 3, 1024, 1024): as a mask, the picture's red channel."""
+
+    def field(number: int, value: int | bytes) -> bytes:
+        head = lambda kind: varint(number << 3 | kind)  # noqa: E731
+        return head(0) + varint(value) if isinstance(value, int) else head(2) + varint(len(value)) + value
+
+    def varint(value: int) -> bytes:
+        return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
+
+    shape = b"".join(field(1, field(1, side)) for side in (1, 3, 1024, 1024))
+    tensor = lambda name: field(1, name) + field(2, field(1, field(1, 1) + field(2, shape)))  # noqa: E731
+    node = field(1, b"x") + field(2, b"y") + field(4, b"Identity")
+    graph = field(1, node) + field(2, b"identity") + field(11, tensor(b"x")) + field(12, tensor(b"y"))
+    return field(1, 8) + field(7, graph) + field(8, field(1, b"") + field(2, 13))
+
+
+def test_with_its_weights_on_disk_rembg_decides(without_rembg_weights):
+    folder = without_rembg_weights / ".u2net"
+    folder.mkdir()
+    (folder / "isnet-general-use.onnx").write_bytes(identity_onnx())
+    coverage = disc(128, 40)
+    back = np.stack([np.zeros((128, 128)), *np.mgrid[:128, :128]], axis=-1)
+    cut = cut_out(blend(coverage, (255, 0, 0), back).convert("RGBA"))
+    assert cut.background == "rembg"
+    assert np.abs(np.asarray(cut.rgba)[..., 3] / 255 - coverage).mean() < 0.01
+
+
+# ---------------------------------------------------------------------------------------------------------- framing
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (30, 50), (120, 0), (100, 139)])
+@pytest.mark.parametrize("shape", [(80, 40), (30, 61)])
+@pytest.mark.parametrize("size", [64, 100, 256])
+def test_the_larger_side_takes_four_fifths_of_the_frame_wherever_the_object_was(corner, shape, size):
+    rgba = np.zeros((200, 200, 4), np.uint8)
+    rgba[corner[0] : corner[0] + shape[0], corner[1] : corner[1] + shape[1]] = (*ORANGE, 255)
+    image, box = recentre(Image.fromarray(rgba), size)
+    assert image.shape == (3, size, size)
+    coverage = (1 - image[2]) / (1 - ORANGE[2] / 255)  # 1 on the object, 0 on white
+    expected = [0.8 * size * side / max(shape) for side in shape]
+    height, width = coverage.sum(0).max(), coverage.sum(1).max()
+    assert abs(height - expected[0]) < 0.6
+    assert abs(width - expected[1]) < 0.6
+    pixels = torch.arange(size) + 0.5
+    assert abs((coverage.sum(1) * pixels).sum() / coverage.sum() - size / 2) < 0.1
+    assert abs((coverage.sum(0) * pixels).sum() / coverage.sum() - size / 2) < 0.1
+    assert box[2] - box[0] == pytest.approx(max(shape) / 0.8)
+
+
+def test_edges_are_mixtures_of_the_object_and_white_whatever_lies_behind_transparent_pixels():
+    coverage = disc(300, 100)
+    for hidden in ((0, 0, 0), (0, 255, 0)):
+        rgb = np.where(coverage[..., None] > 0, ORANGE, hidden)
+        rgba = Image.fromarray(np.dstack([rgb, coverage * 255]).round().astype(np.uint8))
+        image = prepare_image(rgba, 48, background="alpha").numpy().reshape(3, -1)
+        colour = np.array(ORANGE)[:, None] / 255
+        share = (1 - image[2]) / (1 - colour[2])
+        assert 0.2 < share.mean() < 0.6
+        assert np.abs(image - (share * colour + 1 - share)).max() < 0.01
+
+
+def test_a_framed_render_on_white_passes_unchanged():
+    y, x = np.mgrid[:160, :160]
+    shade = np.stack([x, y, 200 - x / 2], axis=-1)
+    image = blend(disc(160, 64), shade, (255, 255, 255))  # the disc is 128 of 160 pixels wide: four fifths
+    result = prepare(image, 160)
+    assert result.background == "plain"
+    assert result.box == (0, 0, 160, 160)
+    assert np.abs(result.image.permute(1, 2, 0).numpy() - np.asarray(image) / 255).max() < 9 / 255, "faint rims may go"
+
+
+def test_keep_keeps_background_and_framing():
+    rgb = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    same = prepare_image(rgb, 64, background="keep")
+    assert torch.allclose(same, torch.from_numpy(rgb).permute(2, 0, 1) / 255, atol=1e-6)
+    wide = prepare_image(rgb[:32], 64, background="keep")
+    assert torch.equal(wide[:, :16], torch.ones(3, 16, 64))
+    assert torch.allclose(wide[:, 16:48], same[:, :32], atol=1e-6)
+
+
+def test_large_pictures_are_reduced_before_the_work():
+    rgb = np.full((2400, 3200, 3), 255, np.uint8)
+    rgb[600:1800, 800:2400] = ORANGE
+    start = time.perf_counter()
+    result = prepare(rgb, 64)
+    assert time.perf_counter() - start < 10
+    assert result.box[2] - result.box[0] == pytest.approx(512 / 0.8, abs=3)  # of 1024 pixels
+    assert result.image[:, 32, 32].numpy() * 255 == pytest.approx(ORANGE, abs=1)
+
+
+def test_an_impossible_border_is_refused():
+    with pytest.raises(ValueError, match=r"border=1\.0"):
+        recentre(Image.new("RGBA", (20, 20), "red"), 64, border=1.0)
