@@ -109,7 +109,9 @@ def camera_vector(
 
 
 def project(
-    points: Float[Tensor, "*batch points 3"], cam2world: Float[Tensor, "*batch 3 4"], intrinsics: Float[Tensor, "*batch 4"]
+    points: Float[Tensor, "*batch points 3"],
+    cam2world: Float[Tensor, "*batch 3 4"],
+    intrinsics: Float[Tensor, "*batch 4"],
 ) -> tuple[Float[Tensor, "*batch points 2"], Float[Tensor, "*batch points"]]:
     """Where world points appear: (u, v) over the image's size, v downwards, and the distance along the viewing axis.
 
@@ -123,7 +125,9 @@ def project(
 
 
 def rays_through(
-    pixels: Float[Tensor, "*batch rays 2"], cam2world: Float[Tensor, "*batch 3 4"], intrinsics: Float[Tensor, "*batch 4"]
+    pixels: Float[Tensor, "*batch rays 2"],
+    cam2world: Float[Tensor, "*batch 3 4"],
+    intrinsics: Float[Tensor, "*batch 4"],
 ) -> tuple[Float[Tensor, "*batch rays 3"], Float[Tensor, "*batch rays 3"]]:
     """Rays through image positions (u, v) in [0, 1], v downwards: origins and unit directions in the world."""
     offset = (pixels - intrinsics[..., None, 2:]) / intrinsics[..., None, :2]

@@ -113,7 +113,9 @@ class Recipe:
     learning_rate: float = 4e-4
     restart_after_stage: int | None = 2  # the learning rate starts again after this stage, counted from 1; null: never
     multi_stage: bool = True
-    views: int = 4  # supervised views an object
+    views: int = 4  # supervised views an object, the input among them
+    rays_per_view: int = 0  # above 0: scattered rays near the object in place of patches (how the miniatures learn)
+    samples_per_ray: int = 128  # half of them coarse, half fine
     camera_noise: float = 0.02  # uniform in [-camera_noise, camera_noise], on extrinsics and intrinsics
     weight_decay: float = 0.05
     grad_clip: float = 1.0  # largest gradient norm
@@ -122,7 +124,11 @@ class Recipe:
 
     def __post_init__(self):
         _positive(self, "batch_size", "patch_size", "views", "learning_rate", "grad_clip")
-        _not_negative(self, "warmup_steps", "camera_noise", "weight_decay")
+        _not_negative(self, "warmup_steps", "camera_noise", "weight_decay", "rays_per_view")
+        if self.samples_per_ray < 4 or self.samples_per_ray % 2:
+            raise ProfileError(f"samples_per_ray must be even and at least 4, not {self.samples_per_ray}")
+        if self.rays_per_view and self.losses.lpips:
+            raise ProfileError("LPIPS compares patches: with rays_per_view, losses.lpips must be 0")
         if self.max_steps is not None:
             _positive(self, "max_steps")
         if not self.stages:

@@ -48,7 +48,11 @@ class Field(nn.Module):
         return torch.einsum("bpcij,hpc->bpijh", planes.float(), per_plane).reshape(-1, HIDDEN)
 
     def lookup(
-        self, table: Float[Tensor, "rows hidden"], resolution: int, points: Float[Tensor, "points 3"], batch: Int[Tensor, "points"]
+        self,
+        table: Float[Tensor, "rows hidden"],
+        resolution: int,
+        points: Float[Tensor, "points 3"],
+        batch: Int[Tensor, "points"],
     ) -> tuple[Float[Tensor, "points 3"], Float[Tensor, "points"]]:
         """Colour and raw density at points of [-1, 1]^3. batch: which object of the table each point belongs to."""
         rows, weights = corners(points, batch, resolution)
@@ -229,7 +233,10 @@ def stratified_samples(near: Tensor, far: Tensor, count: int, generator: torch.G
 
 
 def importance_samples(
-    t: Float[Tensor, "rays coarse"], weights: Float[Tensor, "rays coarse-1"], count: int, generator: torch.Generator | None
+    t: Float[Tensor, "rays coarse"],
+    weights: Float[Tensor, "rays coarse-1"],
+    count: int,
+    generator: torch.Generator | None,
 ) -> Float[Tensor, "rays count"]:
     """Samples drawn from the coarse weights, smoothed by a max-pool of 2 then an average-pool of 2, plus 0.01."""
     smooth = avg_pool1d(max_pool1d(weights[:, None], 2, 1, padding=1), 2, 1)[:, 0] + 0.01
@@ -248,7 +255,9 @@ def importance_samples(
     return start + part * (end - start)
 
 
-def ray_weights(t: Float[Tensor, "rays samples"], raw: Float[Tensor, "rays samples"]) -> Float[Tensor, "rays samples-1"]:
+def ray_weights(
+    t: Float[Tensor, "rays samples"], raw: Float[Tensor, "rays samples"]
+) -> Float[Tensor, "rays samples-1"]:
     """Compositing weights of the intervals between neighbouring samples.
 
     alpha_i = 1 - exp(-softplus((raw_i + raw_{i+1}) / 2 - 1) (t_{i+1} - t_i)), w_i = alpha_i prod_{j<i} (1 - alpha_j)

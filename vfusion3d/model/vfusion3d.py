@@ -126,7 +126,11 @@ class VFusion3D(ModelMixin, ConfigMixin):
         from vfusion3d.model.released import load_released
 
         return load_released(
-            cls, source, encoder_heads=encoder_heads, transformer_heads=transformer_heads, samples_per_ray=samples_per_ray
+            cls,
+            source,
+            encoder_heads=encoder_heads,
+            transformer_heads=transformer_heads,
+            samples_per_ray=samples_per_ray,
         )
 
 

@@ -1,0 +1,108 @@
+"""Reading the weights that the authors published (`facebook/vfusion3d`, CC-BY-NC, not part of this project).
+
+Our modules carry the released names, so loading is reading the sizes off the tensors' shapes and checking the rest.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors.torch import load_file
+from torch import Tensor
+
+WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
+WRAPPER = "model_state_dict"  # the checkpoint on the authors' drive holds its tensors under this name
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file or lists the tensors."""
+
+
+def load_released(
+    model_class, source, *, encoder_heads: int = 12, transformer_heads: int = 16, samples_per_ray: int = 128
+):
+    """A model with the released weights; every size comes from the tensors' shapes.
+
+    source: a hub name, a folder, a file (safetensors, or the authors' torch file, read with weights_only=True), or a
+    state dict with the released names. encoder_heads, transformer_heads, samples_per_ray: what shapes do not tell.
+    Raises CheckpointError that lists missing, extra and misshapen tensors, and where the file cannot be had or read.
+    """
+    tensors = dict(source) if isinstance(source, Mapping) else _read(source)
+    tensors = tensors.get(WRAPPER, tensors)
+    config = _config(tensors)
+    heads = {"encoder_heads": encoder_heads, "heads": transformer_heads}
+    for name, width in (("encoder_heads", config["encoder_width"]), ("heads", config["width"])):
+        if width % heads[name]:
+            raise CheckpointError(f"{heads[name]} heads do not divide a width of {width}: give the right {name}")
+    with torch.device("meta"):
+        model = model_class(**config, **heads, samples_per_ray=samples_per_ray)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    problems = [f"missing: {name} {expected[name]}" for name in expected if name not in given]
+    problems += [f"extra: {name} {given[name]}" for name in given if name not in expected]
+    problems += [
+        f"shape of {name}: {given[name]}, expected {expected[name]}"
+        for name in expected
+        if name in given and given[name] != expected[name]
+    ]
+    if problems:
+        raise CheckpointError("these are not VFusion3D weights:\n  " + "\n  ".join(problems))
+    model = model_class(**config, **heads, samples_per_ray=samples_per_ray)
+    model.load_state_dict(tensors)
+    return model.eval()
+
+
+def _config(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in tensors:
+            raise CheckpointError(f"these are not VFusion3D weights: {name} is missing, which tells the model's size")
+        return tuple(tensors[name].shape)
+
+    def count(pattern: str) -> int:
+        return 1 + max((int(m[1]) for name in tensors if (m := re.match(pattern, name))), default=-1)
+
+    encoder_width, _, patch, _ = shape("encoder.model.embeddings.patch_embeddings.projection.weight")
+    _, positions, _ = shape("encoder.model.embeddings.position_embeddings")
+    width, channels, _, _ = shape("transformer.deconv.weight")
+    _, triplane_tokens, _ = shape("transformer.pos_embed")
+    return {
+        "image_size": 512,
+        "patch_size": patch,
+        "position_grid": round((positions - 1) ** 0.5),
+        "encoder_width": encoder_width,
+        "encoder_layers": count(r"encoder\.model\.encoder\.layer\.(\d+)\."),
+        "camera_width": shape("camera_embedder.mlp.0.weight")[0],
+        "width": width,
+        "layers": count(r"transformer\.layers\.(\d+)\."),
+        "triplane_size": round((triplane_tokens / 3) ** 0.5),
+        "triplane_channels": channels,
+    }
+
+
+def _read(source: str | Path) -> dict[str, Tensor]:
+    path = Path(source)
+    if path.is_dir():
+        path = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+        if path is None:
+            raise CheckpointError(f"{source} holds none of {', '.join(WEIGHTS)}")
+    elif not path.is_file():
+        path = _download(str(source))
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each of the two libraries has several of its own
+        raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
+
+
+def _download(name: str) -> Path:
+    try:
+        return Path(hf_hub_download(name, WEIGHTS[0]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"{name} is no file or folder here, and could not be downloaded from the hub ({error}). "
+            "Offline, download the weights elsewhere and give the file's path"
+        ) from error

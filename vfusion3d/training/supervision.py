@@ -1,0 +1,156 @@
+"""What one training step sees: an input view, its camera, and the pixels of a few views to reproduce (section 3.3).
+
+The world is turned about z so that the input view stands at azimuth 0. The first supervision view is the input itself,
+the others are drawn from the rest of the orbit. Everything is drawn from the step's number, so any step can be repeated.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import interpolate, max_pool2d
+
+from vfusion3d.cameras import add_camera_noise, camera_vector, turn_to_input
+from vfusion3d.data.shards import MultiviewShards
+from vfusion3d.loop import step_generator
+from vfusion3d.profiles import Recipe
+from vfusion3d.training.schedule import render_resolution
+
+CACHE_BYTES = 4 << 30  # data sets up to this size are decoded once and kept in memory
+NEAR_OBJECT = 0.85  # where single rays are drawn: this share within a few pixels of the object
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B inputs and V views of each to reproduce, each through N pixels: a patch row by row, or scattered rays.
+
+    patch: side of the square patch, None for scattered rays. intrinsics are those of the whole view.
+    """
+
+    keys: list[str]
+    image: Float[Tensor, "B 3 height width"]
+    camera: Float[Tensor, "B 16"]
+    cam2world: Float[Tensor, "B V 3 4"]
+    intrinsics: Float[Tensor, "B V 4"]
+    pixels: Float[Tensor, "B V N 2"]
+    rgb: Float[Tensor, "B V N 3"]
+    mask: Float[Tensor, "B V N 1"]
+    patch: int | None
+
+
+class Supervision:
+    """Batches of a data set for a recipe; `batch(step, rank)` is a function of its arguments and the seed alone."""
+
+    def __init__(
+        self,
+        shards: MultiviewShards,
+        recipe: Recipe,
+        image_size: int,
+        total_steps: int,
+        seed: int = 0,
+        processes: int = 1,
+    ):
+        self.shards, self.recipe, self.image_size = shards, recipe, image_size
+        self.total_steps, self.seed, self.processes = total_steps, seed, processes
+        first = shards[0].rgba  # every object of a data set has as many views
+        self.view_count = len(first)
+        if self.view_count < recipe.views:
+            raise ValueError(
+                f"the recipe wants {recipe.views} views of an object, {shards.folder} has {self.view_count}"
+            )
+        self._cached = [None] * len(shards) if first.numel() * len(shards) <= CACHE_BYTES else None
+
+    def batch(self, step: int, rank: int = 0) -> Batch:
+        generator = step_generator(self.seed + 1, step, rank)
+        recipe = self.recipe
+        objects = self._objects_of(step, rank)
+        picked = [self._views(int(index), generator) for index in objects]
+        keys, rgba, cam2world, intrinsics = zip(*picked, strict=True)
+        rgba, cam2world, intrinsics = torch.stack(rgba), torch.stack(cam2world), torch.stack(intrinsics)
+        cam2world = turn_to_input(cam2world, cam2world[:, 0])
+
+        source, lens = cam2world[:, 0], intrinsics[:, 0]
+        if recipe.camera_noise:
+            source, lens = add_camera_noise(source, lens, generator, recipe.camera_noise)
+        image = resize(on_white(rgba[:, 0]), self.image_size)
+
+        resolution = render_resolution(recipe, step, self.total_steps, generator)
+        views = resize(premultiplied(rgba.flatten(0, 1)), resolution).unflatten(0, rgba.shape[:2])
+        if recipe.rays_per_view:
+            pixels = scattered_pixels(views[:, :, 3], recipe.rays_per_view, generator)
+            patch = None
+        else:
+            patch = min(recipe.patch_size, resolution)
+            pixels = patch_pixels(*rgba.shape[:2], resolution, patch, generator)
+        seen = views.flatten(3).gather(3, pixels[:, :, None].expand(-1, -1, 4, -1)).mT  # (B, V, N, 4)
+        colour, mask = seen.split([3, 1], dim=-1)
+        where = torch.stack([pixels % resolution, pixels // resolution], dim=-1).add(0.5).div(resolution)
+        return Batch(
+            keys=list(keys),
+            image=image,
+            camera=camera_vector(source, lens),
+            cam2world=cam2world,
+            intrinsics=intrinsics,
+            pixels=where,
+            rgb=colour + 1 - mask,
+            mask=mask,
+            patch=patch,
+        )
+
+    def _objects_of(self, step: int, rank: int) -> np.ndarray:
+        """Whole epochs in random order: every object once before any object twice."""
+        share, count = self.recipe.batch_size // self.processes, len(self.shards)
+        first = step * self.recipe.batch_size + rank * share
+        at = np.arange(first, first + share)
+        orders = {e: np.random.default_rng((self.seed, e)).permutation(count) for e in set(at // count)}
+        return np.array([orders[i // count][i % count] for i in at])
+
+    def _views(self, index: int, generator: torch.Generator) -> tuple[str, Tensor, Tensor, Tensor]:
+        """The input view and others of one object: key, uint8 (V, 4, H, W), cameras, intrinsics."""
+        chosen = torch.randperm(self.view_count, generator=generator)[: self.recipe.views].tolist()
+        if self._cached is None:
+            sample = self.shards.read(index, views=chosen)
+            return sample.key, sample.rgba, sample.cam2world, sample.intrinsics
+        if self._cached[index] is None:
+            self._cached[index] = self.shards[index]
+        sample = self._cached[index]
+        return sample.key, sample.rgba[chosen], sample.cam2world[chosen], sample.intrinsics[chosen]
+
+
+def premultiplied(rgba: Tensor) -> Float[Tensor, "batch 4 height width"]:
+    """uint8 straight alpha to float in [0, 1] with the colours multiplied by alpha, so that resizing leaves no fringe."""
+    rgba = rgba.float() / 255
+    return torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)
+
+
+def on_white(rgba: Tensor) -> Float[Tensor, "batch 3 height width"]:
+    """uint8 straight alpha to a picture in [0, 1] on white."""
+    rgba = premultiplied(rgba)
+    return rgba[:, :3] + 1 - rgba[:, 3:]
+
+
+def resize(images: Float[Tensor, "batch c height width"], size: int) -> Float[Tensor, "batch c size size"]:
+    if images.shape[-1] == size:
+        return images
+    return interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def patch_pixels(
+    batch: int, views: int, resolution: int, patch: int, generator: torch.Generator
+) -> Int[Tensor, "B V N"]:
+    """Flat pixel indices of a random patch in each view, row by row."""
+    room = resolution - patch + 1
+    row = torch.randint(room, (batch, views, 1, 1), generator=generator) + torch.arange(patch)[:, None]
+    column = torch.randint(room, (batch, views, 1, 1), generator=generator) + torch.arange(patch)
+    return (row * resolution + column).flatten(2)
+
+
+def scattered_pixels(mask: Float[Tensor, "B V H W"], count: int, generator: torch.Generator) -> Int[Tensor, "B V N"]:
+    """Flat pixel indices, most of them drawn on or near the object, the others anywhere."""
+    near = (max_pool2d(mask, 7, 1, padding=3) > 0).float().flatten(2)
+    share = near / near.sum(-1, keepdim=True).clamp(min=1)
+    chance = NEAR_OBJECT * share + (1 - NEAR_OBJECT) / share.shape[-1]
+    drawn = torch.multinomial(chance.flatten(0, 1), count, replacement=True, generator=generator)
+    return drawn.unflatten(0, mask.shape[:2])

@@ -1,0 +1,118 @@
+"""Train VFusion3D on multi-view shards by the recipe of section 3.3: the whole run, from the profile to a model folder."""
+
+import math
+import os
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from vfusion3d.data.shards import MultiviewShards
+from vfusion3d.foundations.perceptual import perceptual_distance
+from vfusion3d.loop import LoopSettings, train
+from vfusion3d.model.initialise import start_local
+from vfusion3d.model.vfusion3d import VFusion3D
+from vfusion3d.profiles import Profile
+from vfusion3d.training.losses import Losses
+from vfusion3d.training.schedule import learning_rate, total_steps
+from vfusion3d.training.supervision import Supervision
+
+SIZES = {
+    # under 3 M parameters: most of them in the encoder, where a token is cheap
+    "mini": dict(
+        patch_size=8,
+        position_grid=8,
+        encoder_width=160,
+        encoder_layers=6,
+        encoder_heads=5,
+        camera_width=64,
+        width=128,
+        layers=3,
+        heads=4,
+        triplane_size=12,
+        triplane_channels=32,
+        samples_per_ray=64,
+        source_distance=1.5,
+        source_elevation=math.pi / 8,
+    ),
+    "released": {},  # the defaults of VFusion3D
+}
+
+
+def new_model(profile: Profile, generator: torch.Generator) -> VFusion3D:
+    """A model of the profile's size: from its bundled start if it names one, else from nothing.
+
+    The released size takes its encoder from the role image_features (section 3.1: a pretrained DINO).
+    """
+    if profile.model.start:
+        return VFusion3D.from_pretrained(profile.model.start)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        model = VFusion3D(image_size=profile.model.image_size, **SIZES[profile.model.size])
+    if profile.model.size == "released":
+        from transformers import Dinov2Model
+
+        model.encoder.model = Dinov2Model.from_pretrained(profile.foundations.image_features)
+        return model
+    return start_local(model, generator)
+
+
+def train_vfusion3d(
+    profile: Profile,
+    data: str | Path,
+    folder: str | Path,
+    *,
+    model: VFusion3D | None = None,
+    seed: int = 0,
+    show=None,
+    show_every: int = 0,
+    checkpoint_every: int = 200,
+    stop_after: float = math.inf,
+) -> VFusion3D:
+    """Train by `profile.training` on the shards in `data`; the run's checkpoint and log go to `folder`.
+
+    model: what to start from, else `new_model`. Interrupted, the same call goes on where it stopped; once done, it loads
+    `folder/model` and returns. stop_after: seconds after which to stop early (nothing is written to `folder/model` then).
+    """
+    folder, recipe = Path(folder), profile.training
+    if (folder / "model").is_dir():
+        return VFusion3D.from_pretrained(folder / "model")
+    shards = MultiviewShards(data)
+    steps = total_steps(recipe, len(shards))
+    model = new_model(profile, torch.Generator().manual_seed(seed)) if model is None else model
+    perceptual = perceptual_distance(profile) if recipe.losses.lpips else None
+    processes = PartialState(cpu=profile.device == "cpu").num_processes
+    supervision = Supervision(shards, recipe, model.config.image_size, steps, seed, processes)
+    losses = Losses(recipe, perceptual)
+    settings = LoopSettings(
+        steps=steps,
+        learning_rate=lambda step: learning_rate(recipe, step, steps),
+        seed=seed,
+        weight_decay=recipe.weight_decay,
+        grad_clip=recipe.grad_clip,
+        mixed_precision=recipe.mixed_precision,
+        checkpoint_every=checkpoint_every,
+    )
+    device = None if profile.device == "auto" else profile.device
+    callback = (lambda step: show(model, step)) if show else None
+    done = train(
+        model,
+        supervision.batch,
+        losses,
+        settings,
+        folder,
+        show=callback,
+        show_every=show_every,
+        stop_after=stop_after,
+        device=device,
+    )
+    if done and PartialState().is_main_process:
+        save_whole(model, folder / "model")
+    return model
+
+
+def save_whole(model: VFusion3D, folder: Path) -> None:
+    """`save_pretrained` under a temporary name, renamed when complete."""
+    partial = folder.with_name(folder.name + ".partial")
+    model.save_pretrained(partial)
+    os.replace(partial, folder)
