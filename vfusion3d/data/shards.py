@@ -55,7 +55,7 @@ def encode_sample(
 ) -> dict[str, bytes]:
     """The members of a sample, in the order in which a shard has them: what `ShardWriter.write` takes."""
     members = {f"view{number:02d}.png": _encode_png(view) for number, view in enumerate(rgba)}
-    cameras = {"cam2world": _rounded(cam2world), "intrinsics": _rounded(intrinsics)}
+    cameras = {"cam2world": _exact(cam2world), "intrinsics": _exact(intrinsics)}
     members["cameras.json"] = json.dumps(cameras).encode()
     members["txt"] = caption.encode()
     members[LAST_MEMBER] = json.dumps(metadata, sort_keys=True).encode()
@@ -324,8 +324,10 @@ def _view_number(name: str) -> int:
     return int(re.sub(r"\D", "", name))
 
 
-def _rounded(numbers) -> list:
-    return np.round(np.asarray(numbers, np.float64), 7).tolist()
+def _exact(numbers: Tensor) -> list:
+    """float32 numbers as nested lists with 9 significant digits: enough to get the same float32 back."""
+    numbers = np.asarray(numbers, np.float32)
+    return np.array([float(f"{number:.9g}") for number in numbers.flat]).reshape(numbers.shape).tolist()
 
 
 def _encode_png(rgba: UInt8[np.ndarray, "size size 4"]) -> bytes:

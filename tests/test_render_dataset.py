@@ -1,0 +1,158 @@
+"""Rendering a data set: the same bytes for any number of workers and kills, the cameras of the paper, and the rate."""
+
+import hashlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from vfusion3d import cameras
+from vfusion3d.data.render import render_views
+from vfusion3d.data.render_dataset import MeshFolder, ProceduralObjects, RandomPrimitives, render_dataset
+from vfusion3d.data.shards import MultiviewShards, written_keys
+
+pytest.importorskip("pyvista")
+
+SETTINGS = {"views": 4, "size": 24, "seed": 7, "shard_size": 5, "progress": False}
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("rendered")
+    render_dataset(folder, RandomPrimitives(), 12, **SETTINGS)
+    return folder
+
+
+def test_the_samples_show_the_objects_of_their_seeds_from_the_stored_cameras(rendered):
+    from vfusion3d.data.primitives import random_primitives
+
+    data = MultiviewShards(rendered, verify=True)
+    assert data.keys == [f"{index:08d}" for index in range(12)]
+    for index in (0, 7, 11):
+        sample = data[index]
+        rng = np.random.default_rng([7, index])
+        rng.uniform(), rng.integers(2**63)  # the elevation and the seed of the cameras come first
+        again = render_views(random_primitives(rng), sample.cam2world, sample.intrinsics, 24).rgba
+        assert (again == sample.rgba.permute(0, 2, 3, 1).numpy()).all()
+        assert sample.metadata["seed"] == 7
+        assert sample.metadata["index"] == index
+    assert len({data[index].rgba.numpy().tobytes() for index in range(12)}) == 12
+
+
+def test_cameras_stand_as_the_paper_says(rendered):
+    data = MultiviewShards(rendered)
+    elevations = [sample.metadata["elevation"] for sample in data]
+    assert 0 <= min(elevations) < 0.2
+    assert 0.5 < max(elevations) <= math.pi / 4
+    for sample in data:
+        ideal = cameras.orbit_cameras(4, sample.metadata["elevation"])
+        assert torch.allclose(sample.cam2world[..., :3], ideal[..., :3], atol=1e-6)
+        shift = sample.cam2world[..., 3] - ideal[..., 3]
+        assert shift.abs().max() <= 0.05 + 1e-6
+        assert shift.abs().max() > 0.01
+        assert torch.equal(sample.intrinsics, cameras.default_intrinsics(4))
+
+
+def test_two_workers_write_the_bytes_that_one_writes(rendered, tmp_path):
+    render_dataset(tmp_path, RandomPrimitives(), 12, workers=2, **SETTINGS)
+    assert checksums(tmp_path) == checksums(rendered)
+
+
+def test_parts_on_several_machines_write_the_bytes_of_the_whole(rendered, tmp_path):
+    render_dataset(tmp_path, RandomPrimitives(), 12, part=(1, 2), **SETTINGS)
+    assert not (tmp_path / "index.json").exists()
+    render_dataset(tmp_path, RandomPrimitives(), 12, part=(0, 2), **SETTINGS)
+    assert checksums(tmp_path) == checksums(rendered)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_kill_9_in_the_middle_and_going_on_gives_the_bytes_of_an_undisturbed_run(rendered, tmp_path, workers):
+    code = (
+        "from vfusion3d.data.render_dataset import *\n"
+        "if __name__ == '__main__':\n"
+        f"    render_dataset({str(tmp_path)!r}, RandomPrimitives(), 12, workers={workers}, **{SETTINGS!r})\n"
+    )
+    script = tmp_path.with_suffix(".py")
+    script.write_text(code)
+    for stop_after in (2, 7) if workers == 1 else (7,):  # in the middle of the first and of the second shard
+        process = subprocess.Popen([sys.executable, str(script)], start_new_session=True)
+        deadline = time.monotonic() + 240
+        while process.poll() is None and time.monotonic() < deadline:
+            if sum(len(written_keys(tmp_path / f"shard-{shard:06d}.tar")) for shard in range(3)) >= stop_after:
+                break
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert process.returncode == -signal.SIGKILL, "it had finished before it could be killed"
+        _wait_for_group(process.pid)  # the workers leave with their parent
+        assert not (tmp_path / "index.json").exists()
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("shard-*.tar")}
+    render_dataset(tmp_path, RandomPrimitives(), 12, **SETTINGS)
+    assert checksums(tmp_path) == checksums(rendered)
+    assert all((tmp_path / name).stat().st_mtime_ns == written for name, written in before.items())
+
+
+def _wait_for_group(group: int) -> None:
+    for _ in range(300):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("workers outlived their parent")
+
+
+def test_a_finished_folder_is_left_alone_and_other_settings_are_refused(rendered):
+    before = {path.name: path.stat().st_mtime_ns for path in rendered.glob("*.tar")}
+    render_dataset(rendered, RandomPrimitives(), 12, **SETTINGS)
+    assert before == {path.name: path.stat().st_mtime_ns for path in rendered.glob("*.tar")}
+    with pytest.raises(ValueError, match="size: 24 there, 32 now"):
+        render_dataset(rendered, RandomPrimitives(), 12, **{**SETTINGS, "size": 32})
+
+
+def test_procedural_objects_bring_their_captions_and_stay_in_their_categories(tmp_path):
+    from vfusion3d.data.objects import COMMON
+
+    render_dataset(tmp_path, ProceduralObjects(tuple(COMMON[:2])), 4, **SETTINGS)
+    for sample in MultiviewShards(tmp_path):
+        assert sample.metadata["category"] in COMMON[:2]
+        assert sample.metadata["category"] in sample.caption
+        assert (sample.rgba[:, 3] > 0).float().mean() > 0.02
+
+
+def test_a_folder_of_mesh_files_goes_on_past_broken_ones_and_lists_them(tmp_path):
+    files, folder = tmp_path / "files", tmp_path / "rendered"
+    files.mkdir()
+    for name in ("a_red_box", "c"):
+        trimesh.creation.box().export(files / f"{name}.ply")
+    (files / "b.obj").write_text("v 0 0 0\n")
+    (files / "c.txt").write_text("a grey box\n")
+    render_dataset(folder, MeshFolder(str(files)), **SETTINGS)
+    data = MultiviewShards(folder)
+    assert [sample.caption for sample in data] == ["a red box", "a grey box"]
+    assert [sample.metadata["file"] for sample in data] == ["a_red_box.ply", "c.ply"]
+    skipped = json.loads((folder / "index.json").read_text())["skipped"]
+    assert list(skipped) == ["00000001"]
+    assert "b.obj" in skipped["00000001"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"views": 0}, "views must be"), ({"workers": 0}, "workers must be"), ({"part": (2, 2)}, "part must be")],
+)
+def test_values_out_of_range_are_refused(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        render_dataset(tmp_path, RandomPrimitives(), 1, **{**SETTINGS, **change})

@@ -1,0 +1,235 @@
+"""Shards: deterministic, whole or not there, readable by plain webdataset, and honest about damage."""
+
+import errno
+import hashlib
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+
+from vfusion3d import cameras
+from vfusion3d.data import shards
+from vfusion3d.data.shards import MultiviewShards, ShardError, ShardWriter, encode_sample, shard_path, write_index
+
+VIEWS, SIZE = 3, 10
+
+
+def make_sample(number: int):
+    rng = np.random.default_rng(number)
+    rgba = rng.integers(0, 256, (VIEWS, SIZE, SIZE, 4), dtype=np.uint8)
+    cam2world = cameras.orbit_cameras(VIEWS, 0.1 * number)
+    intrinsics = cameras.default_intrinsics(VIEWS)
+    members = encode_sample(rgba, cam2world, intrinsics, f"object é {number}", {"category": "mug", "number": number})
+    return rgba, cam2world, members
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for shard in range(2):
+        with ShardWriter(shard_path(tmp_path, shard)) as writer:
+            for number in range(shard * 4, shard * 4 + 4):
+                writer.write(f"{number:03d}", make_sample(number)[2])
+    write_index(tmp_path)
+    return tmp_path
+
+
+def test_what_was_written_is_read_back_exactly(folder):
+    data = MultiviewShards(folder, verify=True)
+    assert len(data) == 8
+    assert data.keys == [f"{number:03d}" for number in range(8)]
+    for number, sample in enumerate(data):
+        rgba, cam2world, _ = make_sample(number)
+        assert (sample.rgba == torch.from_numpy(rgba).permute(0, 3, 1, 2)).all()
+        assert torch.equal(sample.cam2world, cam2world)
+        assert (sample.intrinsics == cameras.default_intrinsics(VIEWS)).all()
+        assert sample.caption == f"object é {number}"
+        assert sample.metadata == {"category": "mug", "number": number} == data.metadata(number)
+    assert data[-1].key == "007"
+    with pytest.raises(IndexError, match="8 samples"):
+        data[8]
+
+
+def test_some_views_are_those_views(folder):
+    data = MultiviewShards(folder)
+    whole, some = data[5], data.read(5, [2, 0])
+    assert (some.rgba == whole.rgba[[2, 0]]).all()
+    assert (some.cam2world == whole.cam2world[[2, 0]]).all()
+    with pytest.raises(IndexError, match="views 0 to 2"):
+        data.read(5, [3])
+
+
+def test_views_beyond_a_hundred_stay_in_their_order(tmp_path):
+    rgba = np.zeros((102, 2, 2, 4), np.uint8)
+    rgba[..., 3] = np.arange(102)[:, None, None]
+    with ShardWriter(shard_path(tmp_path, 0)) as writer:
+        writer.write("a", encode_sample(rgba, torch.zeros(102, 3, 4), torch.ones(102, 4), "", {}))
+    write_index(tmp_path)
+    assert MultiviewShards(tmp_path)[0].rgba[:, 3, 0, 0].tolist() == list(range(102))
+
+
+def test_the_same_samples_give_the_same_bytes(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    with ShardWriter(shard_path(other, 0)) as writer:
+        for number in range(4):
+            writer.write(f"{number:03d}", make_sample(number)[2])
+    assert shard_path(other, 0).read_bytes() == shard_path(folder, 0).read_bytes()
+
+
+def test_a_shard_cut_anywhere_goes_on_to_the_same_bytes(folder, tmp_path_factory):
+    whole = shard_path(folder, 0).read_bytes()
+    cuts = [0, 1, 511, 512, 700, *np.random.default_rng(0).integers(0, len(whole), 20), len(whole) - 1024, len(whole)]
+    for number, cut in enumerate(cuts):
+        path = shard_path(tmp_path_factory.mktemp("cut"), 0)
+        path.with_name(path.name + ".partial").write_bytes(whole[:cut])
+        with ShardWriter(path) as writer:
+            kept = list(writer.keys)
+            assert kept == shards.written_keys(path) == [f"{number:03d}" for number in range(len(kept))]
+            for number in range(len(kept), 4):
+                writer.write(f"{number:03d}", make_sample(number)[2])
+        assert path.read_bytes() == whole
+        assert not path.with_name(path.name + ".partial").exists()
+
+
+def test_a_writer_left_by_an_error_leaves_no_finished_shard(tmp_path):
+    def interrupted():
+        with ShardWriter(shard_path(tmp_path, 0)) as writer:
+            writer.write("a", make_sample(0)[2])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not shard_path(tmp_path, 0).exists()
+    assert shards.written_keys(shard_path(tmp_path, 0)) == ["a"]
+    with pytest.raises(FileNotFoundError, match="no finished shard"):
+        write_index(tmp_path)
+
+
+def test_a_full_disk_names_the_file_and_keeps_what_is_whole(tmp_path):
+    resource = pytest.importorskip("resource")  # a limit on the file's size stands in for the full disk
+    import signal
+
+    members = make_sample(0)[2]
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+    writer = ShardWriter(shard_path(tmp_path, 0))
+    writer.write("a", members)
+    written = writer.partial.stat().st_size
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (written + 1500, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"shard-000000\.tar\.partial") as raised:
+            writer.write("b", members)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert raised.value.errno == errno.EFBIG
+    assert "1 whole samples are kept" in str(raised.value)
+    assert writer.partial.stat().st_size == written
+    writer.write("b", members)  # there is room again
+    writer.finish()
+    write_index(tmp_path)
+    assert MultiviewShards(tmp_path, verify=True).keys == ["a", "b"]
+
+
+def test_two_writers_of_one_shard_are_refused(tmp_path):
+    pytest.importorskip("fcntl")
+    first = ShardWriter(shard_path(tmp_path, 0))
+    with pytest.raises(OSError, match="another process"):
+        ShardWriter(shard_path(tmp_path, 0))
+    first.finish()
+    with pytest.raises(FileExistsError, match="finished"):
+        ShardWriter(shard_path(tmp_path, 0))
+
+
+@pytest.mark.parametrize("key", ["a.b", "a/b", "", "a b"])
+def test_keys_that_would_break_a_shard_are_refused(tmp_path, key):
+    writer = ShardWriter(shard_path(tmp_path, 0))
+    with pytest.raises(ValueError, match="key"):
+        writer.write(key, make_sample(0)[2])
+    writer.write("good", make_sample(0)[2])
+    with pytest.raises(ValueError, match="already"):
+        writer.write("good", make_sample(0)[2])
+    writer.close()
+
+
+def test_python_s_tarfile_and_webdataset_read_the_shards(folder):
+    webdataset = pytest.importorskip("webdataset")
+    with tarfile.open(shard_path(folder, 0)) as archive:
+        assert len(archive.getnames()) == 4 * (VIEWS + 3)
+    samples = list(webdataset.WebDataset(str(shard_path(folder, 0)), shardshuffle=False).decode("rgba8"))
+    assert [sample["__key__"] for sample in samples] == ["000", "001", "002", "003"]
+    rgba, cam2world, _ = make_sample(2)
+    assert (samples[2]["view01.png"] == rgba[1]).all()
+    assert np.allclose(samples[2]["cameras.json"]["cam2world"], cam2world, atol=1e-6)
+    assert samples[2]["txt"] == "object é 2"
+    assert samples[2]["json"]["number"] == 2
+
+
+def test_the_index_holds_counts_checksums_and_the_place_of_every_member(folder):
+    index = json.loads((folder / "index.json").read_text())
+    assert index["samples"] == 8
+    for number, shard in enumerate(index["shards"]):
+        data = (folder / shard["name"]).read_bytes()
+        assert shard["sha256"] == hashlib.sha256(data).hexdigest()
+        for entry, sample in enumerate(shard["samples"]):
+            for name, content in make_sample(number * 4 + entry)[2].items():
+                offset, size = sample["members"][name]
+                assert data[offset : offset + size] == content
+
+
+def test_a_truncated_missing_or_changed_shard_is_an_error_that_names_it(folder):
+    path = shard_path(folder, 1)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ShardError, match=r"shard-000001\.tar is truncated"):
+        MultiviewShards(folder)
+    with pytest.raises(ShardError, match=r"shard-000001\.tar"):
+        write_index(folder)
+    path.unlink()
+    with pytest.raises(ShardError, match=r"shard-000001\.tar is missing"):
+        MultiviewShards(folder)
+    offset, _ = json.loads((folder / "index.json").read_text())["shards"][1]["samples"][0]["members"]["view01.png"]
+    path.write_bytes(whole[: offset + 30] + bytes([whole[offset + 30] ^ 255]) + whole[offset + 31 :])
+    with pytest.raises(ShardError, match=r"shard-000001\.tar does not match its checksum"):
+        MultiviewShards(folder, verify=True)
+    path.write_bytes(whole[:offset] + bytes(20) + whole[offset + 20 :])
+    with pytest.raises(ShardError, match=r"shard-000001\.tar, sample 004 is damaged"):
+        MultiviewShards(folder)[4]
+
+
+def test_a_shard_truncated_while_it_is_open_is_an_error_too(folder):
+    data = MultiviewShards(folder)
+    path = shard_path(folder, 1)
+    path.write_bytes(path.read_bytes()[:600])
+    with pytest.raises(ShardError, match=r"shard-000001\.tar is truncated"):
+        data[7]
+
+
+def test_a_folder_without_an_index_or_with_a_broken_one_says_what_to_do(folder):
+    (folder / "index.json").write_text("{")
+    with pytest.raises(ShardError, match=r"index\.json"):
+        MultiviewShards(folder)
+    (folder / "index.json").unlink()
+    with pytest.raises(FileNotFoundError, match="render the data"):
+        MultiviewShards(folder)
+
+
+def test_data_loader_workers_read_the_same_samples(folder):
+    data = MultiviewShards(folder)
+    expected = data[0].rgba  # opens the file in this process first
+    loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=2)
+    loaded = list(loader)
+    assert [sample.key for sample in loaded] == data.keys
+    assert (loaded[0].rgba == expected).all()
+
+
+def test_reading_needs_no_renderer():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('pyvista', 'vtkmodules', 'vtk', 'trimesh')));"
+        "import vfusion3d.data.shards"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
