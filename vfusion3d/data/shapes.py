@@ -38,6 +38,15 @@ class Shape:
         vertices[:, j] = s * self.vertices[:, i] + c * self.vertices[:, j]
         return Shape(vertices, self.faces)
 
+    def facing_x(self) -> "Shape":
+        """The shape tipped over so that its z becomes x, its x becomes y and its y becomes z (a wall picture)."""
+        return Shape(self.vertices[:, [2, 0, 1]], self.faces)
+
+    def sideways(self) -> "Shape":
+        """The shape tipped over so that its y becomes z, centred along its old z on y = 0 (a side view, extruded)."""
+        turned = self.turned("x", np.pi / 2)
+        return turned.at(y=-(turned.vertices[:, 1].min() + turned.vertices[:, 1].max()) / 2)
+
 
 def join(*shapes: Shape) -> Shape:
     """One shape of several, side by side (not welded to each other)."""
