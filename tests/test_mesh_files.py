@@ -1,0 +1,209 @@
+"""Mesh files: every format upright, in its colours and in the ball; every broken file an error that names it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from vfusion3d import cameras
+from vfusion3d.data.mesh_files import MeshFileError, load_mesh, mesh_paths, normalise
+from vfusion3d.data.render import render_views
+from vfusion3d.data.surfaces import DEFAULT_COLOUR, surfaces_of
+
+ASSETS = Path(__file__).parents[2] / "shared" / "assets"
+
+
+def steeple(up: int) -> trimesh.Trimesh:
+    """A thin pyramid that points along axis `up`, so that one can see what became of it."""
+    ground = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0], [0, 0, 5]], float)
+    faces = [[0, 2, 1], [0, 3, 2], [0, 1, 4], [1, 2, 4], [2, 3, 4], [3, 0, 4]]
+    return trimesh.Trimesh(np.roll(ground, up + 1, axis=1), faces, process=False)
+
+
+@pytest.mark.parametrize(("name", "up"), [("a.glb", 1), ("a.gltf", 1), ("a.obj", 1), ("a.ply", 2), ("a.stl", 2)])
+def test_every_format_stands_upright_in_the_ball(tmp_path, name, up):
+    steeple(up).export(tmp_path / name)
+    mesh = load_mesh(tmp_path / name)
+    assert np.linalg.norm(mesh.vertices, axis=1).max() == pytest.approx(0.75, abs=1e-6)
+    assert np.allclose(mesh.bounds.sum(0), 0, atol=1e-6)
+    width, depth, height = np.ptp(mesh.bounds, axis=0)
+    assert height == pytest.approx(2.5 * width, rel=1e-5) == pytest.approx(2.5 * depth, rel=1e-5)
+    top = mesh.vertices[mesh.vertices[:, 2] > 0.4]
+    assert np.allclose(top[:, :2], 0, atol=1e-6)  # the tip is up, not down
+    assert mesh.volume > 0  # and nothing is mirrored or inside out
+
+
+@pytest.mark.parametrize("up", ["x", "y", "z"])
+def test_the_up_axis_can_be_told(tmp_path, up):
+    steeple("xyz".index(up)).export(tmp_path / "a.stl")
+    mesh = load_mesh(tmp_path / "a.stl", up=up)
+    assert np.allclose(mesh.vertices[mesh.vertices[:, 2] > 0.4][:, :2], 0, atol=1e-6)
+    assert mesh.volume > 0
+    with pytest.raises(ValueError, match="up must be"):
+        load_mesh(tmp_path / "a.stl", up="w")
+
+
+def test_vertex_colours_are_kept_and_gltf_s_are_linear_light(tmp_path):
+    mesh = steeple(1)
+    colours = np.uint8([[255, 0, 0, 255], [0, 128, 0, 255], [0, 0, 64, 255], [255, 255, 255, 255], [188, 10, 90, 255]])
+    mesh.visual.vertex_colors = colours
+    for name in ("a.ply", "a.obj", "a.glb"):
+        mesh.export(tmp_path / name)
+    for name in ("a.ply", "a.obj"):
+        assert (load_mesh(tmp_path / name).visual.vertex_colors == colours).all()
+    light = colours[:, :3] / 255
+    srgb = 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    assert np.abs(load_mesh(tmp_path / "a.glb").visual.vertex_colors[:, :3] - srgb).max() <= 0.5
+
+
+def test_an_stl_file_is_light_grey(tmp_path):
+    steeple(2).export(tmp_path / "a.stl")
+    (surface,) = surfaces_of(load_mesh(tmp_path / "a.stl"))
+    assert (surface.colours == DEFAULT_COLOUR).all()
+
+
+def test_a_gltf_colour_factor_is_linear_and_multiplies_the_texture():
+    quad = trimesh.Trimesh([[0, -1, -1], [0, 1, -1], [0, 1, 1], [0, -1, 1]], [[0, 1, 2], [0, 2, 3]], process=False)
+    for texture in (None, Image.new("RGB", (4, 4), (200, 100, 255))):
+        material = trimesh.visual.material.PBRMaterial(baseColorFactor=[55, 255, 128, 255], baseColorTexture=texture)
+        quad.visual = trimesh.visual.TextureVisuals(uv=[[0, 0], [1, 0], [1, 1], [0, 1]], material=material)
+        picture = render_views(quad, cameras.orbit_cameras(1, 0.0), cameras.INTRINSICS, 9, shading=False).rgba
+        srgb = np.array([128, 255, 188])  # of 55/255, 1 and 128/255
+        expected = srgb if texture is None else srgb * np.array([200, 100, 255]) / 255
+        assert np.abs(picture[0, 4, 4, :3] - expected).max() <= 2
+
+
+OBJ_WITH_MATERIALS = """mtllib a.mtl
+v 0 -1 -1
+v 0 0 -1
+v 0 1 -1
+v 0 -1 1
+v 0 0 1
+v 0 1 1
+v 0 -1 2
+v 0 1 2
+vt 0 0
+vt 1 0
+vt 1 1
+vt 0 1
+usemtl {left}
+f 1/1 2/2 5/3
+f 1/1 5/3 4/4
+usemtl {right}
+f 2/1 3/2 6/3
+f 2/1 6/3 5/4
+usemtl {top}
+f 4/1 6/2 8/3
+f 4/1 8/3 7/4
+"""
+MTL = """newmtl red
+Kd 1 0 0
+newmtl blue
+Kd 0 0 1
+newmtl grey
+Kd 0.4 0.4 0.4
+newmtl one
+Kd 0.8 0.8 0.8
+map_Kd one.png
+newmtl two
+map_Kd two.png
+"""
+
+
+def write_obj(folder: Path, **materials: str) -> Path:
+    (folder / "a.mtl").write_text(MTL)
+    (folder / "a.obj").write_text(OBJ_WITH_MATERIALS.format(**materials))
+    halves = np.zeros((64, 64, 3), np.uint8)
+    halves[:32, :, 0], halves[32:, :, 1] = 250, 150
+    Image.fromarray(halves).save(folder / "one.png")
+    Image.new("RGB", (2, 2), (10, 20, 230)).save(folder / "two.png")
+    return folder / "a.obj"
+
+
+def colours_seen(mesh) -> list[list[int]]:
+    """Of the left, right and top part of the object, each near its lower edge and near its upper one."""
+    picture = render_views(mesh, cameras.orbit_cameras(1, 0.0), cameras.INTRINSICS, 256, shading=False).rgba[0]
+    scale = 0.75 / np.linalg.norm([1, 1.5])
+    points = np.array([[-0.5, -0.9], [-0.5, 0.9], [0.5, -0.9], [0.5, 0.9], [0, 1.1], [0, 1.9]]) - [0, 0.5]
+    pixels = np.int64((0.5 + points * [1, -1] * scale * 0.75 / 1.5) * 256)
+    return picture[pixels[:, 1], pixels[:, 0], :3].tolist()
+
+
+def test_an_obj_of_plain_materials_becomes_one_mesh_in_their_colours(tmp_path):
+    mesh = load_mesh(write_obj(tmp_path, left="red", right="blue", top="grey"), up="z")
+    assert isinstance(mesh, trimesh.Trimesh)
+    assert colours_seen(mesh) == [[255, 0, 0]] * 2 + [[0, 0, 255]] * 2 + [[102, 102, 102]] * 2
+
+
+def test_several_textures_and_plain_materials_side_by_side_each_show_where_they_belong(tmp_path):
+    mesh = load_mesh(write_obj(tmp_path, left="one", right="red", top="two"), up="z")
+    assert isinstance(mesh, trimesh.Scene)
+    assert np.allclose(np.linalg.norm(np.concatenate([p.vertices for p in mesh.dump()]), axis=1).max(), 0.75)
+    assert colours_seen(mesh) == [[0, 150, 0], [250, 0, 0]] + [[255, 0, 0]] * 2 + [[10, 20, 230]] * 2
+
+
+def test_transforms_of_a_scene_are_applied(tmp_path):
+    scene = trimesh.Scene()
+    for side in (-1, 1):
+        box = trimesh.creation.box(extents=[1, 1, 1])
+        box.visual.vertex_colors = np.tile(np.uint8([255, 255, 255, 255]), (8, 1))
+        scene.add_geometry(box, transform=trimesh.transformations.translation_matrix([3.5 * side, 0, 0]))
+    scene.export(tmp_path / "a.glb")
+    mesh = load_mesh(tmp_path / "a.glb")
+    assert np.allclose(np.ptp(mesh.bounds, axis=0) / np.ptp(mesh.bounds[:, 2]), [8, 1, 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.glb", b"", "the file is empty"),
+        ("a.obj", b"", "the file is empty"),
+        ("a.glb", b"glTF\x02\x00\x00\x00 and then nonsense", "cannot be read"),
+        ("a.gltf", b"{", "cannot be read"),
+        ("a.ply", b"ply\nformat ascii 1.0\nelement vertex 3\n", "cannot be read|no faces"),
+        ("a.stl", b"\x00" * 100, "no faces|cannot be read"),
+        ("a.obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\n", "no faces|cannot be read"),
+        ("a.obj", b"v 0 0 0\nv nan 0 0\nv 0 1 0\nf 1 2 3\n", "NaN"),
+        ("a.obj", b"v 0 0 0\nv inf 0 0\nv 0 1 0\nf 1 2 3\n", "infinite"),
+        ("a.obj", b"v 1 1 1\nv 1 1 1\nv 1 1 1\nf 1 2 3\n", "single point"),
+        ("a.obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", "cannot be read|not there"),
+        ("a.fbx", b"Kaydara", "known are"),
+    ],
+)
+def test_a_broken_file_is_an_error_that_names_it_and_the_reason(tmp_path, name, content, reason):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(MeshFileError, match=reason) as raised:
+        load_mesh(tmp_path / name)
+    assert str(tmp_path / name) in str(raised.value)
+
+
+def test_a_missing_file_and_a_folder_without_meshes_are_errors(tmp_path):
+    with pytest.raises(MeshFileError, match="no such file"):
+        load_mesh(tmp_path / "a.obj")
+    with pytest.raises(FileNotFoundError, match="no mesh files"):
+        mesh_paths(tmp_path)
+
+
+def test_normalise_leaves_the_given_mesh_alone_and_ignores_vertices_without_a_face():
+    mesh = trimesh.Trimesh([[0, 0, 0], [4, 0, 0], [0, 4, 0], [99, 99, 99]], [[0, 1, 2]], process=False)
+    before = mesh.vertices.copy()
+    fitted = normalise(mesh, radius=1.0)
+    assert (mesh.vertices == before).all()
+    assert np.linalg.norm(fitted.vertices[:3], axis=1).max() == pytest.approx(1.0)
+
+
+@pytest.mark.skipif(not ASSETS.exists(), reason="needs ../shared/assets")
+@pytest.mark.parametrize("name", ["Duck.glb", "BoxTextured.glb", "spot.obj", "teapot.obj"])
+def test_real_assets_load_and_fill_the_picture(name):
+    mesh = load_mesh(ASSETS / name)
+    assert np.linalg.norm(mesh.vertices, axis=1).max() == pytest.approx(0.75, abs=1e-6)
+    alpha = render_views(mesh, cameras.orbit_cameras(4, 0.3), cameras.INTRINSICS, 64).rgba[..., 3]
+    assert (alpha > 127).mean(axis=(1, 2)).min() > 0.05
+    assert (alpha[:, [0, -1]] == 0).all()
+    if name == "Duck.glb":  # yellow, and its eyes are black and white
+        colours = render_views(mesh, cameras.orbit_cameras(4, 0.3), cameras.INTRINSICS, 256, shading=False).rgba
+        colours = colours[colours[..., 3] == 255][:, :3].astype(int)
+        assert ((colours[:, 0] > 220) & (colours[:, 1] > 180) & (colours[:, 2] < 60)).mean() > 0.5
+        assert (colours.max(-1) < 60).sum() > 50
