@@ -338,7 +338,7 @@ def add_train(commands) -> None:
         run_train,
         "train VFusion3D on rendered objects (section 3.3)",
         "Train VFusion3D by the profile's recipe on the shards in RUN_DIR/data/3d (made by `vfusion3d render`).\n"
-        "Checkpoints, the loss log and the finished weights go to RUN_DIR/vfusion3d; the weights are its folder model.\n"
+        "Checkpoints and the loss log go to RUN_DIR/vfusion3d, the finished weights to the folder model in it.\n"
         "Interrupt it at any time: the same command goes on where it stopped, to the same loss curve.",
         """
 vfusion3d train --profile laptop

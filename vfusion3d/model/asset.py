@@ -147,7 +147,7 @@ class Asset:
 
     def viewer_html(self, height: int = 400) -> str:
         """A self-contained viewer as an <iframe>: the mesh at the largest resolution that keeps it under 1.5 MB."""
-        for resolution in (112, 96, 80, 64, 48, 32, 24, 16):
+        for resolution in (80, 64, 48, 32, 16):
             content = to_glb(self.mesh(resolution), linear=False, viewer=True)
             if len(content) <= VIEWER_MESH_BYTES:
                 break
@@ -179,7 +179,7 @@ def to_glb(mesh: trimesh.Trimesh, linear: bool = True, viewer: bool = False) -> 
         turned.vertex_attributes["_COLOR_0"] = colours.astype(np.float32)
     scene = trimesh.Scene({"object": turned})
     if viewer:
-        scene.camera = trimesh.scene.Camera(resolution=(640, 480), fov=(48, 36))
+        scene.camera = trimesh.scene.Camera(resolution=(640, 480), fov=(48, 36), z_near=0.1, z_far=20)
         scene.camera_transform = _viewer_camera()
     return export_glb(scene, tree_postprocessor=_unlit if viewer else _standard_colours)
 
