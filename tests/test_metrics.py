@@ -42,13 +42,15 @@ def test_ssim_is_scikit_image_s_for_every_image_of_the_batch(pair):
         for image, truth in zip(*pair)
     ]
     assert 0.5 < min(expected) < 0.99
-    np.testing.assert_allclose(ssim(*pair).numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(ssim(*pair).numpy(), expected, atol=1e-4)
 
 
 def test_ssim_of_one_image_is_one_number_and_one_for_equal_images(pair):
     image, _ = pair
     assert ssim(image[:1], image[:1]).shape == (1,)
-    assert ssim(image, image).numpy() == pytest.approx(1.0, abs=1e-6)
+    flat = torch.full_like(image, 0.9)
+    assert ssim(image, image).numpy() == pytest.approx(1.0, abs=1e-4)
+    assert ssim(flat, flat).numpy() == pytest.approx(1.0, abs=1e-4)
 
 
 def test_ssim_of_an_image_smaller_than_its_window_says_so():

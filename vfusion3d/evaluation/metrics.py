@@ -31,7 +31,7 @@ def ssim(image: Float[Tensor, "n 3 h w"], truth: Float[Tensor, "n 3 h w"]) -> Fl
     channels and over the pixels whose window lies inside the image. torchmetrics computes the map, on any device, but
     its own mean takes in the 5 pixels along the border too, where it mirrors the image: for a small picture on white
     that is another number. scikit-image's is the one given here: `structural_similarity(..., gaussian_weights=True,
-    sigma=1.5, use_sample_covariance=False, data_range=1)`.
+    sigma=1.5, use_sample_covariance=False, data_range=1)`, equal to 1e-4 in float32.
     Raises ValueError on shapes that do not fit, and on images smaller than the window.
     """
     _check(image, truth)
@@ -41,10 +41,10 @@ def ssim(image: Float[Tensor, "n 3 h w"], truth: Float[Tensor, "n 3 h w"]) -> Fl
             f"{image.shape[-2]}x{image.shape[-1]}: render them larger"
         )
     _, similarity = structural_similarity_index_measure(
-        image.double(), truth.double(), sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
-    )  # double: the variance of a flat region is a difference of nearly equal numbers
+        image, truth, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
+    )
     border = SSIM_WINDOW // 2
-    return similarity[..., border:-border, border:-border].flatten(1).mean(dim=1).to(image.dtype)
+    return similarity[..., border:-border, border:-border].flatten(1).mean(dim=1)
 
 
 def lpips(
