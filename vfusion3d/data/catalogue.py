@@ -25,7 +25,7 @@ COLOURS: dict[str, RGB] = {
     "brown": (118, 70, 36),
     "black": (34, 34, 38),
     "grey": (134, 138, 144),
-    "white": (242, 242, 240),
+    "white": (232, 232, 230),
 }
 
 PROPORTIONS: dict[str, Proportions] = {
@@ -107,7 +107,7 @@ CATEGORIES: tuple[Category, ...] = (
     Category("anchor", False, uncommon.anchor, ("tall", "wide")),
     Category("hot air balloon", False, uncommon.hot_air_balloon, ("tall", "wide")),
     Category("umbrella", False, uncommon.umbrella, ("tall", "wide")),
-    Category("ice cream cone", False, uncommon.ice_cream_cone, ("tall", "wide")),
+    Category("ice cream cone", False, uncommon.ice_cream_cone),
     Category("rubber duck", False, uncommon.rubber_duck, ("tall", "long")),
     Category("trophy", False, uncommon.trophy, ("tall", "wide")),
 )

@@ -247,7 +247,7 @@ def hat(p: Proportions, rng: np.random.Generator) -> list[Part]:
 
 def book(p: Proportions, rng: np.random.Generator) -> list[Part]:
     """Closed and upright, its spine to the left of its front; or lying; or standing half open."""
-    height, width, thick = 1.0 * p.height, 0.72 * p.width, rng.uniform(0.22, 0.36)
+    height, width, thick = 1.0 * p.height, 0.72 * p.width, rng.uniform(0.26, 0.4)
     cover = 0.045
     kind = rng.choice(["upright", "lying", "open"], p=(0.45, 0.25, 0.3))
     if kind == "open":
@@ -260,7 +260,7 @@ def book(p: Proportions, rng: np.random.Generator) -> list[Part]:
         return [Part(join(right[0], left[0], spine), along="z"), Part(join(right[1], left[1]), "paper")]
     boards = [box(cover, width, height).at(x=side * (thick / 2 + cover / 2)) for side in (-1, 1)]
     spine = cylinder(thick / 2 + cover, height, segments=24).sized(1, 0.35, 1).at(y=-width / 2)
-    leaves = box(thick, width - 0.06, height - 0.08).at(0, -0.02, 0.04)
+    leaves = box(thick, width - 0.04, height - 0.03).at(0, -0.01, 0.015)
     label = box(cover, width * 0.55, height * 0.16).at(thick / 2 + cover * 0.7, 0.02, height * 0.62)
     parts = [Part(join(*boards, spine), along="z"), Part(leaves, "paper"), Part(label, "gold")]
     if rng.random() < 0.5:

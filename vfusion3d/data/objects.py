@@ -47,7 +47,7 @@ RADIUS = 0.75  # objects fill the ball of this radius
 
 
 def sample_object(rng: np.random.Generator, categories: Sequence[str] | None = None) -> ObjectSpec:
-    """A random object of one of `categories` (names; all by default), each as likely. ValueError if a name is unknown."""
+    """A random object of one of `categories` (names; all by default), each as likely. ValueError: unknown name."""
     names = [kind.name for kind in CATEGORIES] if categories is None else list(categories)
     if not names:
         raise ValueError("no categories to sample from: pass names, or None for all of them")

@@ -54,6 +54,10 @@ def triangle_areas(soup: Soup) -> Float[np.ndarray, " m"]:
     return 0.5 * np.linalg.norm(np.cross(b - a, c - a), axis=-1)
 
 
+def _centroids(soup: Soup) -> Float[np.ndarray, "m 3"]:
+    return (soup[:, 0, :3] + soup[:, 1, :3] + soup[:, 2, :3]) / 3
+
+
 def loosen(shape: Shape) -> Soup:
     """A shape as loose triangles. A corner's normal is the area-weighted mean over the faces at its vertex that meet
     the corner's own face at less than 40 degrees: smooth on curved surfaces, hard on edges."""
@@ -83,7 +87,9 @@ def loosen(shape: Shape) -> Soup:
 def cut(soup: Soup, values: Float[np.ndarray, "m 3"]) -> Soup:
     """The same surface with every triangle cut where `values`, linear on each triangle, changes sign."""
     values = np.where(np.abs(values) < 1e-7, 0.0, values)
-    crosses = (values.min(1) < 0) & (values.max(1) > 0)
+    first, second, third = values.T  # columns by hand: numpy is slow along an axis of three
+    below = (first < 0) | (second < 0) | (third < 0)
+    crosses = below & ((first > 0) | (second > 0) | (third > 0))
     if not crosses.any():
         return soup
     whole, part, values = soup[~crosses], soup[crosses], values[crosses]
@@ -120,11 +126,12 @@ def refine(soup: Soup, length: float, border) -> Soup:
     """
     done = []
     while len(soup):
-        edges = np.linalg.norm(np.roll(soup[..., :3], -1, axis=1) - soup[..., :3], axis=-1)
-        longest = edges.max(1)
-        split = (longest > length) & (np.abs(border(soup[..., :3].mean(1))) < 0.67 * longest)
+        edges = soup[:, (1, 2, 0), :3] - soup[..., :3]
+        edges = np.sqrt(np.einsum("mcd,mcd->cm", edges, edges))
+        longest = edges.max(0)
+        split = (longest > length) & (np.abs(border(_centroids(soup))) < 0.67 * longest)
         done.append(soup[~split])
-        soup, first = soup[split], edges.argmax(1)[split]
+        soup, first = soup[split], edges.argmax(0)[split]
         soup = soup[np.arange(len(soup))[:, None], (first[:, None] + np.arange(3)) % 3]
         a, b, c = soup[:, 0], soup[:, 1], soup[:, 2]
         middle = (a + b) / 2
@@ -132,14 +139,20 @@ def refine(soup: Soup, length: float, border) -> Soup:
     return np.concatenate(done)
 
 
-def _bands(soup: Soup, axis: int, width: float = BAND) -> tuple[Soup, Int[np.ndarray, " m"]]:
-    """Cut across an axis into an odd number of bands of about `width`; the soup and the band of each triangle."""
+def _band_edges(soup: Soup, axis: int) -> Float[np.ndarray, " edges"]:
+    """The edges of an odd number of equal bands, each about `BAND` wide, along an axis."""
     low, high = soup[..., axis].min(), soup[..., axis].max()
-    count = max(1, 2 * round(((high - low) / width - 1) / 2) + 1)
-    for level in np.linspace(low, high, count + 1)[1:-1]:
+    return np.linspace(low, high, max(2, 2 * round(((high - low) / BAND - 1) / 2) + 2))
+
+
+def _cut_at(soup: Soup, axis: int, edges: Float[np.ndarray, " edges"]) -> Soup:
+    for level in edges[1:-1]:
         soup = cut(soup, soup[..., axis] - level)
-    band = (soup[..., axis].mean(1) - low) / max(high - low, 1e-9) * count
-    return soup, np.clip(np.floor(band + 1e-6), 0, count - 1).astype(int)
+    return soup
+
+
+def _band_of(soup: Soup, axis: int, edges: Float[np.ndarray, " edges"]) -> Int[np.ndarray, " m"]:
+    return np.searchsorted(edges[1:-1] - 1e-7, _centroids(soup)[:, axis])
 
 
 def _middle(soup: Soup) -> Float[np.ndarray, " 3"]:
@@ -155,7 +168,7 @@ def _sectors(soup: Soup) -> tuple[Soup, Int[np.ndarray, " m"]]:
     for angle in (np.arange(half) + 0.5) * np.pi / half:
         side = (soup[..., 0] - middle[0]) * np.sin(angle) - (soup[..., 1] - middle[1]) * np.cos(angle)
         soup = cut(soup, side)
-    centre = soup[..., :2].mean(1) - middle[:2]
+    centre = _centroids(soup)[:, :2] - middle[:2]
     return soup, np.floor(np.arctan2(centre[:, 1], centre[:, 0]) * half / np.pi - 0.5 + 1e-6).astype(int) % (2 * half)
 
 
@@ -173,12 +186,13 @@ def _dots(soup: Soup, rng: np.random.Generator) -> tuple[Soup, Int[np.ndarray, "
     dots = np.array(centres)
 
     def outside(points):
-        squares = (dots**2).sum(-1) - 2 * points @ dots.T
-        return np.sqrt(np.maximum((points**2).sum(-1) + squares.min(-1), 0)) - DOT_RADIUS
+        flat = points.reshape(-1, 3)
+        nearest = ((dots**2).sum(1)[:, None] - 2 * dots @ flat.T).min(0) + np.einsum("nd,nd->n", flat, flat)
+        return np.sqrt(np.maximum(nearest, 0)).reshape(points.shape[:-1]) - DOT_RADIUS
 
     soup = refine(soup, DOT_RADIUS, outside)
     soup = cut(soup, outside(soup[..., :3]))
-    return soup, (outside(soup[..., :3].mean(1)) < 0).astype(int)
+    return soup, (outside(_centroids(soup)) < 0).astype(int)
 
 
 def paint(shape: Shape, how: Paint, rng: np.random.Generator) -> PaintedSurface:
@@ -197,28 +211,25 @@ def paint(shape: Shape, how: Paint, rng: np.random.Generator) -> PaintedSurface:
         return PaintedSurface(*_dots(soup, rng), how.colours[:2])
     around = how.along == "around"
     axis = "xyz".index(how.along) if how.along in ("x", "y", "z") else int(np.ptp(soup[..., :3], axis=(0, 1)).argmax())
-    if how.pattern == "striped":
-        soup, index = _sectors(soup) if around else _bands(soup, axis)
-    elif how.pattern == "checked":
-        if around:
-            soup, columns = _sectors(_bands(soup, 2)[0])
-            index = _bands(soup, 2)[1] + columns  # nothing left to cut
-        else:
-            index = 0
-            for axis in range(3):
-                soup = _bands(soup, axis)[0]
-            for axis in range(3):
-                index = index + _bands(soup, axis)[1]
+    if how.pattern == "striped" and around:
+        soup, index = _sectors(soup)
+    elif how.pattern in ("striped", "checked"):
+        axes = (axis,) if how.pattern == "striped" else (2,) if around else (0, 1, 2)
+        edges = {i: _band_edges(soup, i) for i in axes}
+        for i in axes:
+            soup = _cut_at(soup, i, edges[i])
+        soup, index = _sectors(soup) if around else (soup, 0)
+        index = sum((_band_of(soup, i, edges[i]) for i in axes), index)
     else:
         axis = 2 if around else axis
-        areas, position = triangle_areas(soup), soup[..., axis].mean(1)
+        areas, position = triangle_areas(soup), _centroids(soup)[:, axis]
         order = position.argsort()
         share = np.cumsum(areas[order]) / areas.sum()
         low, high = soup[..., axis].min(), soup[..., axis].max()
         level = position[order[np.searchsorted(share, 0.52)]]
         level = np.clip(level, low + 0.3 * (high - low), low + 0.7 * (high - low))
         soup = cut(soup, soup[..., axis] - level)
-        index = (soup[..., axis].mean(1) > level).astype(int)
+        index = (_centroids(soup)[:, axis] > level).astype(int)
     surface = PaintedSurface(soup, index % 2, how.colours[:2])
     share = surface.area_of_colours()
     return surface if share[0] >= share[1] else PaintedSurface(soup, 1 - surface.index, how.colours[:2])
@@ -249,7 +260,7 @@ def assemble(surfaces: list[PaintedSurface]) -> trimesh.Trimesh:
         ],
         np.uint64,
     )
-    key = (fields.view(np.uint64) * odd).sum(1, dtype=np.uint64)
+    key = fields.view(np.uint64) @ odd
     _, first, faces = np.unique(key ^ (key >> np.uint64(29)), return_index=True, return_inverse=True)
     rgba = np.concatenate([corner_colour[first], np.full((len(first), 1), 255, np.uint8)], 1)
     return trimesh.Trimesh(

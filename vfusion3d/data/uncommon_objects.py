@@ -56,7 +56,7 @@ def rocket(p: Proportions, rng: np.random.Generator) -> list[Part]:
 
 
 def mushroom(p: Proportions, rng: np.random.Generator) -> list[Part]:
-    stem_height, stem, cap = 0.75 * p.height, rng.uniform(0.15, 0.21), 0.5 * p.width
+    stem_height, stem, cap = 0.8 * p.height, rng.uniform(0.15, 0.2), 0.46 * p.width
     s = np.linspace(0, 1, 9)
     stalk = lathe(np.stack([stem * (1.25 - 0.5 * s + 0.25 * s**3), s * (stem_height + 0.1)], -1), 24)
     rise = rng.uniform(0.34, 0.5)
