@@ -40,12 +40,12 @@ PROPORTIONS: dict[str, Proportions] = {
 
 @dataclass(frozen=True)
 class Category:
-    """A kind of object. proportions: the words of `PROPORTIONS` that make sense for it."""
+    """A kind of object. proportions: the two words of `PROPORTIONS` that make sense for it."""
 
     name: str
     common: bool
     build: Callable[[Proportions, np.random.Generator], list[Part]]
-    proportions: tuple[str, ...] = ("tall", "short")
+    proportions: tuple[str, str] = ("tall", "short")
 
 
 @dataclass(frozen=True)
