@@ -64,6 +64,13 @@ def test_an_stl_file_is_light_grey(tmp_path):
     assert (surface.colours == DEFAULT_COLOUR).all()
 
 
+def test_an_obj_with_texture_coordinates_and_no_material_is_light_grey_too(tmp_path):
+    (tmp_path / "a.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 0 1\nf 1/1 2/2 3/3\n")
+    (surface,) = surfaces_of(load_mesh(tmp_path / "a.obj"))
+    assert surface.texture is None
+    assert (surface.colours == DEFAULT_COLOUR).all()
+
+
 def test_a_gltf_colour_factor_is_linear_and_multiplies_the_texture():
     quad = trimesh.Trimesh([[0, -1, -1], [0, 1, -1], [0, 1, 1], [0, -1, 1]], [[0, 1, 2], [0, 2, 3]], process=False)
     for texture in (None, Image.new("RGB", (4, 4), (200, 100, 255))):

@@ -130,6 +130,8 @@ def _appearance(mesh: trimesh.Trimesh):
     linear = isinstance(visual.material, trimesh.visual.material.PBRMaterial)  # glTF's factors are linear light
     tint = _tint(visual.material, mesh)
     image = visual.material.baseColorTexture if linear else visual.material.image
+    if not linear and _is_placeholder(visual.material):
+        return default, False, None, None
     if image is None or visual.uv is None or not np.isfinite(visual.uv).all():
         if tint is None:
             return default, False, None, None
@@ -139,14 +141,20 @@ def _appearance(mesh: trimesh.Trimesh):
     return tint, False, np.asarray(visual.uv, np.float64)[:, :2], np.asarray(_rgb(image))
 
 
+def _is_placeholder(material) -> bool:
+    """Whether this is what trimesh gives a mesh with texture coordinates and no material: a grey that is not its own."""
+    stand_in = trimesh.visual.material.empty_material()
+    image = material.image
+    if image is None:
+        return "kd" not in material.kwargs and np.array_equal(material.diffuse, stand_in.diffuse)
+    return image.size == stand_in.image.size and np.array_equal(np.asarray(image), np.asarray(stand_in.image))
+
+
 def _tint(material, mesh) -> np.ndarray | None:
     """The sRGB colour (V, 3) that a material and its vertex colours give, None where they say nothing."""
     if not isinstance(material, trimesh.visual.material.PBRMaterial):
         colour = getattr(material, "diffuse", None)
-        named = "kd" in getattr(material, "kwargs", {})  # else a grey of trimesh's own stands for "no material"
-        if colour is None or (not named and np.array_equal(colour, trimesh.visual.color.DEFAULT_COLOR)):
-            return None
-        return np.tile(np.uint8(np.asarray(colour)[:3]), (len(mesh.vertices), 1))
+        return None if colour is None else np.tile(np.uint8(np.asarray(colour)[:3]), (len(mesh.vertices), 1))
     factor, vertex = material.baseColorFactor, mesh.visual.vertex_attributes.get("color")
     if factor is None and vertex is None:
         return None if material.baseColorTexture is None else np.full((len(mesh.vertices), 3), 255, np.uint8)
