@@ -124,7 +124,8 @@ def _appearance(mesh: trimesh.Trimesh):
         return np.asarray(visual.vertex_colors, np.uint8)[:, :3], False, None, None
     if visual.kind == "face":
         return np.asarray(visual.face_colors, np.uint8)[:, :3], True, None, None
-    if visual.kind != "texture":
+    known = trimesh.visual.material.PBRMaterial, trimesh.visual.material.SimpleMaterial
+    if visual.kind != "texture" or not isinstance(visual.material, known):
         return default, False, None, None
 
     linear = isinstance(visual.material, trimesh.visual.material.PBRMaterial)  # glTF's factors are linear light
@@ -142,7 +143,7 @@ def _appearance(mesh: trimesh.Trimesh):
 
 
 def _is_placeholder(material) -> bool:
-    """Whether this is what trimesh gives a mesh with texture coordinates and no material: a grey that is not its own."""
+    """Whether this is what trimesh gives texture coordinates without a material: a grey that is not the file's own."""
     stand_in = trimesh.visual.material.empty_material()
     image = material.image
     if image is None:
