@@ -5,6 +5,7 @@ import sys
 
 import imageio_ffmpeg
 import numpy as np
+import pandas as pd
 import pytest
 import trimesh
 from PIL import Image
@@ -53,20 +54,8 @@ def exit_code_of_a_wrong_command_line(*arguments) -> int:
 def test_good_pictures_go_on_past_broken_ones_and_the_exit_code_is_1(photos, tmp_path, weights):
     process = subprocess.run(
         [
-            sys.executable,
-            "-m",
-            "vfusion3d.cli",
-            "reconstruct",
-            str(photos),
-            str(tmp_path / "missing.jpg"),
-            "-o",
-            str(tmp_path / "out"),
-            "--weights",
-            weights,
-            "--resolution",
-            "16",
-            "--device",
-            "cpu",
+            *(sys.executable, "-m", "vfusion3d.cli", "reconstruct", str(photos), str(tmp_path / "missing.jpg")),
+            *("-o", str(tmp_path / "out"), "--weights", weights, "--resolution", "16", "--device", "cpu"),
         ],
         capture_output=True,
         text=True,
@@ -227,3 +216,18 @@ def test_the_help_lists_the_backgrounds_there_are():
     from vfusion3d.model import preprocess
 
     assert BACKGROUNDS == preprocess.BACKGROUNDS
+
+
+def test_evaluate_writes_a_row_for_every_object_and_method(tmp_path, weights, capsys):
+    rendered = ["--objects", "primitives", "-o", tmp_path / "shards", "--count", 1, "--views", 2, "--size", 32]
+    assert run("render", *rendered, "--workers", 1, "--profile", "smoke") == 0
+    table = tmp_path / "new" / "scores.csv"
+    arguments = ["--data", tmp_path / "shards", "--weights", weights, "-o", table, "--profile", "smoke"]
+    assert run("evaluate", *arguments) == 0
+    rows = pd.read_csv(table)
+    assert sorted(rows.method) == ["VFusion3D", "input view repeated", "white image"]
+    assert set(rows.views) == {1}
+    assert np.isfinite(rows[["psnr", "ssim", "lpips"]].to_numpy()).all()
+    assert [file.name for file in table.parent.iterdir()] == ["scores.csv"]
+    printed = capsys.readouterr().out
+    assert all(f"{psnr:.3f}" in printed for psnr in rows.psnr)

@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
@@ -22,6 +23,7 @@ TEST_SEED = 1_000_003  # added to the seed of a run for its unseen objects
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0, 1 where something failed, 130 interrupted (2: wrong command line)."""
     options = build_parser().parse_args(arguments)
+    warnings.filterwarnings("ignore", category=UserWarning, module="huggingface_hub")  # nothing a user can act on
     try:
         return options.run(options)
     except KeyboardInterrupt:
@@ -173,7 +175,8 @@ def _pipeline(options: argparse.Namespace):
     try:
         return ImageTo3DPipeline.from_pretrained(options.weights, device=options.device)
     except (ValueError, OSError, RuntimeError) as error:
-        raise ValueError(f"weights {options.weights!r} cannot be loaded: {one_line(error)}") from error
+        names = "mini, base, a folder made by save_pretrained, or a name on the hub"
+        raise ValueError(f"weights {options.weights!r} cannot be loaded ({one_line(error)}): use {names}") from error
 
 
 def _pictures(images: list[str]) -> tuple[list[str], list[str]]:
