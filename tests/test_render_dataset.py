@@ -1,4 +1,4 @@
-"""Rendering a data set: the same bytes for any number of workers and kills, the cameras of the paper, and the rate."""
+"""Rendering a data set: the same bytes for any number of workers and kills, and the cameras of the paper."""
 
 import hashlib
 import json

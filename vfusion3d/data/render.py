@@ -288,10 +288,13 @@ def _set_matrix(camera, matrix):
 def _mean_of_covered(samples: np.ndarray) -> UInt8[np.ndarray, "rows size columns size 4"]:
     """Straight-alpha pixels from (rows, size, s, columns, size, s, 4) samples that are either empty or opaque."""
     side = samples.shape[2]
-    total = np.zeros((*samples.shape[:2], *samples.shape[3:5], 4), np.uint16 if side <= 15 else np.uint32)
-    for row in range(side):
-        for column in range(side):
-            total += samples[:, :, row, :, :, column]
+    wide = np.uint16 if side <= 15 else np.uint32
+    lines = samples[:, :, 0].astype(wide)  # first along columns, whose samples lie side by side in memory
+    for line in range(1, side):
+        lines += samples[:, :, line]
+    total = lines[..., 0, :].copy()
+    for column in range(1, side):
+        total += lines[..., column, :]
     covered = np.maximum(total[..., 3:] // 255, 1)
     total[..., :3] = (total[..., :3] + covered // 2) // covered
     total[..., 3] = (total[..., 3] + side * side // 2) // (side * side)
