@@ -11,6 +11,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
 
+SHARED = Path(__file__).resolve().parents[2] / "shared"  # real assets and golden files, which are not ours to ship
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the repository."""

@@ -1,0 +1,76 @@
+import pytest
+import torch
+from tiny_model import tiny_model
+
+from vfusion3d import VFusion3D
+from vfusion3d.cameras import camera_vector, default_intrinsics, orbit_cameras
+from vfusion3d.model.initialise import start_local
+
+
+@pytest.fixture
+def inputs():
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    return image, camera_vector(orbit_cameras(2, 0.3), default_intrinsics(2))
+
+
+def test_shapes_are_those_that_the_docstrings_promise(inputs):
+    model = tiny_model()
+    planes = model(*inputs)
+    assert planes.shape == (2, 3, 8, 8, 8)
+    cameras, intrinsics = orbit_cameras(3, 0.2).expand(2, 3, 3, 4), default_intrinsics(2, 3)
+    with torch.no_grad():
+        view = model.render(planes, cameras, intrinsics, 12)
+        rgb, density = model.query(planes, torch.zeros(2, 5, 3))
+    assert view.rgb.shape == (2, 3, 3, 12, 12)
+    assert view.opacity.shape == view.depth.shape == (2, 3, 1, 12, 12)
+    assert rgb.shape == (2, 5, 3)
+    assert density.shape == (2, 5, 1)
+    assert (density >= 0).all()
+
+
+def test_a_saved_model_comes_back_the_same(inputs, tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    again = VFusion3D.from_pretrained(tmp_path)
+    assert dict(again.config)["source_elevation"] == 0.3
+    assert torch.equal(model(*inputs), again(*inputs))
+
+
+def test_half_precision_weights_load_as_float32_or_as_asked(inputs, tmp_path):
+    tiny_model().half().save_pretrained(tmp_path)
+    assert VFusion3D.from_pretrained(tmp_path, torch_dtype=torch.float32).dtype == torch.float32
+    assert VFusion3D.from_pretrained(tmp_path, torch_dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_gradient_checkpointing_changes_no_gradient(inputs):
+    gradients = []
+    for checkpointing in (False, True):
+        model = tiny_model()
+        if checkpointing:
+            model.enable_gradient_checkpointing()
+        model(*inputs).square().sum().backward()
+        assert model.transformer.gradient_checkpointing is checkpointing
+        gradients.append(model.transformer.layers[0].cross_attn.q_proj_weight.grad)
+    assert torch.allclose(*gradients, rtol=1e-5)
+
+
+def test_the_camera_changes_the_planes(inputs):
+    image, camera = inputs
+    model = tiny_model()
+    assert not torch.allclose(model(image, camera), model(image, camera.flip(0)))
+
+
+def test_from_the_local_start_a_plane_token_looks_at_the_patch_it_projects_to():
+    model = start_local(tiny_model(), torch.Generator().manual_seed(0)).eval()
+    size, grid = model.config.triplane_size, model.config.position_grid
+    with torch.no_grad():
+        tokens = model.encoder(torch.ones(1, 3, 64, 64))
+        layer = model.transformer.layers[0]
+        queries = layer.norm1(model.transformer.pos_embed, torch.zeros(1, model.config.camera_width))
+        _, attention = layer.cross_attn(queries, tokens, tokens)
+    attention = attention[0, 2 * size * size :, 1:].view(size, size, grid, grid)  # plane 2: rows y, columns z
+    for y in range(size):
+        for z in range(size):
+            image_row, image_column = divmod(attention[y, z].argmax().item(), grid)
+            assert abs((image_column + 0.5) / grid - (y + 0.5) / size) <= 1 / size  # image right is +y
+            assert abs(1 - (image_row + 0.5) / grid - (z + 0.5) / size) <= 1 / size  # image up is +z

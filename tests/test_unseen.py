@@ -1,0 +1,50 @@
+"""The test set is balanced, differs from the training set, and what the showcase shows is what the shards hold."""
+
+import numpy as np
+import torch
+
+from vfusion3d.data.objects import CATEGORIES, COMMON
+from vfusion3d.data.render_dataset import render_dataset
+from vfusion3d.data.shards import MultiviewShards
+from vfusion3d.data.unseen import ROUND, UnseenObjects
+from vfusion3d.evaluation.baselines import repeat_input
+from vfusion3d.evaluation.showcase import novel_views_by
+
+
+def test_every_category_comes_once_a_round_and_halves_alternate():
+    assert sorted(ROUND) == sorted(kind.name for kind in CATEGORIES)
+    for count in (4, 20, 40):
+        names = [ROUND[index % len(ROUND)] for index in range(count)]
+        assert sum(name in COMMON for name in names) == count // 2
+
+
+def test_an_unseen_object_is_of_its_turns_category_and_says_so():
+    for index in (0, 1, len(ROUND) + 2):
+        made = UnseenObjects()(index, np.random.default_rng([5, index]))
+        assert made.metadata["category"] == ROUND[index % len(ROUND)]
+        assert made.metadata["common"] == (made.metadata["category"] in COMMON)
+        assert made.metadata["category"] in made.caption
+
+
+def test_the_showcase_shows_the_stored_views_at_the_wanted_turns(tmp_path):
+    render_dataset(tmp_path, UnseenObjects(), 1, views=8, size=32, camera_offset=0.0, progress=False)
+    sample = MultiviewShards(tmp_path)[0]
+    shown = novel_views_by({"repeat": repeat_input}, sample, size=32, input_view=6, turns=(1 / 4, 1 / 2, 3 / 4))
+    white = sample.rgba[:, :3] / 255 * (sample.rgba[:, 3:] / 255) + 1 - sample.rgba[:, 3:] / 255
+    assert list(shown) == ["input", "repeat", "truth"]
+    assert torch.allclose(shown["input"], white[[6]], atol=1e-6)
+    assert torch.allclose(shown["truth"], white[[0, 2, 4]], atol=1e-6)
+    assert torch.allclose(shown["repeat"], white[[6, 6, 6]], atol=1e-6)
+    asked = {}
+
+    def note(image, camera, cam2world, intrinsics, size):
+        asked["input"], asked["wanted"] = camera[0], cam2world
+        return repeat_input(image, camera, cam2world, intrinsics, size)
+
+    novel_views_by({"note": note}, sample, size=32, input_view=6, turns=(1 / 4,))
+    x, y, _ = asked["input"][0, :, 3]
+    assert abs(y) < 1e-5  # the input stands at azimuth 0
+    assert x > 0
+    x, y, _ = asked["wanted"][0, 0, :, 3]
+    assert abs(x) < 1e-5  # a quarter turn on
+    assert y > 0
