@@ -1,0 +1,45 @@
+"""The pictures beside the numbers: one unseen object from around, by several methods, asked as the protocol asks."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vfusion3d.cameras import turn_to_input
+from vfusion3d.evaluation.images import on_white, resize
+from vfusion3d.evaluation.protocol import Predictor
+
+if TYPE_CHECKING:
+    from vfusion3d.data.shards import MultiviewSample
+
+QUARTERS = (1 / 4, 1 / 2, 3 / 4)
+
+
+@torch.no_grad()
+def novel_views_by(
+    methods: Mapping[str, Predictor],
+    sample: "MultiviewSample",
+    *,
+    size: int,
+    input_view: int = 0,
+    turns: Sequence[float] = QUARTERS,
+    device: torch.device | str = "cpu",
+) -> dict[str, Float[Tensor, "turns 3 size size"]]:
+    """What each method makes of one stored view, seen from elsewhere on the orbit, and what is true.
+
+    turns: how far round the orbit from the input each wanted view stands, in whole turns; the nearest stored view is
+    taken. Returns images in [0, 1] on the CPU: `input` (one), then one entry a method, then `truth`.
+    """
+    stored = len(sample.rgba)
+    wanted = [(input_view + round(turn * stored)) % stored for turn in turns]
+    images = on_white(sample.rgba[[input_view, *wanted]])
+    cam2world = turn_to_input(sample.cam2world, sample.cam2world[input_view]).to(device)
+    intrinsics = sample.intrinsics.to(device)
+    camera = (cam2world[input_view][None], intrinsics[input_view][None])
+    views = {"input": resize(images[:1], size)}
+    for name, ask in methods.items():
+        rgb = ask(images[:1].to(device), camera, cam2world[wanted][None], intrinsics[wanted][None], size)
+        views[name] = rgb[0].float().clamp(0, 1).cpu()
+    return views | {"truth": resize(images[1:], size)}
