@@ -12,8 +12,8 @@ def field(net, planes, points):
     x, y, z = points.unbind(-1)
     pairs = [torch.stack(pair, dim=-1) for pair in ((x, y), (x, z), (z, y))]
     features = [
-        F.grid_sample(planes[:, i], pair[None, None], mode="bilinear", padding_mode="zeros", align_corners=False)[0, :, 0]
-        for i, pair in enumerate(pairs)
+        F.grid_sample(planes[:, i], at[None, None], mode="bilinear", padding_mode="zeros", align_corners=False)[0, :, 0]
+        for i, at in enumerate(pairs)
     ]
     out = net(torch.cat(features).T)
     return torch.sigmoid(out[:, 1:]) * 1.002 - 0.001, out[:, 0]

@@ -47,9 +47,7 @@ def test_planes_and_point_queries_are_the_authors(golden, model):
 def test_rendered_means_are_the_authors_within_three_standard_errors(golden, model):
     planes, cameras, repeats = golden["output.planes"], golden["input.render_extrinsics"].expand(2, 3, 3, 4), 64
     intrinsics, generator = torch.tensor([0.75, 0.75, 0.5, 0.5]).expand(2, 3, 4), torch.Generator().manual_seed(0)
-    ours = torch.stack(
-        [model.render(planes, cameras, intrinsics, 32, generator=generator).rgb for _ in range(repeats)]
-    )
+    ours = torch.stack([model.render(planes, cameras, intrinsics, 32, generator=generator).rgb for _ in range(repeats)])
     error = ((golden["output.render_rgb_std"].square() + ours.var(0)) / repeats).sqrt()
     difference = (ours.mean(0) - golden["output.render_rgb_mean"]).abs()
     assert (difference <= 3 * error + 5e-3).all(), f"up to {difference.max():.4f} apart"
@@ -86,7 +84,7 @@ def test_missing_extra_and_misshapen_tensors_are_listed():
 
 
 def test_weights_of_something_else_say_which_tensor_is_missing():
-    with pytest.raises(CheckpointError, match="patch_embeddings.projection.weight is missing"):
+    with pytest.raises(CheckpointError, match=r"patch_embeddings\.projection\.weight is missing"):
         VFusion3D.from_released({"layer.weight": torch.zeros(2)})
 
 

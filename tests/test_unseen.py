@@ -8,7 +8,7 @@ from vfusion3d.data.render_dataset import render_dataset
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.data.unseen import ROUND, UnseenObjects
 from vfusion3d.evaluation.baselines import repeat_input
-from vfusion3d.evaluation.showcase import novel_views_by
+from vfusion3d.evaluation.showcase import folded_sheet, novel_views_by
 
 
 def test_every_category_comes_once_a_round_and_halves_alternate():
@@ -48,3 +48,9 @@ def test_the_showcase_shows_the_stored_views_at_the_wanted_turns(tmp_path):
     x, y, _ = asked["wanted"][0, 0, :, 3]
     assert abs(x) < 1e-5  # a quarter turn on
     assert y > 0
+
+
+def test_a_folded_sheet_shows_every_row_once():
+    rows = [torch.full((2, 3, 8, 8), shade) for shade in (0.1, 0.2, 0.3)]
+    pictures = [picture.get_array()[0, 0, 0] for picture in folded_sheet(rows, ["a", "b"]).axes[0].images]
+    assert np.allclose(pictures, [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 1, 1])

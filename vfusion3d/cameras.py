@@ -82,7 +82,7 @@ def turn_to_input(
 def offset_cameras(
     cam2world: Float[Tensor, "*batch 3 4"], generator: torch.Generator, amount: float = RENDER_OFFSET
 ) -> Float[Tensor, "*batch 3 4"]:
-    """Shift each camera's position by U(-amount, amount) world units per axis: the noise of rendered data (section 3.3)."""
+    """Shift each camera by U(-amount, amount) world units along each axis: the noise of rendered data (section 3.3)."""
     shifted = cam2world.clone()
     shifted[..., 3] += _uniform(cam2world[..., 3], amount, generator)
     return shifted

@@ -1,4 +1,4 @@
-"""The one training loop, for everything in this project that learns. It runs on accelerate and can be killed at any time.
+"""The one training loop, for all that learns in this project. It runs on accelerate and can be killed at any time.
 
 What happens in a step depends on the step's number alone: batches, random draws and the learning rate are all functions
 of it. A checkpoint is therefore only the weights, the optimizer's moments and a number, in one safetensors file, and a
@@ -35,8 +35,8 @@ class TrainingError(RuntimeError):
 class LoopSettings:
     """steps: optimizer steps in all. learning_rate: of each step, from 0. seed: of every random draw.
 
-    mixed_precision: "no", "bf16" or "fp16". compile: through torch.compile. Betas and weight decay are AdamW's (decay for
-    matrices only). checkpoint_every, log_every: in steps.
+    mixed_precision: "no", "bf16" or "fp16". compile: through torch.compile. Betas and weight decay are AdamW's (only
+    matrices decay). checkpoint_every, log_every: in steps.
     """
 
     steps: int
@@ -72,8 +72,8 @@ def train(
 
     batch_of(step, rank): the batch of a step on a process, drawn ahead of time in a thread. losses_of(model, batch,
     generator): named scalar losses, among them `loss`, the one to minimise. show(step): called every `show_every` steps
-    and at the end, for pictures. stop_after: seconds after which to write a checkpoint and return. device: "cpu" keeps a
-    GPU out of it. The folder gets checkpoint.safetensors, log.csv and TensorBoard events.
+    and at the end, for pictures. stop_after: seconds after which to write a checkpoint and return. device: "cpu" keeps
+    a GPU out of it. The folder gets checkpoint.safetensors, log.csv and TensorBoard events.
 
     Returns whether all steps are done. Raises TrainingError where a loss is not finite.
     """
@@ -112,8 +112,8 @@ def train(
                 values = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
                 keys = getattr(batch, "keys", None)
                 raise TrainingError(
-                    f"step {step}: {values}; the batch holds {keys}. The last checkpoint in {folder} is from before this "
-                    "step: lower the learning rate, or look at these samples"
+                    f"step {step}: {values}; the batch holds {keys}. The last checkpoint in {folder} is from "
+                    "before this step: lower the learning rate, or look at these samples"
                 )
             accelerator.backward(losses["loss"])
             norm = accelerator.clip_grad_norm_(wrapped.parameters(), settings.grad_clip)

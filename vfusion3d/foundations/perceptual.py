@@ -19,7 +19,7 @@ TRUNKS = ("alex", "vgg", "squeeze")
 
 
 class PerceptualDistance(nn.Module):
-    """Images in [0, 1], `(B, 3, H, W)` each with sides of at least 32 pixels, to a distance `(B,)`, 0 for equal ones."""
+    """Two batches in [0, 1], `(B, 3, H, W)`, sides of at least 32 pixels, to distances `(B,)`, 0 for equal images."""
 
     def __init__(self, trunk: str):
         super().__init__()

@@ -1,6 +1,6 @@
 """A local start for models that train from nothing: the architecture stays as it is, only where it begins changes.
 
-Seen from the input camera at azimuth 0, image right is world y and image up is world z. So image tokens and plane tokens
+Seen from the input camera at azimuth 0, image right is world y and image up is world z. So image and plane tokens
 can begin with sine-cosine embeddings of the same (y, z), and the cross-attentions near the identity: queries and keys
 read the position, so that each plane token first looks at the image patch it projects to; values carry the content, so
 that colour flows from the first step. The depth x is known to plane tokens only. Small models learn several times

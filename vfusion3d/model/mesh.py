@@ -38,7 +38,7 @@ def extract_mesh(
         inside = density > threshold
         if not inside.any() or inside.all():
             raise NoSurfaceError(
-                f"the density lies between {density.min():.3g} and {density.max():.3g} and never crosses {threshold:g}: "
+                f"the density, {density.min():.3g} to {density.max():.3g}, never crosses {threshold:g}: "
                 "nothing was reconstructed here, or the threshold is off"
             )
         lower, volume = _crop(density, inside)
@@ -54,7 +54,7 @@ def extract_mesh(
 def density_grid(
     field: Field, table: Float[Tensor, "rows hidden"], plane_resolution: int, resolution: int, threshold: float
 ) -> Float[Tensor, "x y z"]:
-    """Density at `resolution`^3 points of [-1, 1]^3; exact near the surface, of the right side elsewhere. On the CPU."""
+    """Density at `resolution`^3 points of [-1, 1]^3, exact near the surface, on the right side elsewhere."""
     ticks = torch.linspace(-1, 1, resolution, device=table.device)
 
     def density_at(index: tuple[Tensor, Tensor, Tensor]) -> Tensor:
@@ -86,7 +86,7 @@ def _level(resolution: int, step: int, device) -> Tensor:
 
 
 def _near_surface(density: Float[Tensor, "x y z"], threshold: float) -> Tensor:
-    """Cells with corners on both sides of the threshold, or any corner within a factor of 3 of it, and their neighbours."""
+    """Cells that the threshold crosses, or that come within a factor of 3 of it, and their neighbours."""
     high = max_pool3d(density[None, None], 2, 1)
     low = -max_pool3d(-density[None, None], 2, 1)
     crossed = ((high > threshold / 3) & (low < threshold * 3)).float()

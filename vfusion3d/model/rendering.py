@@ -1,9 +1,10 @@
 """From feature planes to pictures: the field, the samples along a ray, and their compositing, in one file.
 
-Two facts make it fast. The field's first layer is linear and so is bilinear interpolation, so that layer is applied to
-the planes once, before any point is looked up (`Field.table`). And a lookup is then a weighted sum of 12 rows (4 corners
-on 3 planes), which is what `torch.nn.functional.embedding_bag` computes (`_WeightedRows`). At inference, space that the
-field leaves empty is not sampled (`occupancy_grid`). `tests/slow_renderer.py` is the obvious twin that holds this file.
+Two facts make it fast. The field's first layer is linear and so is bilinear interpolation, so that layer is applied
+to the planes once, before any point is looked up (`Field.table`). And a lookup is then a weighted sum of 12 rows (4
+corners on 3 planes), which is what `torch.nn.functional.embedding_bag` computes (`_WeightedRows`). At inference,
+space that the field leaves empty is not sampled (`occupancy_grid`). `tests/slow_renderer.py` is the obvious twin that
+holds this file.
 """
 
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ OCCUPANCY_DENSITY = 1e-3  # a ray of length 2 through less than this is 99.8% ba
 
 @dataclass(frozen=True)
 class Rendering:
-    """What `render` returns. rgb in about [0, 1] on white, opacity in [0, 1], depth: mean distance along the ray of what
-    is seen, in world units (0 where nothing is)."""
+    """What `render` returns. rgb: in about [0, 1] on white. opacity: in [0, 1]. depth: mean distance along the ray of
+    what is seen, in world units (0 where nothing is)."""
 
     rgb: Float[Tensor, "batch views 3 size size"]
     opacity: Float[Tensor, "batch views 1 size size"]
@@ -267,7 +268,7 @@ def ray_weights(
 
 
 def occupancy_grid(field: Field, table: Float[Tensor, "rows hidden"], resolution: int) -> Bool[Tensor, "z y x"]:
-    """Which of the 64^3 cells of the cube hold anything, read off the field at their corners, with one cell of margin."""
+    """Which of the 64^3 cells of the cube hold anything, judged by the field at their corners, with a cell of margin."""
     ticks = torch.linspace(-1, 1, OCCUPANCY_CELLS + 1, device=table.device)
     points = torch.stack(torch.meshgrid(ticks, ticks, ticks, indexing="ij")[::-1], dim=-1).reshape(-1, 3)
     _, raw = field.in_chunks(table, resolution, points, points.new_zeros(len(points), dtype=torch.int))

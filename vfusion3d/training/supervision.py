@@ -1,7 +1,7 @@
 """What one training step sees: an input view, its camera, and the pixels of a few views to reproduce (section 3.3).
 
 The world is turned about z so that the input view stands at azimuth 0. The first supervision view is the input itself,
-the others are drawn from the rest of the orbit. Everything is drawn from the step's number, so any step can be repeated.
+the others come from the rest of the orbit. Everything is drawn from the step's number, so any step can be repeated.
 """
 
 from dataclasses import dataclass
@@ -120,7 +120,7 @@ class Supervision:
 
 
 def premultiplied(rgba: Tensor) -> Float[Tensor, "batch 4 height width"]:
-    """uint8 straight alpha to float in [0, 1] with the colours multiplied by alpha, so that resizing leaves no fringe."""
+    """uint8 straight alpha to float in [0, 1], colours multiplied by alpha so that resizing leaves no fringe."""
     rgba = rgba.float() / 255
     return torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)
 

@@ -1,4 +1,4 @@
-"""Train VFusion3D on multi-view shards by the recipe of section 3.3: the whole run, from the profile to a model folder."""
+"""Train VFusion3D on multi-view shards by the recipe of section 3.3: a whole run, from profile to model folder."""
 
 import math
 import os
@@ -19,22 +19,22 @@ from vfusion3d.training.supervision import Supervision
 
 SIZES = {
     # under 3 M parameters: most of them in the encoder, where a token is cheap
-    "mini": dict(
-        patch_size=8,
-        position_grid=8,
-        encoder_width=160,
-        encoder_layers=6,
-        encoder_heads=5,
-        camera_width=64,
-        width=128,
-        layers=3,
-        heads=4,
-        triplane_size=12,
-        triplane_channels=32,
-        samples_per_ray=64,
-        source_distance=1.5,
-        source_elevation=math.pi / 8,
-    ),
+    "mini": {
+        "patch_size": 8,
+        "position_grid": 8,
+        "encoder_width": 160,
+        "encoder_layers": 6,
+        "encoder_heads": 5,
+        "camera_width": 64,
+        "width": 128,
+        "layers": 3,
+        "heads": 4,
+        "triplane_size": 12,
+        "triplane_channels": 32,
+        "samples_per_ray": 64,
+        "source_distance": 1.5,
+        "source_elevation": math.pi / 8,
+    },
     "released": {},  # the defaults of VFusion3D
 }
 
@@ -71,8 +71,8 @@ def train_vfusion3d(
 ) -> VFusion3D:
     """Train by `profile.training` on the shards in `data`; the run's checkpoint and log go to `folder`.
 
-    model: what to start from, else `new_model`. Interrupted, the same call goes on where it stopped; once done, it loads
-    `folder/model` and returns. stop_after: seconds after which to stop early (nothing is written to `folder/model` then).
+    model: what to start from, else `new_model`. Interrupted, the same call goes on where it stopped; once done, it
+    loads `folder/model` and returns. stop_after: seconds after which to stop early (`folder/model` is then not there).
     """
     folder, recipe = Path(folder), profile.training
     if (folder / "model").is_dir():
