@@ -1,0 +1,125 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas
+import pytest
+import torch
+from torch import nn
+
+from vfusion3d.loop import LoopSettings, TrainingError, read_log, step_generator, train
+
+RUN = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_loop import settings, regression
+from vfusion3d.loop import train
+model, batch_of, losses_of = regression(wait={wait})
+train(model, batch_of, losses_of, settings(60), {folder!r}, device="cpu")
+"""
+
+
+def settings(steps: int, **changes) -> LoopSettings:
+    return LoopSettings(
+        **{"steps": steps, "learning_rate": lambda step: 0.02, "checkpoint_every": 7, "log_every": 3} | changes
+    )
+
+
+def regression(wait: float = 0.0):
+    """A small network that learns sums of sines, with noise from the step's generator."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
+
+    def batch_of(step, rank):
+        time.sleep(wait)
+        return torch.randn(8, 4, generator=step_generator(3, step, rank))
+
+    def losses_of(model, batch, generator):
+        noise = 0.01 * torch.randn(8, generator=generator)
+        error = model(batch)[:, 0] - batch.sin().sum(1) - noise
+        return {"loss": error.square().mean(), "bias": error.mean().abs()}
+
+    return model, batch_of, losses_of
+
+
+def run(folder, steps=60, **changes):
+    model, batch_of, losses_of = regression()
+    done = train(model, batch_of, losses_of, settings(steps, **changes), folder, device="cpu")
+    return model, done
+
+
+def test_a_run_learns_and_logs(tmp_path):
+    _, done = run(tmp_path, 200)
+    log = read_log(tmp_path)
+    assert done
+    assert log["step"].iloc[-1] == 200
+    assert log["loss"].tail(10).mean() < 0.3 * log["loss"].head(3).mean()
+    assert (tmp_path / "tensorboard").is_dir()
+
+
+def test_after_kill_9_a_run_goes_on_to_the_same_weights_and_the_same_curve_bit_for_bit(tmp_path, repository):
+    whole, _ = run(tmp_path / "whole")
+    folder = tmp_path / "killed"
+    script = RUN.format(tests=str(repository / "tests"), folder=str(folder), wait=0.05)
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=repository, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)  # into the steps after a checkpoint
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run was over before it was killed"
+    resumed, done = run(folder)
+    assert done
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+    pandas.testing.assert_frame_equal(read_log(tmp_path / "whole"), read_log(folder), check_exact=True)
+
+
+def test_a_finished_run_does_nothing_more(tmp_path):
+    first, _ = run(tmp_path)
+    second, done = run(tmp_path)
+    assert done
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_a_loss_that_is_not_a_number_stops_with_the_step_and_the_batch_and_keeps_the_checkpoint(tmp_path):
+    model, batch_of, losses_of = regression()
+
+    class Batch:
+        keys = ("mug-17", "chair-3")
+
+        def __init__(self, step):
+            self.step, self.inputs = step, batch_of(step, 0)
+
+    def sometimes_nan(model, batch, generator):
+        losses = losses_of(model, batch.inputs, generator)
+        return losses | {"loss": losses["loss"] * (float("nan") if batch.step == 10 else 1)}
+
+    with pytest.raises(TrainingError, match=r"step 10: loss nan.*'mug-17', 'chair-3'"):
+        train(model, lambda step, rank: Batch(step), sometimes_nan, settings(20), tmp_path, device="cpu")
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    run(tmp_path, 7)
+    with pytest.raises(TrainingError, match="of another model"):
+        train(nn.Linear(4, 1), lambda s, r: None, lambda m, b, g: {}, settings(9), tmp_path, device="cpu")
+
+
+def test_frozen_parameters_stay_bit_for_bit(tmp_path):
+    model, batch_of, losses_of = regression()
+    model[0].requires_grad_(False)
+    before = model[0].weight.clone(), model[2].weight.clone()
+    train(model, batch_of, losses_of, settings(10), tmp_path, device="cpu")
+    assert torch.equal(model[0].weight, before[0])
+    assert not torch.equal(model[2].weight, before[1])
+
+
+def test_a_run_that_is_told_to_stop_early_says_that_it_is_not_done(tmp_path):
+    model, batch_of, losses_of = regression(wait=0.02)
+    assert not train(model, batch_of, losses_of, settings(500), tmp_path, device="cpu", stop_after=0.1)
+    assert (tmp_path / "checkpoint.safetensors").exists()

@@ -1,0 +1,185 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+from tiny_model import tiny_model
+
+from vfusion3d.cameras import (
+    azimuth_elevation_distance,
+    default_intrinsics,
+    offset_cameras,
+    orbit_cameras,
+    rays_through,
+)
+from vfusion3d.data.shards import MultiviewShards, ShardWriter, encode_sample, shard_path, write_index
+from vfusion3d.foundations.perceptual import PerceptualDistance
+from vfusion3d.profiles import Losses as LossWeights
+from vfusion3d.profiles import Stage, load_profile
+from vfusion3d.training.losses import Losses
+from vfusion3d.training.schedule import learning_rate, render_resolution, stage_ends, total_steps
+from vfusion3d.training.supervision import Supervision, on_white
+from vfusion3d.training.train import train_vfusion3d
+
+PAPER = load_profile("paper").training
+
+
+def ball_pictures(views: int, size: int, radius: float, colour: tuple[int, int, int]):
+    """Analytic pictures of a ball at the origin: no renderer needed."""
+    generator = torch.Generator().manual_seed(0)
+    cameras = offset_cameras(orbit_cameras(views, 0.3), generator)
+    ticks = (torch.arange(size) + 0.5) / size
+    v, u = torch.meshgrid(ticks, ticks, indexing="ij")
+    pixels = torch.stack([u, v], dim=-1).reshape(1, -1, 2).expand(views, -1, -1)
+    origins, directions = rays_through(pixels, cameras, default_intrinsics(views))
+    closest = torch.linalg.cross(origins, directions).norm(dim=-1)
+    alpha = (closest < radius).view(views, size, size)
+    rgba = torch.zeros(views, size, size, 4, dtype=torch.uint8)
+    rgba[..., :3] = torch.tensor(colour, dtype=torch.uint8)
+    rgba[..., 3] = alpha * 255
+    return rgba.numpy(), cameras
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("balls")
+    with ShardWriter(shard_path(folder, 0)) as writer:
+        for index, colour in enumerate([(200, 30, 30), (30, 30, 200), (30, 160, 30)]):
+            rgba, cameras = ball_pictures(8, 64, 0.4 + 0.1 * index, colour)
+            writer.write(f"ball{index}", encode_sample(rgba, cameras, default_intrinsics(8), "a ball", {}))
+    write_index(folder)
+    return MultiviewShards(folder)
+
+
+def recipe(**changes):
+    small = {"batch_size": 2, "patch_size": 32, "stages": (Stage(32, 4), Stage(48, 4)), "samples_per_ray": 16}
+    return dataclasses.replace(load_profile("smoke").training, **{"restart_after_stage": 1} | small | changes)
+
+
+def test_the_papers_stages_take_their_share_of_the_epochs():
+    steps = total_steps(PAPER, 2_700_000)
+    assert steps == math.ceil(30 * 2_700_000 / 1024)
+    assert [round(end / steps * 30) for end in stage_ends(PAPER, steps)] == [5, 10, 15, 20, 30]
+
+
+def test_the_learning_rate_warms_up_anneals_to_zero_and_restarts_after_ten_epochs():
+    steps = 60_000
+    rates = [learning_rate(PAPER, step, steps) for step in range(steps)]
+    restart = steps // 3
+    assert rates[0] == pytest.approx(4e-4 / 3000)
+    assert rates[2999] == pytest.approx(4e-4)
+    assert max(rates) == pytest.approx(4e-4)
+    assert rates[restart - 1] < 1e-9
+    assert rates[restart] == pytest.approx(4e-4)
+    assert rates[-1] < 1e-9
+    half = (3000 + restart) // 2
+    assert rates[half] == pytest.approx(2e-4, rel=1e-3)
+
+
+def test_the_baseline_draws_any_resolution_and_the_recipe_the_stages():
+    generator = torch.Generator().manual_seed(0)
+    baseline = dataclasses.replace(PAPER, multi_stage=False)
+    drawn = {render_resolution(baseline, 0, 600, generator) for _ in range(3000)}
+    assert drawn == set(range(128, 385))
+    assert [render_resolution(PAPER, step, 600, generator) for step in (0, 150, 250, 350, 450, 599)] == [
+        128, 192, 256, 320, 384, 384,
+    ]  # fmt: skip
+
+
+def test_the_input_stands_at_azimuth_0_and_is_the_first_supervised_view(shards):
+    batch = Supervision(shards, recipe(camera_noise=0.0, stages=(Stage(64, 1),), patch_size=64), 64, 100).batch(3)
+    azimuth, _, _ = azimuth_elevation_distance(batch.cam2world[:, 0])
+    assert azimuth.abs().max() < 1e-5
+    assert torch.equal(batch.camera[:, :12].view(-1, 3, 4), batch.cam2world[:, 0])
+    assert torch.allclose(batch.rgb[:, 0].mT.reshape(-1, 3, 64, 64), batch.image, atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{}, {"rays_per_view": 200, "losses": LossWeights(lpips=0, mse=1)}])
+def test_every_supervised_pixel_is_what_its_ray_meets(shards, changes):
+    options = {"camera_noise": 0.0, "stages": (Stage(64, 1),)} | changes
+    batch = Supervision(shards, recipe(**options), 64, 100).batch(0)
+    origins, directions = rays_through(batch.pixels, batch.cam2world, batch.intrinsics)
+    closest = torch.linalg.cross(origins, directions).norm(dim=-1)
+    for i, key in enumerate(batch.keys):
+        radius = 0.4 + 0.1 * int(key[-1])
+        sure = (closest[i] - radius).abs() > 0.03
+        assert torch.equal((closest[i] < radius)[sure], (batch.mask[i, ..., 0] > 0.5)[sure])
+    assert torch.allclose(batch.rgb[batch.mask[..., 0] == 0], torch.ones(3))
+
+
+def test_camera_noise_reaches_the_condition_and_not_the_supervision(shards):
+    still, noisy = (Supervision(shards, recipe(camera_noise=n), 64, 100).batch(5) for n in (0.0, 0.02))
+    difference = (noisy.camera - still.camera).abs()
+    assert difference.min() > 0
+    assert difference.max() <= 0.02 + 1e-6
+    assert torch.equal(still.cam2world, noisy.cam2world)
+
+
+def test_batches_depend_on_the_step_alone_and_an_epoch_shows_every_object_once(shards):
+    a, b = (Supervision(shards, recipe(batch_size=1), 64, 100, seed=4) for _ in range(2))
+    later = [b.batch(step) for step in (2, 1, 0)][::-1]
+    for step in range(3):
+        assert torch.equal(a.batch(step).rgb, later[step].rgb)
+    assert {batch.keys[0] for batch in later} == {"ball0", "ball1", "ball2"}
+
+
+def test_two_processes_share_a_step_without_overlap(shards):
+    whole = Supervision(shards, recipe(batch_size=2), 64, 100).batch(0).keys
+    parts = [Supervision(shards, recipe(batch_size=2), 64, 100, processes=2).batch(0, rank).keys for rank in range(2)]
+    assert parts[0] + parts[1] == whole
+
+
+def test_a_patch_is_compared_in_its_place(shards):
+    """Losses put pixels back into images: rendering exactly the target gives zero LPIPS."""
+    settings = recipe(camera_noise=0.0)
+    batch = Supervision(shards, settings, 64, 100).batch(0)
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, shown, wanted):
+            seen.append(wanted)
+            return (shown - wanted).square().mean((1, 2, 3))
+
+    losses = Losses(settings, Spy())(tiny_model(), batch, torch.Generator().manual_seed(0))
+    assert set(losses) == {"loss", "lpips", "opacity"}
+    assert torch.equal(seen[0][5], batch.rgb[1, 1].view(32, 32, 3).movedim(-1, 0))
+
+
+def test_lpips_is_zero_for_equal_pictures_grows_with_blur_and_is_the_same_every_time():
+    distance = PerceptualDistance("untrained")
+    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    blurred = [torch.nn.functional.avg_pool2d(picture, k, 1, k // 2, count_include_pad=False) for k in (3, 5, 9)]
+    values = [distance(picture, other).item() for other in (picture, *blurred)]
+    assert values[0] == pytest.approx(0, abs=1e-6)
+    assert values == sorted(values)
+    assert values[1] > 1e-4
+    assert PerceptualDistance("untrained")(picture, blurred[0]).item() == values[1]
+
+
+def test_training_on_balls_lowers_the_loss_and_leaves_a_model_that_loads(shards, tmp_path):
+    profile = dataclasses.replace(
+        load_profile("smoke"),
+        training=recipe(
+            rays_per_view=64, losses=LossWeights(lpips=0, mse=1), stages=(Stage(64, 40),), learning_rate=3e-3,
+            restart_after_stage=None, warmup_steps=0,
+        ),
+        device="cpu",
+    )  # fmt: skip
+    model = train_vfusion3d(profile, shards.folder, tmp_path / "run", model=tiny_model(), checkpoint_every=20)
+    from vfusion3d.loop import read_log
+
+    log = read_log(tmp_path / "run")
+    assert log["loss"].tail(2).mean() < 0.6 * log["loss"].iloc[0]
+    again = train_vfusion3d(profile, shards.folder, tmp_path / "run")
+    image = on_white(shards[0].rgba[:1])
+    assert torch.equal(model(image, torch.zeros(1, 16)), again(image, torch.zeros(1, 16)))
+
+
+def test_asking_for_lpips_on_scattered_rays_is_refused():
+    with pytest.raises(ValueError, match="rays_per_view"):
+        Losses(recipe(), None)
+
+
+def test_a_data_set_with_too_few_views_is_refused(shards):
+    with pytest.raises(ValueError, match="wants 9 views"):
+        Supervision(shards, recipe(views=9), 64, 100)
