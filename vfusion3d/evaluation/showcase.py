@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from vfusion3d.cameras import turn_to_input
+from vfusion3d.evaluation.figures import contact_sheet
 from vfusion3d.evaluation.images import on_white, resize
 from vfusion3d.evaluation.protocol import Predictor
 
@@ -43,3 +45,12 @@ def novel_views_by(
         rgb = ask(images[:1].to(device), camera, cam2world[wanted][None], intrinsics[wanted][None], size)
         views[name] = rgb[0].float().clamp(0, 1).cpu()
     return views | {"truth": resize(images[1:], size)}
+
+
+def folded_sheet(rows: Sequence[Float[Tensor, "columns 3 h w"]], column_labels: Sequence[str]) -> Figure:
+    """A long contact sheet folded once: the first object stands left of the second, the third left of the fourth."""
+    if not rows:
+        raise ValueError("folded_sheet needs at least one row of images")
+    rows = [*rows, *[torch.ones_like(rows[0])] * (len(rows) % 2)]
+    pairs = torch.stack([torch.cat(pair) for pair in zip(rows[::2], rows[1::2], strict=True)])
+    return contact_sheet(pairs, column_labels=[*column_labels, *column_labels])
