@@ -268,7 +268,7 @@ def ray_weights(
 
 
 def occupancy_grid(field: Field, table: Float[Tensor, "rows hidden"], resolution: int) -> Bool[Tensor, "z y x"]:
-    """Which of the 64^3 cells of the cube hold anything, judged by the field at their corners, with a cell of margin."""
+    """Which of the 64^3 cells of the cube hold anything, by the field at their corners, with one cell of margin."""
     ticks = torch.linspace(-1, 1, OCCUPANCY_CELLS + 1, device=table.device)
     points = torch.stack(torch.meshgrid(ticks, ticks, ticks, indexing="ij")[::-1], dim=-1).reshape(-1, 3)
     _, raw = field.in_chunks(table, resolution, points, points.new_zeros(len(points), dtype=torch.int))
