@@ -17,7 +17,6 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", "
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
 VIDEO_SUFFIXES = (".mp4", ".gif")
 BACKGROUNDS = ("auto", "alpha", "plain", "grabcut", "rembg", "keep")
-TEST_SEED = 1_000_003  # added to the seed of a run for its unseen objects
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -236,12 +235,12 @@ def _run(options: argparse.Namespace):
 
 def training_data(run_dir: Path) -> Path:
     """Where a run's rendered 3D training objects are."""
-    return run_dir / "data" / "3d"
+    return run_dir / "data" / "train_3d"
 
 
 def test_data(run_dir: Path) -> Path:
     """Where a run's rendered unseen objects are."""
-    return run_dir / "data" / "3d_test"
+    return run_dir / "data" / "test"
 
 
 def trained_model(run_dir: Path) -> Path:
@@ -260,7 +259,7 @@ def add_render(commands) -> None:
         "3D objects to multi-view shards (section 3.2)",
         "Render objects from orbits of cameras into WebDataset shards.\n\n"
         "Without --objects: what the profile needs, that is the 3D training objects (common categories) in\n"
-        "RUN_DIR/data/3d and the unseen test objects (all categories) in RUN_DIR/data/3d_test.\n"
+        "RUN_DIR/data/train_3d and the unseen test objects (all categories) in RUN_DIR/data/test.\n"
         "With --objects: your own set, in the folder given by -o.\n"
         "Interrupt it at any time: the same command goes on where it stopped.",
         """
@@ -305,14 +304,14 @@ def run_render(options: argparse.Namespace) -> int:
             count = profile.data.objects_3d
         print(render_dataset(options.output, source, count, views=views, seed=options.seed, **common))
         return 0
+    from vfusion3d.data.unseen import UNSEEN_SEED, UnseenObjects
     from vfusion3d.evaluation.protocol import TEST_VIEWS
 
     count = options.count or profile.data.objects_3d
     folder = training_data(run_dir)
     print(render_dataset(folder, _object_source("common"), count, views=views, seed=options.seed, **common))
-    unseen = {"views": options.views or TEST_VIEWS, "seed": options.seed + TEST_SEED}
-    count = profile.data.test_objects
-    print(render_dataset(test_data(run_dir), _object_source("procedural"), count, **unseen, **common))
+    unseen = {"views": options.views or TEST_VIEWS, "seed": options.seed + UNSEEN_SEED}
+    print(render_dataset(test_data(run_dir), UnseenObjects(), profile.data.test_objects, **unseen, **common))
     return 0
 
 
@@ -340,7 +339,7 @@ def add_train(commands) -> None:
         "train",
         run_train,
         "train VFusion3D on rendered objects (section 3.3)",
-        "Train VFusion3D by the profile's recipe on the shards in RUN_DIR/data/3d (made by `vfusion3d render`).\n"
+        "Train VFusion3D by the profile's recipe on the shards in RUN_DIR/data/train_3d (made by `vfusion3d render`).\n"
         "Checkpoints and the loss log go to RUN_DIR/vfusion3d, the finished weights to the folder model in it.\n"
         "Interrupt it at any time: the same command goes on where it stopped, to the same loss curve.",
         """
@@ -350,7 +349,7 @@ accelerate launch --num_processes 8 -m vfusion3d.cli train --profile paper
 """,
     )
     _add_run(page)
-    page.add_argument("--data", type=Path, metavar="FOLDER", help="shards to train on (default: RUN_DIR/data/3d)")
+    page.add_argument("--data", type=Path, metavar="FOLDER", help="shards to train on (default: RUN_DIR/data/train_3d)")
     page.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="of the run (default: RUN_DIR/vfusion3d)")
     page.add_argument("--weights", metavar="NAME", help="what to start from (default: what the profile says)")
 
@@ -374,8 +373,9 @@ def add_evaluate(commands) -> None:
         "evaluate",
         run_evaluate,
         "compare novel views of unseen objects with the truth (Table 5's protocol)",
-        "One view in, 32 novel views out, PSNR, SSIM and LPIPS against the true renders, beside simple baselines.\n"
-        "Reads RUN_DIR/data/3d_test (made by `vfusion3d render`) and RUN_DIR/vfusion3d/model (by `vfusion3d train`).\n"
+        "One view in, 32 novel views out, PSNR, SSIM and LPIPS against the true renders, beside simple baselines\n"
+        "(the nearest training object where RUN_DIR/data/train_3d is there).\n"
+        "Reads RUN_DIR/data/test (made by `vfusion3d render`) and RUN_DIR/vfusion3d/model (by `vfusion3d train`).\n"
         "Prints the means and writes one row per object and method to the file given by -o.",
         """
 vfusion3d evaluate --profile laptop
@@ -384,7 +384,7 @@ vfusion3d evaluate --weights mini --data shards/ -o mini.csv
     )
     _add_run(page)
     page.add_argument("--weights", metavar="NAME", help="what to evaluate (default: RUN_DIR/vfusion3d/model)")
-    page.add_argument("--data", type=Path, metavar="FOLDER", help="shards of objects (default: RUN_DIR/data/3d_test)")
+    page.add_argument("--data", type=Path, metavar="FOLDER", help="shards of objects (default: RUN_DIR/data/test)")
     page.add_argument("--size", type=int, metavar="PIXELS", help="of compared views (default: the model's input)")
     page.add_argument("-o", "--output", type=Path, metavar="CSV", help="(default: RUN_DIR/evaluation_3d.csv)")
 
@@ -395,9 +395,10 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
     from vfusion3d import VFusion3D
     from vfusion3d.data.shards import MultiviewShards
-    from vfusion3d.evaluation.baselines import repeat_input, white
+    from vfusion3d.evaluation.baselines import build_index, repeat_input, retrieval, white
     from vfusion3d.evaluation.protocol import evaluate_3d, model_predictor
     from vfusion3d.evaluation.tables import mean_over_objects
+    from vfusion3d.foundations.image_features import image_features
     from vfusion3d.foundations.perceptual import perceptual_distance
 
     profile, run_dir = _run(options)
@@ -411,8 +412,13 @@ def run_evaluate(options: argparse.Namespace) -> int:
     model = VFusion3D.from_pretrained(weights).to(device).eval()
     shards = MultiviewShards(data)
     size = options.size or min(model.config.image_size, shards.read(0, views=[0]).rgba.shape[-1])
+    methods = {"VFusion3D": model_predictor(model), "input view repeated": repeat_input, "white image": white}
+    if (training_data(run_dir) / "index.json").exists():
+        features = image_features(profile)
+        seen = build_index(MultiviewShards(training_data(run_dir)), features, device=device)
+        methods["nearest training object"] = retrieval(seen, features)
     table = evaluate_3d(
-        {"VFusion3D": model_predictor(model), "input view repeated": repeat_input, "white image": white},
+        methods,
         shards,
         size=size,
         perceptual=perceptual_distance(profile).to(device),
