@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import signal
 import subprocess
@@ -7,9 +8,11 @@ import time
 import pandas
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from vfusion3d.loop import LoopSettings, TrainingError, read_log, step_generator, train
+from vfusion3d.muon import MuonAdamW
 
 RUN = """
 import sys, time
@@ -123,3 +126,49 @@ def test_a_run_that_is_told_to_stop_early_says_that_it_is_not_done(tmp_path):
     model, batch_of, losses_of = regression(wait=0.02)
     assert not train(model, batch_of, losses_of, settings(500), tmp_path, device="cpu", stop_after=0.1)
     assert (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_muon_moves_a_matrix_along_the_orthogonal_factor_of_its_gradient():
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((8, 20), (20, 8)):
+        matrix = nn.Parameter(torch.zeros(shape))
+        matrix.grad = torch.randn(shape, generator=generator)
+        u, _, vh = torch.linalg.svd(matrix.grad, full_matrices=False)
+        MuonAdamW([{"params": [matrix], "muon": True}], lr=1.0, weight_decay=0.0).step()
+        factor = -matrix.detach() / (0.2 * 20**0.5)
+        stretch = (u.mT @ factor @ vh.mT).diagonal()
+        assert torch.allclose(factor, (u * stretch) @ vh, atol=1e-4)  # the gradient's own singular vectors
+        assert ((stretch > 0.6) & (stretch < 1.3)).all()
+
+
+def test_muon_takes_the_matrices_of_repeated_blocks_and_resumes(tmp_path):
+    class Blocks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first = nn.Linear(4, 4)
+            self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+
+        def forward(self, x):
+            for layer in (self.first, *self.layers):
+                x = layer(x).tanh()
+            return x
+
+    def losses(model, batch, generator):
+        return {"loss": (model(batch) - 0.3).square().mean()}
+
+    def batches(step, rank):
+        return torch.randn(8, 4, generator=step_generator(1, step))
+
+    settings = LoopSettings(steps=6, learning_rate=lambda step: 0.02, muon=True, checkpoint_every=3)
+    whole, halves = Blocks(), Blocks()
+    train(whole, batches, losses, settings, tmp_path / "whole", device="cpu")
+    train(halves, batches, losses, dataclasses.replace(settings, steps=3), tmp_path / "halves", device="cpu")
+    saved = load_file(tmp_path / "halves" / "checkpoint.safetensors")
+    assert [name.split("/")[1] for name in saved if name.endswith("/momentum")] == [
+        "layers.0.weight",
+        "layers.1.weight",
+    ]
+    assert "optimizer/first.weight/exp_avg" in saved
+    train(halves, batches, losses, settings, tmp_path / "halves", device="cpu")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), halves.parameters(), strict=True))

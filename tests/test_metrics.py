@@ -7,7 +7,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from vfusion3d.evaluation.images import on_white, resize
+from vfusion3d.data.images import on_white, resize
 from vfusion3d.evaluation.metrics import lpips, psnr, ssim
 
 

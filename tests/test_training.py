@@ -18,7 +18,7 @@ from vfusion3d.profiles import Losses as LossWeights
 from vfusion3d.profiles import Stage, load_profile
 from vfusion3d.training.losses import Losses
 from vfusion3d.training.schedule import learning_rate, render_resolution, stage_ends, total_steps
-from vfusion3d.training.supervision import Supervision, on_white
+from vfusion3d.training.supervision import Supervision
 from vfusion3d.training.train import train_vfusion3d
 
 PAPER = load_profile("paper").training
@@ -160,19 +160,21 @@ def test_training_on_balls_lowers_the_loss_and_leaves_a_model_that_loads(shards,
     profile = dataclasses.replace(
         load_profile("smoke"),
         training=recipe(
-            rays_per_view=64, losses=LossWeights(lpips=0, mse=1), stages=(Stage(64, 40),), learning_rate=3e-3,
+            rays_per_view=64, losses=LossWeights(lpips=0, mse=1), stages=(Stage(64, 100),), learning_rate=3e-3,
             restart_after_stage=None, warmup_steps=0,
         ),
         device="cpu",
     )  # fmt: skip
-    model = train_vfusion3d(profile, shards.folder, tmp_path / "run", model=tiny_model(), checkpoint_every=20)
+    model = train_vfusion3d(profile, shards.folder, tmp_path / "run", model=tiny_model(), checkpoint_every=100)
     from vfusion3d.loop import read_log
 
     log = read_log(tmp_path / "run")
-    assert log["loss"].tail(2).mean() < 0.6 * log["loss"].iloc[0]
+    assert log["loss"].tail(2).mean() < 0.5 * log["loss"].iloc[0]
     again = train_vfusion3d(profile, shards.folder, tmp_path / "run")
-    image = on_white(shards[0].rgba[:1])
-    assert torch.equal(model(image, torch.zeros(1, 16)), again(image, torch.zeros(1, 16)))
+    assert not again.training
+    learned, loaded = model.state_dict(), again.state_dict()
+    assert learned.keys() == loaded.keys()
+    assert all(torch.equal(learned[name], loaded[name]) for name in learned)
 
 
 def test_asking_for_lpips_on_scattered_rays_is_refused():

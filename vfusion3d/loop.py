@@ -23,6 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from vfusion3d.muon import MuonAdamW
+
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.csv"
 
@@ -36,7 +38,8 @@ class LoopSettings:
     """steps: optimizer steps in all. learning_rate: of each step, from 0. seed: of every random draw.
 
     mixed_precision: "no", "bf16" or "fp16". compile: through torch.compile. Betas and weight decay are AdamW's (only
-    matrices decay). checkpoint_every, log_every: in steps.
+    matrices decay). muon: matrices of repeated blocks (in an nn.ModuleList) learn by Muon. checkpoint_every, log_every:
+    in steps.
     """
 
     steps: int
@@ -44,6 +47,7 @@ class LoopSettings:
     seed: int = 0
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
+    muon: bool = False
     grad_clip: float = 1.0
     mixed_precision: str = "no"
     compile: bool = False
@@ -81,7 +85,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=device == "cpu")
     model.to(accelerator.device).train()
-    optimizer = torch.optim.AdamW(_groups(model, settings.weight_decay), lr=0.0, betas=settings.betas)
+    optimizer = MuonAdamW(_groups(model, settings), lr=0.0, betas=settings.betas)
     start = load_checkpoint(folder, model, optimizer)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     if settings.compile:
@@ -172,7 +176,7 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
         prefix = f"optimizer/{name}/"
         moments = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         if moments:
-            # AdamW keeps its step counter on the CPU, its moments beside the parameter.
+            # AdamW keeps its step counter on the CPU, moments and momentum stand beside the parameter.
             optimizer.state[parameter] = {k: t if k == "step" else t.to(parameter.device) for k, t in moments.items()}
     return step
 
@@ -184,12 +188,17 @@ def read_log(folder: str | Path):
     return pandas.read_csv(Path(folder) / LOG)
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
+def _groups(model: nn.Module, settings: LoopSettings) -> list[dict]:
+    blocks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    repeated = {id(p) for block in blocks for p in block.parameters() if p.ndim == 2 and settings.muon}
     learning = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in learning if p.ndim >= 2], "weight_decay": weight_decay},
+    decay = settings.weight_decay
+    groups = [
+        {"params": [p for p in learning if id(p) in repeated], "weight_decay": decay, "muon": True},
+        {"params": [p for p in learning if id(p) not in repeated and p.ndim >= 2], "weight_decay": decay},
         {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]
 
 
 class _Log:

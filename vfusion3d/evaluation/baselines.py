@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from vfusion3d.cameras import turn_to_input
-from vfusion3d.evaluation.images import on_white, resize
+from vfusion3d.data.images import on_white, resize
 from vfusion3d.evaluation.protocol import Predictor
 
 if TYPE_CHECKING:

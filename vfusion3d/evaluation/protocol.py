@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from vfusion3d.cameras import camera_vector, turn_to_input
-from vfusion3d.evaluation.images import on_white, resize
+from vfusion3d.data.images import on_white, resize
 from vfusion3d.evaluation.metrics import PerceptualDistance, lpips, psnr, ssim
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vfusion3d.cameras import turn_to_input
+from vfusion3d.data.images import on_white, resize
 from vfusion3d.evaluation.figures import contact_sheet
-from vfusion3d.evaluation.images import on_white, resize
 from vfusion3d.evaluation.protocol import Predictor
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import interpolate, max_pool2d
+from torch.nn.functional import max_pool2d
 
 from vfusion3d.cameras import add_camera_noise, camera_vector, turn_to_input
+from vfusion3d.data.images import on_white, premultiplied, resize
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.loop import step_generator
 from vfusion3d.profiles import Recipe
@@ -117,24 +118,6 @@ class Supervision:
             self._cached[index] = self.shards[index]
         sample = self._cached[index]
         return sample.key, sample.rgba[chosen], sample.cam2world[chosen], sample.intrinsics[chosen]
-
-
-def premultiplied(rgba: Tensor) -> Float[Tensor, "batch 4 height width"]:
-    """uint8 straight alpha to float in [0, 1], colours multiplied by alpha so that resizing leaves no fringe."""
-    rgba = rgba.float() / 255
-    return torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)
-
-
-def on_white(rgba: Tensor) -> Float[Tensor, "batch 3 height width"]:
-    """uint8 straight alpha to a picture in [0, 1] on white."""
-    rgba = premultiplied(rgba)
-    return rgba[:, :3] + 1 - rgba[:, 3:]
-
-
-def resize(images: Float[Tensor, "batch c height width"], size: int) -> Float[Tensor, "batch c size size"]:
-    if images.shape[-1] == size:
-        return images
-    return interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 def patch_pixels(

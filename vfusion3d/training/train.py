@@ -89,6 +89,7 @@ def train_vfusion3d(
         learning_rate=lambda step: learning_rate(recipe, step, steps),
         seed=seed,
         weight_decay=recipe.weight_decay,
+        muon=recipe.optimizer == "muon",
         grad_clip=recipe.grad_clip,
         mixed_precision=recipe.mixed_precision,
         checkpoint_every=checkpoint_every,

@@ -1,0 +1,26 @@
+"""From the views that a shard stores to the images that are shown and compared: on white, at one size."""
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+
+def premultiplied(rgba: UInt8[Tensor, "*batch 4 h w"]) -> Float[Tensor, "*batch 4 h w"]:
+    """Straight-alpha bytes to floats in [0, 1], colours multiplied by alpha so that resizing leaves no fringe."""
+    rgba = rgba.float() / 255
+    colour, alpha = rgba.split([3, 1], dim=-3)
+    return torch.cat([colour * alpha, alpha], dim=-3)
+
+
+def on_white(rgba: UInt8[Tensor, "*batch 4 h w"]) -> Float[Tensor, "*batch 3 h w"]:
+    """Straight-alpha bytes over a white background: float in [0, 1]."""
+    colour, alpha = premultiplied(rgba).split([3, 1], dim=-3)
+    return colour + 1 - alpha
+
+
+def resize(images: Float[Tensor, "n c h w"], size: int) -> Float[Tensor, "n c size size"]:
+    """Square images resized with an antialiased bilinear filter; the same tensor where nothing has to change."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
