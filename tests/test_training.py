@@ -170,11 +170,25 @@ def test_training_on_balls_lowers_the_loss_and_leaves_a_model_that_loads(shards,
 
     log = read_log(tmp_path / "run")
     assert log["loss"].tail(2).mean() < 0.5 * log["loss"].iloc[0]
-    again = train_vfusion3d(profile, shards.folder, tmp_path / "run")
+    again = train_vfusion3d(profile, shards.folder, tmp_path / "run", model=tiny_model())
     assert not again.training
     learned, loaded = model.state_dict(), again.state_dict()
     assert learned.keys() == loaded.keys()
     assert all(torch.equal(learned[name], loaded[name]) for name in learned)
+
+
+def test_a_run_of_another_recipe_data_set_or_start_is_not_taken_for_this_one(shards, tmp_path):
+    quick = recipe(rays_per_view=16, losses=LossWeights(lpips=0, mse=1), max_steps=1, samples_per_ray=8)
+    profile = dataclasses.replace(load_profile("smoke"), training=quick)
+    train_vfusion3d(profile, shards.folder, tmp_path / "run", model=tiny_model())
+    with pytest.raises(ValueError, match="seed: 0 there, 1 now"):
+        train_vfusion3d(profile, shards.folder, tmp_path / "run", model=tiny_model(), seed=1)
+    with pytest.raises(ValueError, match="start: "):
+        train_vfusion3d(profile, shards.folder, tmp_path / "run", model=tiny_model(seed=1))
+    changed = dataclasses.replace(profile, training=dataclasses.replace(quick, weight_decay=0.1))
+    with pytest.raises(ValueError, match=r"training\.weight_decay: 0\.05 there, 0\.1 now"):
+        train_vfusion3d(changed, shards.folder, tmp_path / "run", model=tiny_model())
+    train_vfusion3d(changed, shards.folder, tmp_path / "run", model=tiny_model(), overwrite=True)
 
 
 def test_asking_for_lpips_on_scattered_rays_is_refused():

@@ -279,6 +279,7 @@ vfusion3d render --profile paper --shard 3 --shards 64       (on the 4th of 64 m
     page.add_argument("--size", type=int, metavar="PIXELS", help="side of a view (default: the profile's)")
     page.add_argument("--workers", type=int, help="processes (default: the profile's, or one a CPU core)")
     page.add_argument("--backend", choices=["pyvista", "blender"], default="pyvista", help="the renderer")
+    page.add_argument("--overwrite", action="store_true", help="delete data that was rendered with other settings")
     page.add_argument("--shard", type=int, default=0, metavar="K", help="which part of the work this is, from 0")
     page.add_argument("--shards", type=int, default=1, metavar="N", help="in how many parts the work is divided")
 
@@ -296,6 +297,7 @@ def run_render(options: argparse.Namespace) -> int:
         "workers": options.workers or profile.workers or os.cpu_count() or 1,
         "backend": options.backend,
         "part": (options.shard, options.shards),
+        "overwrite": options.overwrite,
     }
     views = options.views or profile.data.views_3d
     if options.objects is not None:
@@ -352,6 +354,7 @@ accelerate launch --num_processes 8 -m vfusion3d.cli train --profile paper
     page.add_argument("--data", type=Path, metavar="FOLDER", help="shards to train on (default: RUN_DIR/data/train_3d)")
     page.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="of the run (default: RUN_DIR/vfusion3d)")
     page.add_argument("--weights", metavar="NAME", help="what to start from (default: what the profile says)")
+    page.add_argument("--overwrite", action="store_true", help="delete a run that was made with other settings")
 
 
 def run_train(options: argparse.Namespace) -> int:
@@ -362,7 +365,7 @@ def run_train(options: argparse.Namespace) -> int:
     data, folder = options.data or training_data(run_dir), options.output or trained_model(run_dir)
     _require(data / "index.json", f"vfusion3d render --profile {options.profile}")
     model = VFusion3D.from_pretrained(options.weights) if options.weights else None
-    train_vfusion3d(profile, data, folder, model=model, seed=options.seed)
+    train_vfusion3d(profile, data, folder, model=model, seed=options.seed, overwrite=options.overwrite)
     print(folder / "model")
     return 0
 

@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 
 from vfusion3d import cameras
 from vfusion3d.data.shards import ShardWriter, encode_sample, shard_path, write_index, written_keys
+from vfusion3d.settings import claim_folder
 
 ELEVATION = (0.0, math.pi / 4)  # section 3.2: one for each object, uniform
 
@@ -109,6 +110,7 @@ def render_dataset(
     camera_offset: float = cameras.RENDER_OFFSET,
     backend: str = "pyvista",
     part: tuple[int, int] = (0, 1),
+    overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
     """Render `count` objects from `views` cameras each and write them as shards of `shard_size` objects.
@@ -120,7 +122,8 @@ def render_dataset(
 
     Interrupted at any moment, the same call goes on where it stopped. An object whose file is broken
     (`MeshFileError`) is left out and listed under "skipped" in the index. Returns the path of `index.json`, which is
-    written last. Raises ValueError where the folder already holds data of other settings, and for values out of range.
+    written last. Raises ValueError where the folder already holds data of other settings (overwrite: they are deleted),
+    and for values out of range.
     """
     folder, (which, parts) = Path(folder), part
     count = len(objects) if count is None else count
@@ -137,8 +140,9 @@ def render_dataset(
         raise ValueError(f"part must be (k, n) with 0 <= k < n, not {part}")
     job = _Job(objects, views, size, seed, tuple(elevation), camera_offset, backend)
     settings = _settings(job, count, shard_size)
-    folder.mkdir(parents=True, exist_ok=True)
-    _check_settings(folder / "settings.json", settings)
+    if overwrite and parts > 1:
+        raise ValueError("machines that share a folder cannot overwrite it: delete it first")
+    claim_folder(folder, settings, overwrite=overwrite)
 
     shards = range(which, math.ceil(count / shard_size), parts)
     ranges = {shard: range(shard * shard_size, min((shard + 1) * shard_size, count)) for shard in shards}
@@ -263,20 +267,6 @@ def _settings(job: _Job, count: int, shard_size: int) -> dict[str, Any]:
         source.update(dataclasses.asdict(job.objects))
     plain = {name: getattr(job, name) for name in ("views", "size", "seed", "elevation", "camera_offset", "backend")}
     return json.loads(json.dumps({"objects": source, "count": count, "shard_size": shard_size, **plain}))
-
-
-def _check_settings(path: Path, settings: dict[str, Any]) -> None:
-    if not path.exists():
-        _write_json(path, settings)
-    old = _read_json(path)
-    changed = [
-        f"{name}: {old.get(name)} there, {value} now" for name, value in settings.items() if old.get(name) != value
-    ]
-    if changed:
-        raise ValueError(
-            f"{path.parent} holds data rendered with other settings ({'; '.join(changed)}): "
-            "render to another folder, or delete this one first"
-        )
 
 
 def _skipped_path(folder: Path, shard: int) -> Path:

@@ -1,5 +1,7 @@
 """Train VFusion3D on multi-view shards by the recipe of section 3.3: a whole run, from profile to model folder."""
 
+import dataclasses
+import hashlib
 import math
 import os
 from pathlib import Path
@@ -13,6 +15,7 @@ from vfusion3d.loop import LoopSettings, train
 from vfusion3d.model.initialise import start_local
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.profiles import Profile
+from vfusion3d.settings import claim_folder
 from vfusion3d.training.losses import Losses
 from vfusion3d.training.schedule import learning_rate, total_steps
 from vfusion3d.training.supervision import Supervision
@@ -31,7 +34,7 @@ SIZES = {
         "heads": 4,
         "triplane_size": 12,
         "triplane_channels": 32,
-        "samples_per_ray": 64,
+        "samples_per_ray": 32,
         "source_distance": 1.5,
         "source_elevation": math.pi / 8,
     },
@@ -68,21 +71,35 @@ def train_vfusion3d(
     show_every: int = 0,
     checkpoint_every: int = 200,
     stop_after: float = math.inf,
+    overwrite: bool = False,
 ) -> VFusion3D:
     """Train by `profile.training` on the shards in `data`; the run's checkpoint and log go to `folder`.
 
     model: what to start from, else `new_model`. Interrupted, the same call goes on where it stopped; once done, it
     loads `folder/model` and returns. stop_after: seconds after which to stop early (`folder/model` is then not there).
+    Raises ValueError where the folder holds a run of another recipe, data set, seed or start; with overwrite, that run
+    is deleted.
     """
-    folder, recipe = Path(folder), profile.training
-    if (folder / "model").is_dir():
-        return VFusion3D.from_pretrained(folder / "model")
+    folder, recipe, state = Path(folder), profile.training, PartialState(cpu=profile.device == "cpu")
     shards = MultiviewShards(data)
     steps = total_steps(recipe, len(shards))
+    given = model is not None or profile.model.start is not None
     model = new_model(profile, torch.Generator().manual_seed(seed)) if model is None else model
+    if state.is_main_process:
+        settings = {
+            "training": dataclasses.asdict(recipe),
+            "model": {name: value for name, value in model.config.items() if not name.startswith("_")},
+            "perceptual_distance": profile.foundations.perceptual_distance,
+            "data": shards.fingerprint,
+            "seed": seed,
+            "start": fingerprint(model) if given else None,
+        }
+        claim_folder(folder, settings, overwrite=overwrite)
+    state.wait_for_everyone()
+    if (folder / "model").is_dir():
+        return VFusion3D.from_pretrained(folder / "model")
     perceptual = perceptual_distance(profile) if recipe.losses.lpips else None
-    processes = PartialState(cpu=profile.device == "cpu").num_processes
-    supervision = Supervision(shards, recipe, model.config.image_size, steps, seed, processes)
+    supervision = Supervision(shards, recipe, model.config.image_size, steps, seed, state.num_processes)
     losses = Losses(recipe, perceptual)
     settings = LoopSettings(
         steps=steps,
@@ -107,9 +124,17 @@ def train_vfusion3d(
         stop_after=stop_after,
         device=device,
     )
-    if done and PartialState().is_main_process:
+    if done and state.is_main_process:
         save_whole(model, folder / "model")
     return model
+
+
+def fingerprint(model: VFusion3D) -> str:
+    """A short name of a model's weights: different weights have different ones."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def save_whole(model: VFusion3D, folder: Path) -> None:

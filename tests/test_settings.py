@@ -1,0 +1,31 @@
+import pytest
+
+from vfusion3d.settings import claim_folder
+
+SETTINGS = {"views": 16, "objects": {"name": "primitives", "count": 3}, "elevation": (0.0, 0.5)}
+
+
+def test_the_same_settings_find_their_folder_again(tmp_path):
+    claim_folder(tmp_path / "run", SETTINGS)
+    (tmp_path / "run" / "result").write_text("kept")
+    claim_folder(tmp_path / "run", SETTINGS, overwrite=True)
+    assert (tmp_path / "run" / "result").read_text() == "kept"
+
+
+def test_other_settings_are_refused_by_name_and_overwrite_begins_anew(tmp_path):
+    claim_folder(tmp_path / "run", SETTINGS)
+    (tmp_path / "run" / "result").write_text("old")
+    other = SETTINGS | {"objects": {"name": "primitives", "count": 4}}
+    with pytest.raises(ValueError, match=r"objects\.count: 3 there, 4 now"):
+        claim_folder(tmp_path / "run", other)
+    assert (tmp_path / "run" / "result").exists()
+    claim_folder(tmp_path / "run", other, overwrite=True)
+    assert not (tmp_path / "run" / "result").exists()
+    claim_folder(tmp_path / "run", other)
+
+
+def test_a_folder_of_something_else_is_neither_used_nor_deleted(tmp_path):
+    (tmp_path / "photo.jpg").write_text("mine")
+    with pytest.raises(ValueError, match=r"no settings\.json"):
+        claim_folder(tmp_path, SETTINGS, overwrite=True)
+    assert (tmp_path / "photo.jpg").exists()

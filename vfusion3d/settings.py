@@ -1,0 +1,43 @@
+"""What a folder of results was made with, kept beside them: the same settings go on, others never mix in."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+SETTINGS = "settings.json"
+
+
+def claim_folder(folder: str | Path, settings: dict[str, Any], *, overwrite: bool = False) -> None:
+    """Make the folder of results with these settings, or check that the one that is there has the same.
+
+    settings: anything JSON can hold. overwrite: where it has others, delete the folder and begin a new one.
+    Raises ValueError that names what differs, and where the folder holds something else altogether.
+    """
+    path, settings = Path(folder) / SETTINGS, json.loads(json.dumps(settings))
+    there = [file for file in path.parent.glob("*") if file.suffix != ".partial"]
+    if there and not path.exists():
+        raise ValueError(f"{path.parent} holds files but no {SETTINGS}: give a folder that is empty or does not exist")
+    old = json.loads(path.read_text()) if path.exists() else settings
+    changed = list(_differences("", old, settings))
+    if changed and not overwrite:
+        raise ValueError(
+            f"{path.parent} was made with other settings ({'; '.join(changed)}): "
+            "use another folder, or overwrite this one"
+        )
+    if changed:
+        shutil.rmtree(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        partial = path.with_name(f"{SETTINGS}.{os.getpid()}.partial")
+        partial.write_text(json.dumps(settings, indent=1))
+        os.replace(partial, path)
+
+
+def _differences(name: str, old: Any, new: Any):
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from _differences(f"{name}.{key}" if name else key, old.get(key), new.get(key))
+    elif old != new:
+        yield f"{name}: {old} there, {new} now"
