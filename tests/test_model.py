@@ -33,7 +33,7 @@ def test_a_saved_model_comes_back_the_same(inputs, tmp_path):
     model.save_pretrained(tmp_path)
     again = VFusion3D.from_pretrained(tmp_path)
     assert dict(again.config)["source_elevation"] == 0.3
-    assert torch.equal(model(*inputs), again(*inputs))
+    torch.testing.assert_close(model(*inputs), again(*inputs))  # other memory, other rounding
 
 
 def test_half_precision_weights_load_as_float32_or_as_asked(inputs, tmp_path):

@@ -133,7 +133,7 @@ def test_an_asset_knows_where_its_picture_came_from(pipeline, tmp_path):
 def test_weights_in_a_folder_load_to_the_same_pipeline(pipeline, tmp_path):
     pipeline.model.save_pretrained(tmp_path / "tiny")
     loaded = ImageTo3DPipeline.from_pretrained(tmp_path / "tiny", device="cpu")
-    assert torch.equal(loaded(photo()).planes, pipeline(photo()).planes)
+    torch.testing.assert_close(loaded(photo()).planes, pipeline(photo()).planes)  # other memory, other rounding
 
 
 def test_bfloat16_gives_nearly_the_same_views(pipeline, tmp_path):

@@ -40,7 +40,8 @@ class ImageTo3DPipeline:
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "ImageTo3DPipeline":
         """Move the model, and return the pipeline."""
-        self.model.to(device=device, dtype=dtype)
+        given = {name: value for name, value in {"device": device, "dtype": dtype}.items() if value is not None}
+        torch.nn.Module.to(self.model, **given)  # diffusers' own warns of float32 modules, of which there are none
         return self
 
     @torch.no_grad()
