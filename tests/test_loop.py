@@ -128,6 +128,24 @@ def test_a_run_that_is_told_to_stop_early_says_that_it_is_not_done(tmp_path):
     assert (tmp_path / "checkpoint.safetensors").exists()
 
 
+def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_path):
+    model = nn.Linear(2, 1)
+    before = model.weight.detach().clone()
+
+    def losses(model, batch, generator):
+        return {"loss": model(batch).square().sum() * 0 + model.weight.sub(model.weight).abs().sqrt().sum()}
+
+    with pytest.raises(TrainingError, match=r"step 0: gradient norm nan.*lower the learning rate"):
+        train(model, lambda step, rank: torch.ones(1, 2), losses, settings(3), tmp_path, device="cpu")
+    assert torch.equal(model.weight, before)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_an_error_and_not_a_slow_training(tmp_path):
+    with pytest.raises(TrainingError, match="run on cuda, but there is only cpu"):
+        train(nn.Linear(2, 1), None, None, settings(3), tmp_path, device="cuda")
+
+
 def test_muon_moves_a_matrix_along_the_orthogonal_factor_of_its_gradient():
     generator = torch.Generator().manual_seed(0)
     for shape in ((8, 20), (20, 8)):

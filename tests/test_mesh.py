@@ -27,13 +27,14 @@ def test_coarse_to_fine_finds_the_surface_of_the_dense_grid(resolution):
         assert distance.max() < voxel
 
 
-def test_a_thin_rod_is_not_lost_between_coarse_points():
+@pytest.mark.parametrize(("resolution", "radius", "off"), [(64, 0.05, 0.08), (64, 0.06, 0.0), (128, 0.05, 0.047)])
+def test_a_thin_rod_is_not_lost_between_coarse_points(resolution, radius, off):
     field, planes = ball_field(resolution=64, steepness=2e4)
     ticks = (torch.arange(64) + 0.5) / 32 - 1
-    planes[:, 0, 0] = 0.06**2 - ticks[None, :] ** 2 - (ticks[:, None] - 0.02) ** 2  # a rod along z, two voxels thick
+    planes[:, 0, 0] = radius**2 - (ticks[None, :] - off) ** 2 - (ticks[:, None] - off) ** 2  # a rod along z
     planes[:, 1, 0] = 0
-    mesh, dense = extract_mesh(field, planes, 64), dense_surface(field, planes, 64)
-    assert np.allclose(mesh.bounds, dense.bounds, atol=2 / 63)
+    mesh, dense = extract_mesh(field, planes, resolution), dense_surface(field, planes, resolution)
+    assert np.allclose(mesh.bounds, dense.bounds, atol=2 / (resolution - 1))
     assert mesh.area == pytest.approx(dense.area, rel=0.01)
 
 

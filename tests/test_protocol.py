@@ -78,14 +78,15 @@ def test_the_same_method_fails_when_the_world_is_not_turned_to_the_input_view():
     assert (evaluate(unturned, [sample("a", 0.2, start=1.0)]).psnr < 25).all()
 
 
-def test_the_truth_itself_has_infinite_psnr_and_no_distance():
+def test_the_truth_itself_differs_by_rounding_only():
     object_ = sample("a", 0.2)
 
     def oracle(image, input_camera, cam2world, intrinsics, size):
         return torch.from_numpy(_composited(object_.rgba.numpy()[1:]))[None].float()
 
     row = evaluate(oracle, [object_], input_view=0).iloc[0]
-    assert (row.psnr, row.lpips) == (math.inf, 0)
+    assert row.psnr > 120
+    assert row.lpips == pytest.approx(0, abs=1e-6)
     assert row.ssim == pytest.approx(1.0, abs=1e-4)
 
 

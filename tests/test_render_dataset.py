@@ -149,6 +149,14 @@ def test_a_folder_of_mesh_files_goes_on_past_broken_ones_and_lists_them(tmp_path
     assert "b.obj" in skipped["00000001"]
 
 
+def test_more_objects_than_the_folder_has_are_refused_before_anything_is_written(tmp_path):
+    (tmp_path / "files").mkdir()
+    trimesh.creation.box().export(tmp_path / "files" / "box.ply")
+    with pytest.raises(ValueError, match="count is 2, but there are only 1 objects"):
+        render_dataset(tmp_path / "rendered", MeshFolder(str(tmp_path / "files")), 2, **SETTINGS)
+    assert not (tmp_path / "rendered").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"views": 0}, "views must be"), ({"workers": 0}, "workers must be"), ({"part": (2, 2)}, "part must be")],

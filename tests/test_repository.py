@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+WEIGHTS = ROOT / "vfusion3d" / "weights"
 LOCKS = ["requirements.lock", "requirements-blender.lock"]
 
 
@@ -170,14 +171,23 @@ def test_no_file_names_a_place_on_this_machine():
 
 def test_no_file_is_large_and_none_is_a_pickle():
     for path in tracked():
-        assert path.stat().st_size <= 4 * 2**20, path
+        assert path.stat().st_size <= 4 * 2**20 or path.is_relative_to(WEIGHTS), path
         assert path.suffix not in {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib"}, path
+
+
+def test_the_bundled_weights_stay_within_12_mb():
+    assert 0 < sum(path.stat().st_size for path in tracked() if path.suffix == ".safetensors") <= 12 * 10**6
 
 
 def test_executed_notebooks_figures_and_sources_stay_under_20_mb():
     parts = {"notebooks", "papermill_runs", "figures"}
     files = [path for path in tracked() if path.relative_to(ROOT).parts[0] in parts]
     assert sum(path.stat().st_size for path in files) < 20 * 10**6
+
+
+def test_the_bundled_weights_tell_nothing_of_where_they_were_made():
+    for config in WEIGHTS.glob("*/config.json"):
+        assert "/" not in config.read_text(), config
 
 
 def test_the_citation_is_the_papers():

@@ -1,8 +1,12 @@
 import dataclasses
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file
 from tiny_model import tiny_model
 
 from vfusion3d.cameras import (
@@ -14,8 +18,9 @@ from vfusion3d.cameras import (
 )
 from vfusion3d.data.shards import MultiviewShards, ShardWriter, encode_sample, shard_path, write_index
 from vfusion3d.foundations.perceptual import PerceptualDistance
+from vfusion3d.loop import read_log
 from vfusion3d.profiles import Losses as LossWeights
-from vfusion3d.profiles import Stage, load_profile
+from vfusion3d.profiles import Stage, load_profile, profile_path
 from vfusion3d.training.losses import Losses
 from vfusion3d.training.schedule import learning_rate, render_resolution, stage_ends, total_steps
 from vfusion3d.training.supervision import Supervision
@@ -166,8 +171,6 @@ def test_training_on_balls_lowers_the_loss_and_leaves_a_model_that_loads(shards,
         device="cpu",
     )  # fmt: skip
     model = train_vfusion3d(profile, shards.folder, tmp_path / "run", model=tiny_model(), checkpoint_every=100)
-    from vfusion3d.loop import read_log
-
     log = read_log(tmp_path / "run")
     assert log["loss"].tail(2).mean() < 0.5 * log["loss"].iloc[0]
     again = train_vfusion3d(profile, shards.folder, tmp_path / "run", model=tiny_model())
@@ -175,6 +178,31 @@ def test_training_on_balls_lowers_the_loss_and_leaves_a_model_that_loads(shards,
     learned, loaded = model.state_dict(), again.state_dict()
     assert learned.keys() == loaded.keys()
     assert all(torch.equal(learned[name], loaded[name]) for name in learned)
+
+
+def test_a_stopped_training_of_the_model_goes_on_to_the_same_weights(shards, tmp_path):
+    quick = recipe(max_steps=4, samples_per_ray=8)
+    profile = dataclasses.replace(load_profile("smoke"), training=quick)
+    for name, stops in (("whole", [math.inf]), ("halves", [0.0, 0.0, math.inf])):
+        for stop in stops:  # 0 seconds: after one step
+            train_vfusion3d(profile, shards.folder, tmp_path / name, model=tiny_model(), stop_after=stop)
+    whole, halves = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "halves"))
+    assert whole.keys() == halves.keys()
+    assert all(torch.equal(whole[name], halves[name]) for name in whole)
+
+
+def test_two_processes_train_one_model(shards, tmp_path):
+    """The command of the README on two CPU processes: gradients are shared, one of them writes."""
+    profile = yaml.safe_load(profile_path("smoke").read_text())
+    profile["training"] |= {"batch_size": 2, "max_steps": 3, "samples_per_ray": 8}
+    (tmp_path / "quick.yaml").write_text(yaml.safe_dump(profile))
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
+    launch += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "-m", "vfusion3d.cli", "train"]
+    launch += ["--profile", tmp_path / "quick.yaml", "--data", shards.folder, "-o", tmp_path / "run"]
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert read_log(tmp_path / "run")["step"].tolist() == [3]
+    assert (tmp_path / "run" / "model" / "config.json").is_file()
 
 
 def test_a_run_of_another_recipe_data_set_or_start_is_not_taken_for_this_one(shards, tmp_path):

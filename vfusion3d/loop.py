@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class TrainingError(RuntimeError):
 class LoopSettings:
     """steps: optimizer steps in all. learning_rate: of each step, from 0. seed: of every random draw.
 
-    mixed_precision: "no", "bf16" or "fp16". compile: through torch.compile. Betas and weight decay are AdamW's (only
+    mixed_precision: "no" or "bf16". compile: through torch.compile. Betas and weight decay are AdamW's (only
     matrices decay). muon: matrices of repeated blocks (in an nn.ModuleList) learn by Muon. checkpoint_every, log_every:
     in steps.
     """
@@ -76,14 +77,21 @@ def train(
 
     batch_of(step, rank): the batch of a step on a process, drawn ahead of time in a thread. losses_of(model, batch,
     generator): named scalar losses, among them `loss`, the one to minimise. show(step): called every `show_every` steps
-    and at the end, for pictures. stop_after: seconds after which to write a checkpoint and return. device: "cpu" keeps
-    a GPU out of it. The folder gets checkpoint.safetensors, log.csv and TensorBoard events.
+    and at the end, for pictures. stop_after: seconds after which to write a checkpoint and return. device: where it
+    must run ("cpu", "cuda"), None: the best there is. The folder gets checkpoint.safetensors, log.csv and TensorBoard
+    events.
 
-    Returns whether all steps are done. Raises TrainingError where a loss is not finite.
+    Returns whether all steps are done. Raises TrainingError where a loss or a gradient is not finite, and where the
+    wanted device is not there.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
     accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=device == "cpu")
+    if device is not None and accelerator.device.type != torch.device(device).type:
+        raise TrainingError(
+            f"training is to run on {device}, but there is only {accelerator.device}: set device to auto"
+        )
     model.to(accelerator.device).train()
     optimizer = MuonAdamW(_groups(model, settings), lr=0.0, betas=settings.betas)
     start = load_checkpoint(folder, model, optimizer)
@@ -114,13 +122,11 @@ def train(
             losses = losses_of(wrapped, batch, step_generator(settings.seed, step, rank))
             if not torch.isfinite(losses["loss"]):
                 values = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
-                keys = getattr(batch, "keys", None)
-                raise TrainingError(
-                    f"step {step}: {values}; the batch holds {keys}. The last checkpoint in {folder} is from "
-                    "before this step: lower the learning rate, or look at these samples"
-                )
+                raise TrainingError(_not_finite(step, values, batch, folder))
             accelerator.backward(losses["loss"])
             norm = accelerator.clip_grad_norm_(wrapped.parameters(), settings.grad_clip)
+            if not torch.isfinite(norm):
+                raise TrainingError(_not_finite(step, f"gradient norm {norm.item():g}", batch, folder))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             done = step + 1
@@ -143,8 +149,16 @@ def train(
                 model.train()
             if late:
                 break
+    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # autocast stays out of what the model computes later
     model.eval()
     return start >= settings.steps or done == settings.steps
+
+
+def _not_finite(step: int, values: str, batch: Any, folder: Path) -> str:
+    return (
+        f"step {step}: {values}; the batch holds {getattr(batch, 'keys', None)}. The last checkpoint in {folder} is "
+        "from before this step: lower the learning rate, or look at these samples"
+    )
 
 
 def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -211,9 +225,17 @@ class _Log:
         if self.path.exists():
             with self.path.open(newline="") as file:
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) <= start]
-            self.path.unlink()
-            for row in rows:
-                self._append(row)
+            partial = self.path.with_name(f"{LOG}.partial")
+            with partial.open("w", newline="") as file:
+                if rows:
+                    writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+                    writer.writeheader()
+                    writer.writerows(rows)
+            if rows:
+                os.replace(partial, self.path)
+            else:
+                self.path.unlink()
+                partial.unlink()
         self.events = SummaryWriter(folder / "tensorboard", purge_step=start)
 
     def __enter__(self) -> "_Log":

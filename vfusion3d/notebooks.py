@@ -17,6 +17,8 @@ import nbformat
 
 from vfusion3d.profiles import FOLDER, ProfileError, load_profile, profile_path
 
+WIDGET = "application/vnd.jupyter.widget-view+json"  # of progress bars: what is stored is their first moment
+
 
 class NotebookError(RuntimeError):
     """A notebook that did not run to its end; the message holds the notebook's own error."""
@@ -132,13 +134,14 @@ def scrub(notebook: nbformat.NotebookNode, *folders: Path) -> nbformat.NotebookN
             text = re.sub(rf"{start}(?![\w.-])", name or ".", text)
         return text
 
+    notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if "papermill" in cell.metadata:
             cell.metadata.papermill = {"duration": cell.metadata.papermill.duration}
         if cell.cell_type != "code":
             continue
-        cell.outputs = _merge_streams(cell.outputs)
+        cell.outputs = _merge_streams([output for output in cell.outputs if WIDGET not in output.get("data", {})])
         for output in cell.outputs:
             if "text" in output:
                 output.text = _last_states(clean(output.text))

@@ -121,6 +121,7 @@ class Recipe:
     weight_decay: float = 0.05
     grad_clip: float = 1.0  # largest gradient norm
     mixed_precision: Literal["no", "bf16"] = "no"
+    compile: bool = False  # the network through torch.compile; the renderer's shapes change from step to step
     max_steps: int | None = None  # ends training early
 
     def __post_init__(self):
@@ -161,12 +162,12 @@ class Profile:
     foundations: Foundations
     training: Recipe
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    workers: int | None = None  # processes that render or load data; null: one a CPU core
+    workers: int | None = None  # processes that render; null: one a CPU core
 
     def __post_init__(self):
         _positive(self, "scale", "scale_3d")
         if self.workers is not None:
-            _not_negative(self, "workers")
+            _positive(self, "workers")
         if not self.name or not self.name.replace("-", "").replace("_", "").isalnum():
             raise ProfileError(f"name {self.name!r} names folders: letters, digits, - and _ only")
 

@@ -50,8 +50,9 @@ def render_views(
 
     cam2world (V, 3, 4) and intrinsics (V, 4) or (4,) follow `vfusion3d.cameras`; arrays or tensors. size: pixels of a
     side. shading=False gives the bare colours. supersampling: samples along a pixel's side; odd, so that one of
-    them is the pixel's centre, where depth and normals are taken. backend: "pyvista", or "blender" (Cycles, see
-    `vfusion3d.data.blender`). Raises ValueError for a mesh without faces and for arguments of the wrong shape or value.
+    them is the pixel's centre, where depth and normals are taken. backend: "pyvista", or "blender" (Cycles, which takes
+    samples of its own, see `vfusion3d.data.blender`). Raises ValueError for a mesh without faces and for arguments of
+    the wrong shape or value.
     """
     cam2world, intrinsics = check_cameras(cam2world, intrinsics)
     if size < 1:

@@ -80,10 +80,12 @@ class MeshFolder:
         from vfusion3d.data.mesh_files import load_mesh
 
         path = self._paths()[index]
-        caption = path.with_suffix(".txt")
+        beside, caption = path.with_suffix(".txt"), path.stem.replace("_", " ")
+        if beside.exists():
+            caption = beside.read_text(encoding="utf-8", errors="replace").strip()
         return Object3D(
             load_mesh(path),
-            caption.read_text().strip() if caption.exists() else path.stem.replace("_", " "),
+            caption,
             {"category": "file", "file": path.relative_to(self.folder).as_posix()},
         )
 
@@ -123,7 +125,7 @@ def render_dataset(
     Interrupted at any moment, the same call goes on where it stopped. An object whose file is broken
     (`MeshFileError`) is left out and listed under "skipped" in the index. Returns the path of `index.json`, which is
     written last. Raises ValueError where the folder already holds data of other settings (overwrite: they are deleted),
-    and for values out of range.
+    for values out of range, and for more objects than there are.
     """
     folder, (which, parts) = Path(folder), part
     count = len(objects) if count is None else count
@@ -136,6 +138,8 @@ def render_dataset(
     }.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
+    if hasattr(objects, "__len__") and count > len(objects):
+        raise ValueError(f"count is {count}, but there are only {len(objects)} objects")
     if not 0 <= which < parts:
         raise ValueError(f"part must be (k, n) with 0 <= k < n, not {part}")
     job = _Job(objects, views, size, seed, tuple(elevation), camera_offset, backend)

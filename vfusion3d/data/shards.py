@@ -166,7 +166,7 @@ def write_index(folder: str | Path, **extra: Any) -> Path:
         shards.append({"name": path.name, "bytes": size, "sha256": checksum, "samples": entries})
     index = {"samples": sum(len(shard["samples"]) for shard in shards), **extra, "shards": shards}
     target = folder / "index.json"
-    temporary = target.with_name(target.name + ".partial")
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.partial")  # two parts of a job may finish at once
     temporary.write_text(json.dumps(index, separators=(",", ":")))
     os.replace(temporary, target)
     return target
@@ -261,8 +261,7 @@ class MultiviewShards(Sequence):
                 self._files.pop(next(iter(self._files))).close()
             self._files[name] = open(self.folder / name, "rb", buffering=0)  # noqa: SIM115
         file = self._files[name]
-        file.seek(offset)
-        data = file.read(size)
+        data = os.pread(file.fileno(), size, offset)  # threads share the file, so no position in it
         if len(data) != size:
             raise ShardError(f"{self.folder / name} is truncated: delete it and render it again")
         return data

@@ -38,6 +38,8 @@ METRIC_CHUNK = 8  # views whose metrics are computed at once: bounds the memory 
 
 Predictor = Callable[[Tensor, tuple[Tensor, Tensor], Tensor, Tensor, int], Tensor]
 
+SMALLEST = 32  # pixels: below, AlexNet has nothing left to look at
+
 
 def evaluate_3d(
     predict: Predictor | Mapping[str, Predictor],
@@ -60,10 +62,13 @@ def evaluate_3d(
 
     Returns one row per object and method: `method`, `key`, `category` (empty if the metadata has none), `input_view`,
     `views` (how many were compared) and `psnr`, `ssim`, `lpips`, each the mean over the object's novel views.
-    Raises ValueError for an empty set, an object with a single view, stored views smaller than `size`, an `input_view`
-    that an object does not have, and a method whose result has the wrong shape or is not finite.
+    Raises ValueError for views under 32 pixels, an empty set, an object with a single view, stored views smaller than
+    `size`, an `input_view` that an object does not have, and a method whose result has the wrong shape or is not
+    finite.
     """
     methods = predict if isinstance(predict, Mapping) else {"VFusion3D": predict}
+    if size < SMALLEST:
+        raise ValueError(f"LPIPS needs views of at least {SMALLEST} pixels, not {size}")
     if len(shards) == 0:
         raise ValueError("the test set has no objects: render it first")
     draws = generator.random(len(shards))

@@ -15,7 +15,8 @@ from torch.nn.functional import max_pool3d, softplus
 
 from vfusion3d.model.rendering import Field
 
-COARSE_STEP = 4  # spacing of the first grid, in voxels of the last
+COARSE_POINTS = 64  # the first grid has at least as many points along a side: parts thinner than its spacing get lost
+MOST_LEVELS = 2  # halvings of the spacing
 
 
 class NoSurfaceError(ValueError):
@@ -62,7 +63,7 @@ def density_grid(
         _, raw = field.in_chunks(table, plane_resolution, points, points.new_zeros(len(points), dtype=torch.int))
         return softplus(raw - 1)
 
-    step = COARSE_STEP
+    step = 2 ** min(MOST_LEVELS, max(0, (resolution // COARSE_POINTS).bit_length() - 1))
     axis = _level(resolution, step, ticks.device)
     density = density_at([g.reshape(-1) for g in torch.meshgrid(axis, axis, axis, indexing="ij")])
     density = density.view([len(axis)] * 3)

@@ -265,16 +265,6 @@ def cut_out(image: Image.Image, background: str = "auto", name: str = "the pictu
     return CutOut(_with_alpha(*softened), method)
 
 
-def remove_background(
-    image: Image.Image, background: str = "auto", name: str = "the picture"
-) -> Float[ndarray, "height width"]:
-    """The opacity in [0, 1] of the object alone, at the picture's size. (`cut_out` also cleans the colours.)"""
-    alpha = cut_out(image, background, name).rgba.getchannel("A")
-    if alpha.size != image.size:
-        alpha = alpha.resize(image.size, Image.Resampling.BILINEAR)
-    return np.asarray(alpha, dtype=np.float32) / 255
-
-
 def rembg_weights() -> tuple[str, Path] | None:
     """The first of rembg's models whose weights are already on this machine, and their file."""
     home = Path.home()

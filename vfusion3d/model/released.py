@@ -34,9 +34,12 @@ def load_released(
     tensors = tensors.get(WRAPPER, tensors)
     config = _config(tensors)
     heads = {"encoder_heads": encoder_heads, "heads": transformer_heads}
-    for name, width in (("encoder_heads", config["encoder_width"]), ("heads", config["width"])):
-        if width % heads[name]:
-            raise CheckpointError(f"{heads[name]} heads do not divide a width of {width}: give the right {name}")
+    for name, count, width in (
+        ("encoder_heads", encoder_heads, config["encoder_width"]),
+        ("transformer_heads", transformer_heads, config["width"]),
+    ):
+        if width % count:
+            raise CheckpointError(f"{count} heads do not divide a width of {width}: give the right {name}")
     with torch.device("meta"):
         model = model_class(**config, **heads, samples_per_ray=samples_per_ray)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -56,25 +59,28 @@ def load_released(
 
 
 def _config(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    def shape(name: str) -> tuple[int, ...]:
+    def shape(name: str, axes: int) -> tuple[int, ...]:
         if name not in tensors:
             raise CheckpointError(f"these are not VFusion3D weights: {name} is missing, which tells the model's size")
-        return tuple(tensors[name].shape)
+        found = tuple(tensors[name].shape)
+        if len(found) != axes:
+            raise CheckpointError(f"these are not VFusion3D weights: shape of {name}: {found}, expected {axes} axes")
+        return found
 
     def count(pattern: str) -> int:
         return 1 + max((int(m[1]) for name in tensors if (m := re.match(pattern, name))), default=-1)
 
-    encoder_width, _, patch, _ = shape("encoder.model.embeddings.patch_embeddings.projection.weight")
-    _, positions, _ = shape("encoder.model.embeddings.position_embeddings")
-    width, channels, _, _ = shape("transformer.deconv.weight")
-    _, triplane_tokens, _ = shape("transformer.pos_embed")
+    encoder_width, _, patch, _ = shape("encoder.model.embeddings.patch_embeddings.projection.weight", 4)
+    _, positions, _ = shape("encoder.model.embeddings.position_embeddings", 3)
+    width, channels, _, _ = shape("transformer.deconv.weight", 4)
+    _, triplane_tokens, _ = shape("transformer.pos_embed", 3)
     return {
         "image_size": 512,
         "patch_size": patch,
         "position_grid": round((positions - 1) ** 0.5),
         "encoder_width": encoder_width,
         "encoder_layers": count(r"encoder\.model\.encoder\.layer\.(\d+)\."),
-        "camera_width": shape("camera_embedder.mlp.0.weight")[0],
+        "camera_width": shape("camera_embedder.mlp.0.weight", 2)[0],
         "width": width,
         "layers": count(r"transformer\.layers\.(\d+)\."),
         "triplane_size": round((triplane_tokens / 3) ** 0.5),

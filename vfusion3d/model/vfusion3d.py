@@ -112,11 +112,17 @@ class VFusion3D(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options) -> "VFusion3D":
-        """Load `mini` or `base` (bundled), the released weights (`facebook/vfusion3d`), or any folder or hub name."""
+        """Load `mini` or `base` (bundled), the released weights (`facebook/vfusion3d`), or any folder or hub name.
+
+        options: those of diffusers, such as `torch_dtype`; the released weights take `torch_dtype` alone (ValueError).
+        """
         if str(name) == RELEASED_NAME:
-            return cls.from_released(name)
-        bundled = BUNDLED_WEIGHTS / str(name)
-        return super().from_pretrained(bundled if bundled.is_dir() else name, **options)
+            dtype = options.pop("torch_dtype", None)
+            if options:
+                raise ValueError(f"{name} is loaded by from_released, which does not know {', '.join(options)}")
+            return cls.from_released(name).to(dtype or torch.float32)
+        bundled = {path.name: path for path in BUNDLED_WEIGHTS.iterdir() if path.is_dir()}
+        return super().from_pretrained(bundled.get(str(name), name), **options)
 
     @classmethod
     def from_released(
@@ -140,6 +146,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: Dinov2Config):
         super().__init__()
         self.model = Dinov2Model(config)
+        self.model.embeddings.mask_token.requires_grad_(False)  # DINOv2's own training only; DDP wants all to learn
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
 

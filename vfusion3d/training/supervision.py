@@ -55,6 +55,10 @@ class Supervision:
     ):
         self.shards, self.recipe, self.image_size = shards, recipe, image_size
         self.total_steps, self.seed, self.processes = total_steps, seed, processes
+        if recipe.batch_size % processes:
+            raise ValueError(
+                f"{processes} processes cannot share batches of {recipe.batch_size}: one must divide the other"
+            )
         first = shards[0].rgba  # every object of a data set has as many views
         self.view_count = len(first)
         if self.view_count < recipe.views:

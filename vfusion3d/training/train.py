@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import math
 import os
 from pathlib import Path
@@ -56,6 +57,7 @@ def new_model(profile: Profile, generator: torch.Generator) -> VFusion3D:
         from transformers import Dinov2Model
 
         model.encoder.model = Dinov2Model.from_pretrained(profile.foundations.image_features)
+        model.encoder.model.embeddings.mask_token.requires_grad_(False)
         return model
     return start_local(model, generator)
 
@@ -109,6 +111,7 @@ def train_vfusion3d(
         muon=recipe.optimizer == "muon",
         grad_clip=recipe.grad_clip,
         mixed_precision=recipe.mixed_precision,
+        compile=recipe.compile,
         checkpoint_every=checkpoint_every,
     )
     device = None if profile.device == "auto" else profile.device
@@ -141,4 +144,7 @@ def save_whole(model: VFusion3D, folder: Path) -> None:
     """`save_pretrained` under a temporary name, renamed when complete."""
     partial = folder.with_name(folder.name + ".partial")
     model.save_pretrained(partial)
+    config = json.loads((partial / "config.json").read_text())
+    config.pop("_name_or_path", None)  # where its start was loaded from, on this machine
+    (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     os.replace(partial, folder)
