@@ -58,7 +58,8 @@ $(BLENDER_STAMP):
 	@rm -f .venv-blender/.installed-*
 	@touch $@
 
-bench: $(STAMP) ## time inference beside its slow twin
+bench: $(STAMP) ## time rendering, and inference beside its slow twin
+	$(BIN)/python benchmarks/rendering.py
 	$(BIN)/python benchmarks/inference.py
 
 lock: ## renew requirements*.lock from pyproject.toml, keeping the versions that still fit

@@ -29,3 +29,8 @@ def test_a_folder_of_something_else_is_neither_used_nor_deleted(tmp_path):
     with pytest.raises(ValueError, match=r"no settings\.json"):
         claim_folder(tmp_path, SETTINGS, overwrite=True)
     assert (tmp_path / "photo.jpg").exists()
+
+
+def test_a_setting_that_an_older_version_did_not_know_is_no_difference(tmp_path):
+    claim_folder(tmp_path / "run", SETTINGS)
+    claim_folder(tmp_path / "run", SETTINGS | {"compile": False})

@@ -23,7 +23,9 @@ def default_intrinsics(*shape: int) -> Float[Tensor, "*shape 4"]:
     return torch.tensor(INTRINSICS).expand(*shape, 4).clone()
 
 
-def sphere_position(azimuth: Tensor | float, elevation: Tensor | float, distance: Tensor | float = ORBIT_DISTANCE):
+def sphere_position(
+    azimuth: Tensor | float, elevation: Tensor | float, distance: Tensor | float = ORBIT_DISTANCE
+) -> Tensor:
     """The point at (azimuth, elevation) radians and `distance` world units from the origin, `(..., 3)`."""
     azimuth, elevation, distance = torch.broadcast_tensors(
         *(torch.as_tensor(a, dtype=torch.float32) for a in (azimuth, elevation, distance))

@@ -363,7 +363,7 @@ def run_train(options: argparse.Namespace) -> int:
 
     profile, run_dir = _run(options)
     data, folder = options.data or training_data(run_dir), options.output or trained_model(run_dir)
-    _require(data / "index.json", f"vfusion3d render --profile {options.profile}")
+    _require(data / "index.json", _again(options, "render"))
     model = VFusion3D.from_pretrained(options.weights) if options.weights else None
     train_vfusion3d(profile, data, folder, model=model, seed=options.seed, overwrite=options.overwrite)
     print(folder / "model")
@@ -406,9 +406,9 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
     profile, run_dir = _run(options)
     data = options.data or test_data(run_dir)
-    _require(data / "index.json", f"vfusion3d render --profile {options.profile}")
+    _require(data / "index.json", _again(options, "render"))
     trained = trained_model(run_dir) / "model"
-    weights = options.weights or _require(trained, f"vfusion3d train --profile {options.profile}")
+    weights = options.weights or _require(trained, _again(options, "train"))
     device = profile.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -433,9 +433,15 @@ def run_evaluate(options: argparse.Namespace) -> int:
     partial = output.with_name(output.name + ".partial")
     table.to_csv(partial, index=False)
     os.replace(partial, output)
-    print(mean_over_objects(table).round(3).to_string())
+    print(mean_over_objects(table).round(4).to_string())
     print(output)
     return 0
+
+
+def _again(options: argparse.Namespace, command: str) -> str:
+    """Another command for the same run, as a person would type it."""
+    run_dir = f" --run-dir {options.run_dir}" if options.run_dir else ""
+    return f"vfusion3d {command} --profile {options.profile}{run_dir}"
 
 
 def _require(path: Path, made_by: str) -> Path:

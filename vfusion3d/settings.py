@@ -13,7 +13,8 @@ def claim_folder(folder: str | Path, settings: dict[str, Any], *, overwrite: boo
     """Make the folder of results with these settings, or check that the one that is there has the same.
 
     settings: anything JSON can hold. overwrite: where it has others, delete the folder and begin a new one.
-    Raises ValueError that names what differs, and where the folder holds something else altogether.
+    A setting that only one of them has does not count: versions may know more or fewer. Raises ValueError that names
+    what differs, and where the folder holds something else altogether.
     """
     path, settings = Path(folder) / SETTINGS, json.loads(json.dumps(settings))
     there = [file for file in path.parent.glob("*") if file.suffix != ".partial"]
@@ -37,7 +38,7 @@ def claim_folder(folder: str | Path, settings: dict[str, Any], *, overwrite: boo
 
 def _differences(name: str, old: Any, new: Any):
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(key for key in new if key not in old)]:
-            yield from _differences(f"{name}.{key}" if name else key, old.get(key), new.get(key))
+        for key in sorted(old.keys() & new.keys()):
+            yield from _differences(f"{name}.{key}" if name else key, old[key], new[key])
     elif old != new:
         yield f"{name}: {old} there, {new} now"

@@ -1,6 +1,6 @@
 """Puts trained weights into the package, in half precision.
 
-    python workflow/bundle.py runs/base/vfusion3d/model base
+python workflow/bundle.py runs/base/vfusion3d/model base
 """
 
 import argparse

@@ -123,9 +123,9 @@ def render_dataset(
     picklable. part (k, n) renders every n-th shard only, beginning with the k-th: n machines share a folder.
 
     Interrupted at any moment, the same call goes on where it stopped. An object whose file is broken
-    (`MeshFileError`) is left out and listed under "skipped" in the index. Returns the path of `index.json`, which is
-    written last. Raises ValueError where the folder already holds data of other settings (overwrite: they are deleted),
-    for values out of range, and for more objects than there are.
+    (`MeshFileError`) or cannot be rendered is left out and listed under "skipped" in the index. Returns the path of
+    `index.json`, which is written last. Raises ValueError where the folder already holds data of other settings
+    (overwrite: they are deleted), for more objects than there are, and for values out of range.
     """
     folder, (which, parts) = Path(folder), part
     count = len(objects) if count is None else count
@@ -185,7 +185,12 @@ class _Job:
         except MeshFileError as error:
             return str(error)
         intrinsics = cameras.default_intrinsics(self.views)
-        rendered = render_views(made.mesh, cam2world, intrinsics, self.size, backend=self.backend)
+        try:
+            rendered = render_views(made.mesh, cam2world, intrinsics, self.size, backend=self.backend)
+        except ValueError as error:
+            if "file" not in made.metadata:
+                raise
+            return f"{made.metadata['file']}: cannot be rendered ({error})"
         metadata = {
             **made.metadata,
             "source": type(self.objects).__name__,

@@ -72,6 +72,7 @@ class Field(nn.Module):
         return rgb.view(b, n, 3), raw.view(b, n, 1)
 
     def in_chunks(self, table: Tensor, resolution: int, points: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """`lookup`, some points at a time when no gradient is needed."""
         if torch.is_grad_enabled() or len(points) <= POINTS_AT_ONCE:
             return self.lookup(table, resolution, points, batch)
         chunks = zip(points.split(POINTS_AT_ONCE), batch.split(POINTS_AT_ONCE), strict=True)

@@ -25,6 +25,7 @@ def stage_ends(recipe: Recipe, steps: int) -> list[int]:
 
 
 def stage_at(recipe: Recipe, step: int, steps: int) -> Stage:
+    """The stage that a step, counted from 0, belongs to."""
     for stage, end in zip(recipe.stages, stage_ends(recipe, steps), strict=True):
         if step < end:
             return stage
