@@ -230,4 +230,4 @@ def test_evaluate_writes_a_row_for_every_object_and_method(tmp_path, weights, ca
     assert np.isfinite(rows[["psnr", "ssim", "lpips"]].to_numpy()).all()
     assert [file.name for file in table.parent.iterdir()] == ["scores.csv"]
     printed = capsys.readouterr().out
-    assert all(f"{psnr:.3f}" in printed for psnr in rows.psnr)
+    assert all(f"{psnr:.4f}" in printed for psnr in rows.psnr)

@@ -19,7 +19,7 @@ from vfusion3d.evaluation.baselines import build_index, repeat_input, retrieval,
 from vfusion3d.evaluation.protocol import evaluate_3d, model_predictor, novel_views
 from vfusion3d.model.vfusion3d import VFusion3D
 
-SIZE = 32
+SIZE = 64
 
 
 def disc(size: int = SIZE) -> torch.Tensor:
@@ -151,9 +151,9 @@ def test_the_seed_decides_the_input_views_for_all_methods_alike():
 
 
 def test_views_are_compared_at_a_smaller_size_on_request_but_never_enlarged():
-    assert (evaluate(seer, [sample("a", 0.2)], size=16).psnr > 15).all()  # right but for the disc's jagged edge
-    with pytest.raises(ValueError, match=r"stored at 32 pixels.*64"):
-        evaluate(seer, [sample("a", 0.2)], size=64)
+    assert (evaluate(seer, [sample("a", 0.2)], size=32).psnr > 15).all()  # right but for the disc's jagged edge
+    with pytest.raises(ValueError, match=r"stored at 64 pixels.*96"):
+        evaluate(seer, [sample("a", 0.2)], size=96)
 
 
 def test_errors_name_the_object_and_the_method():
@@ -201,7 +201,7 @@ def test_a_model_sees_the_input_at_its_own_size_with_the_camera_of_the_turned_wo
     ).eval()
     given = {}
     model.register_forward_pre_hook(lambda _, args: given.update(image=args[0], camera=args[1]))
-    row = evaluate(model_predictor(model), [sample("a", 0.2, views=4, start=0.7)], input_view=1, size=16).iloc[0]
+    row = evaluate(model_predictor(model), [sample("a", 0.2, views=4, start=0.7)], input_view=1, size=32).iloc[0]
     assert given["image"].shape == (1, 3, 28, 28)
     straight = cameras.camera_vector(cameras.orbit_cameras(1, 0.3), cameras.default_intrinsics(1))
     assert torch.allclose(given["camera"], straight, atol=1e-5)

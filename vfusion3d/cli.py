@@ -433,7 +433,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     partial = output.with_name(output.name + ".partial")
     table.to_csv(partial, index=False)
     os.replace(partial, output)
-    print(mean_over_objects(table).round(4).to_string())
+    print(mean_over_objects(table).to_string(float_format="{:.4f}".format))
     print(output)
     return 0
 
