@@ -167,7 +167,9 @@ def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: torch.
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     for parameter, moments in optimizer.state.items():
         tensors |= {f"optimizer/{names[parameter]}/{key}": value for key, value in moments.items()}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    tensors = {
+        name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()
+    }  # tied ones too
     partial = folder / f"{CHECKPOINT}.partial"
     save_file(tensors, partial, metadata={"step": str(step)})
     os.replace(partial, folder / CHECKPOINT)

@@ -16,7 +16,7 @@ import numpy as np
 import trimesh
 from jaxtyping import Float, UInt8
 
-from vfusion3d.data.surfaces import Surface, shade, surfaces_of
+from vfusion3d.data.surfaces import DEFAULT_LIGHT, Light, Surface, shade, surfaces_of
 
 WINDOW_SIDE = 4096  # samples; more views than fit are drawn in several goes
 
@@ -42,17 +42,17 @@ def render_views(
     *,
     depth: bool = False,
     normals: bool = False,
-    shading: bool = True,
+    shading: bool | Light = True,
     supersampling: int = 3,
     backend: str = "pyvista",
 ) -> RenderedViews:
     """Render a mesh, or all parts of a scene, from V cameras (section 3.2's "3D data").
 
     cam2world (V, 3, 4) and intrinsics (V, 4) or (4,) follow `vfusion3d.cameras`; arrays or tensors. size: pixels of a
-    side. shading=False gives the bare colours. supersampling: samples along a pixel's side; odd, so that one of
-    them is the pixel's centre, where depth and normals are taken. backend: "pyvista", or "blender" (Cycles, which takes
-    samples of its own, see `vfusion3d.data.blender`). Raises ValueError for a mesh without faces and for arguments of
-    the wrong shape or value.
+    side. shading: a light of your own, or False for the bare colours. supersampling: samples along a pixel's side; odd,
+    so that one of them is the pixel's centre, where depth and normals are taken. backend: "pyvista", or "blender"
+    (Cycles, which has samples and light of its own, see `vfusion3d.data.blender`). Raises ValueError for a mesh without
+    faces and for arguments of the wrong shape or value.
     """
     cam2world, intrinsics = check_cameras(cam2world, intrinsics)
     if size < 1:
@@ -62,6 +62,8 @@ def render_views(
     if size * supersampling > WINDOW_SIDE:
         raise ValueError(f"size x supersampling must be at most {WINDOW_SIDE}, not {size} x {supersampling}")
     if backend == "blender":
+        if isinstance(shading, Light):
+            raise ValueError("Cycles has a light of its own: with Blender, shading must be True or False")
         from vfusion3d.data.blender import render_with_blender
 
         return render_with_blender(mesh, cam2world, intrinsics, size, depth=depth, normals=normals, shading=shading)
@@ -248,10 +250,11 @@ class _Window:
         return vtk_to_numpy(depths).reshape(height, width)
 
 
-def _baked(surface: Surface, shading: bool) -> UInt8[np.ndarray, "points 3"]:
-    if not shading:
+def _baked(surface: Surface, shading: bool | Light) -> UInt8[np.ndarray, "points 3"]:
+    if shading is False:
         return surface.colours
-    return np.uint8(np.round(surface.colours * shade(surface.normals)[:, None]))
+    light = DEFAULT_LIGHT if shading is True else shading
+    return np.uint8(np.round(surface.colours * shade(surface.normals, light)[:, None]))
 
 
 def _actor(surface: Surface, colours: UInt8[np.ndarray, "points 3"], textured: bool = True):

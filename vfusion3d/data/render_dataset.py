@@ -1,23 +1,16 @@
 """The 3D data of the paper: many objects, each rendered from an orbit of cameras, written to shards (section 3.2).
 
-Notable: object `index` depends on (seed, index) and on nothing else, and one process writes the shards in order. So
-the bytes are the same for any number of workers, and after any number of kills: what is finished is kept, what is
-missing is rendered.
+Notable: object `index` depends on (seed, index) and on nothing else, so the data are the same for any number of workers
+and after any number of kills (`write_shards`).
 
 Where the objects come from is a function (index, generator) -> Object3D; three are here: `ProceduralObjects`,
 `RandomPrimitives` and `MeshFolder`.
 """
 
 import dataclasses
-import itertools
 import json
 import math
-import multiprocessing
-import os
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,11 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 import trimesh
-from tqdm.auto import tqdm
 
 from vfusion3d import cameras
-from vfusion3d.data.shards import ShardWriter, encode_sample, shard_path, write_index, written_keys
-from vfusion3d.settings import claim_folder
+from vfusion3d.data.shards import encode_sample
+from vfusion3d.data.write_shards import write_shards
 
 ELEVATION = (0.0, math.pi / 4)  # section 3.2: one for each object, uniform
 
@@ -127,40 +119,25 @@ def render_dataset(
     `index.json`, which is written last. Raises ValueError where the folder already holds data of other settings
     (overwrite: they are deleted), for more objects than there are, and for values out of range.
     """
-    folder, (which, parts) = Path(folder), part
     count = len(objects) if count is None else count
-    for name, value in {
-        "count": count,
-        "views": views,
-        "size": size,
-        "shard_size": shard_size,
-        "workers": workers,
-    }.items():
+    for name, value in {"views": views, "size": size}.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
     if hasattr(objects, "__len__") and count > len(objects):
         raise ValueError(f"count is {count}, but there are only {len(objects)} objects")
-    if not 0 <= which < parts:
-        raise ValueError(f"part must be (k, n) with 0 <= k < n, not {part}")
     job = _Job(objects, views, size, seed, tuple(elevation), camera_offset, backend)
-    settings = _settings(job, count, shard_size)
-    if overwrite and parts > 1:
-        raise ValueError("machines that share a folder cannot overwrite it: delete it first")
-    claim_folder(folder, settings, overwrite=overwrite)
-
-    shards = range(which, math.ceil(count / shard_size), parts)
-    ranges = {shard: range(shard * shard_size, min((shard + 1) * shard_size, count)) for shard in shards}
-    missing = {shard: indices for shard, indices in ranges.items() if not shard_path(folder, shard).exists()}
-    total = sum(map(len, ranges.values()))
-    with tqdm(total=total, unit="object", desc=f"rendering {folder.name}", disable=not progress) as bar:
-        bar.update(total - sum(map(len, missing.values())))
-        _write_shards(folder, missing, job, workers, bar)
-    if all(shard_path(folder, shard).exists() for shard in range(math.ceil(count / shard_size))):
-        skipped = {}
-        for path in sorted(folder.glob("shard-*.skipped.json")):
-            skipped.update(_read_json(path))
-        return write_index(folder, settings=settings, skipped=skipped)
-    return folder / "index.json"  # the last part to finish writes it
+    return write_shards(
+        folder,
+        job.render,
+        count,
+        settings=_settings(job, count, shard_size),
+        workers=workers,
+        shard_size=shard_size,
+        part=part,
+        overwrite=overwrite,
+        progress=progress,
+        unit="object",
+    )
 
 
 @dataclass(frozen=True)
@@ -207,86 +184,9 @@ class _Job:
         return cameras.offset_cameras(orbit, generator, self.camera_offset), elevation
 
 
-def _write_shards(folder: Path, missing: dict[int, range], job: _Job, workers: int, bar: tqdm) -> None:
-    todo: dict[int, list[int]] = {}
-    for shard, indices in missing.items():
-        done = {*written_keys(shard_path(folder, shard)), *_read_json(_skipped_path(folder, shard))}
-        todo[shard] = [index for index in indices if _key(index) not in done]
-        bar.update(len(indices) - len(todo[shard]))
-    bar.initial = bar.n  # so that the rate counts only what is rendered now
-    results = _in_order(job, list(itertools.chain.from_iterable(todo.values())), workers)
-    try:
-        for shard, indices in todo.items():
-            with ShardWriter(shard_path(folder, shard)) as writer:
-                for index in indices:
-                    members = next(results)
-                    if isinstance(members, str):
-                        path = _skipped_path(folder, shard)
-                        _write_json(path, {**_read_json(path), _key(index): members})
-                    else:
-                        writer.write(_key(index), members)
-                    bar.update()
-    finally:
-        results.close()
-
-
-def _in_order(job: _Job, indices: list[int], workers: int) -> Iterator[dict[str, bytes] | str]:
-    """The results in the order of the indices, made here (one worker) or in `workers` processes."""
-    if workers == 1:
-        yield from map(job.render, indices)
-        return
-    context = multiprocessing.get_context("spawn")  # a fork would share the parent's OpenGL
-    pool = ProcessPoolExecutor(min(workers, max(len(indices), 1)), context, _start_worker)
-    try:
-        waiting: deque[Future] = deque()
-        for index in indices:
-            waiting.append(pool.submit(job.render, index))
-            if len(waiting) > 4 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            "a rendering process died (out of memory?): run again to go on, perhaps with fewer workers"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    import threading
-
-    torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-
-    def leave_with_parent():  # a killed parent cannot tell its workers
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=leave_with_parent, daemon=True).start()
-
-
-def _key(index: int) -> str:
-    return f"{index:08d}"
-
-
 def _settings(job: _Job, count: int, shard_size: int) -> dict[str, Any]:
     source = {"name": type(job.objects).__name__}
     if dataclasses.is_dataclass(job.objects):
         source.update(dataclasses.asdict(job.objects))
     plain = {name: getattr(job, name) for name in ("views", "size", "seed", "elevation", "camera_offset", "backend")}
     return json.loads(json.dumps({"objects": source, "count": count, "shard_size": shard_size, **plain}))
-
-
-def _skipped_path(folder: Path, shard: int) -> Path:
-    return shard_path(folder, shard).with_suffix(".skipped.json")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    temporary.write_text(json.dumps(content, indent=1))
-    os.replace(temporary, path)

@@ -28,6 +28,7 @@ from torch import Tensor
 
 BLOCK = tarfile.BLOCKSIZE
 LAST_MEMBER = "json"
+PICTURES = (".png", ".jpg")
 
 
 class ShardError(ValueError):
@@ -46,6 +47,16 @@ class MultiviewSample:
     metadata: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class VideoSample:
+    """A video; a picture is a video of one frame."""
+
+    key: str
+    frames: UInt8[Tensor, "frames 3 height width"]
+    caption: str
+    metadata: dict[str, Any]
+
+
 def encode_sample(
     rgba: UInt8[np.ndarray, "views size size 4"],
     cam2world: Float[Tensor, "views 3 4"],
@@ -57,6 +68,16 @@ def encode_sample(
     members = {f"view{number:02d}.png": _encode_png(view) for number, view in enumerate(rgba)}
     cameras = {"cam2world": _exact(cam2world), "intrinsics": _exact(intrinsics)}
     members["cameras.json"] = json.dumps(cameras).encode()
+    members["txt"] = caption.encode()
+    members[LAST_MEMBER] = json.dumps(metadata, sort_keys=True).encode()
+    return members
+
+
+def encode_video(
+    frames: UInt8[np.ndarray, "frames height width 3"], caption: str, metadata: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """The members of a video sample: each frame a JPEG of quality 95, the caption, the metadata."""
+    members = {f"frame{number:02d}.jpg": _encode_jpeg(frame) for number, frame in enumerate(frames)}
     members["txt"] = caption.encode()
     members[LAST_MEMBER] = json.dumps(metadata, sort_keys=True).encode()
     return members
@@ -172,8 +193,8 @@ def write_index(folder: str | Path, **extra: Any) -> Path:
     return target
 
 
-class MultiviewShards(Sequence):
-    """A folder of shards as a map-style dataset: `len`, `.keys`, `[i]`, and `.read(i, views)` for some views only.
+class Shards:
+    """A folder of shards: how many samples, their `keys`, their captions and metadata, any member of any sample.
 
     verify=True reads everything once and checks the checksums. Safe in `DataLoader` workers. Raises FileNotFoundError
     without an index, ShardError naming the shard that is missing, truncated or changed.
@@ -203,37 +224,6 @@ class MultiviewShards(Sequence):
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, index: int) -> MultiviewSample:
-        return self.read(index)
-
-    def read(self, index: int, views: Sequence[int] | None = None) -> MultiviewSample:
-        """Sample `index` with the given views (all by default), in this order. IndexError where there is none."""
-        shard, sample = self._locate(index)
-        members = sample["members"]
-        names = sorted((name for name in members if name.startswith("view")), key=_view_number)
-        chosen = list(range(len(names))) if views is None else [int(view) for view in views]
-        if any(not -len(names) <= view < len(names) for view in chosen):
-            raise IndexError(f"sample {sample['key']} has views 0 to {len(names) - 1}, not {chosen}")
-        where = f"{self.folder / shard['name']}, sample {sample['key']}"
-
-        def text(name):
-            return self._bytes(shard["name"], *members[name]).decode()
-
-        try:
-            cameras = json.loads(text("cameras.json"))
-            pictures = [_decode_png(self._bytes(shard["name"], *members[names[view]])) for view in chosen]
-            caption, metadata = text("txt"), json.loads(text("json"))
-        except (ValueError, KeyError, cv2.error) as error:
-            raise ShardError(f"{where} is damaged ({error}): delete the shard and render it again") from error
-        return MultiviewSample(
-            key=sample["key"],
-            rgba=torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(),
-            cam2world=torch.tensor(cameras["cam2world"])[chosen],
-            intrinsics=torch.tensor(cameras["intrinsics"])[chosen],
-            caption=caption,
-            metadata=metadata,
-        )
-
     @property
     def fingerprint(self) -> str:
         """A short name of the data: shards with other bytes have another one."""
@@ -242,8 +232,47 @@ class MultiviewShards(Sequence):
 
     def metadata(self, index: int) -> dict[str, Any]:
         """The metadata of a sample, without decoding its pictures."""
+        return self.json(index, LAST_MEMBER)
+
+    def caption(self, index: int) -> str:
+        """The caption of a sample."""
+        return self.member(index, "txt").decode()
+
+    def json(self, index: int, name: str) -> Any:
+        """A member that holds JSON. Raises ShardError naming the sample where it is damaged."""
+        try:
+            return json.loads(self.member(index, name))
+        except ValueError as error:
+            raise self.damaged(index, error) from error
+
+    def picture_names(self, index: int) -> list[str]:
+        """The members of a sample that are pictures, in their order."""
+        names = self._locate(index)[1]["members"]
+        return sorted((name for name in names if name.endswith(PICTURES)), key=_number)
+
+    def pictures(self, index: int, chosen: Sequence[int] | None = None) -> UInt8[np.ndarray, "pictures height width c"]:
+        """The chosen pictures of a sample (all by default), in this order. Raises IndexError, ShardError."""
+        names = self.picture_names(index)
+        chosen = range(len(names)) if chosen is None else [int(number) for number in chosen]
+        if any(not -len(names) <= number < len(names) for number in chosen):
+            raise IndexError(f"sample {self.keys[index]} has views 0 to {len(names) - 1}, not {list(chosen)}")
+        try:
+            return np.stack([_decode(self.member(index, names[number])) for number in chosen])
+        except (ValueError, cv2.error) as error:
+            raise self.damaged(index, error) from error
+
+    def member(self, index: int, name: str) -> bytes:
+        """The bytes of one member of a sample. Raises IndexError where there is no such sample, ShardError."""
         shard, sample = self._locate(index)
-        return json.loads(self._bytes(shard["name"], *sample["members"]["json"]))
+        if name not in sample["members"]:
+            raise self.damaged(index, f"it has no {name}")
+        return self._bytes(shard["name"], *sample["members"][name])
+
+    def damaged(self, index: int, reason: Any) -> ShardError:
+        """The error that names a sample and what to do."""
+        shard, sample = self._locate(index)
+        where = f"{self.folder / shard['name']}, sample {sample['key']}"
+        return ShardError(f"{where} is damaged ({reason}): delete the shard and make it again")
 
     def _locate(self, index: int) -> tuple[dict, dict]:
         if not -len(self) <= index < len(self):
@@ -281,6 +310,36 @@ class MultiviewShards(Sequence):
             with open(path, "rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != shard["sha256"]:
                     raise ShardError(f"{path} does not match its checksum: delete it and render it again")
+
+
+class MultiviewShards(Shards, Sequence):
+    """Objects seen from V cameras as a map-style dataset: `[i]`, and `.read(i, views)` for some views only."""
+
+    def __getitem__(self, index: int) -> MultiviewSample:
+        return self.read(index)
+
+    def read(self, index: int, views: Sequence[int] | None = None) -> MultiviewSample:
+        """Sample `index` with the given views (all by default), in this order. IndexError where there is none."""
+        pictures, cameras = self.pictures(index, views), self.json(index, "cameras.json")
+        if pictures.shape[-1] != 4:
+            raise self.damaged(index, "its views have no alpha")
+        chosen = list(range(len(pictures))) if views is None else [int(view) for view in views]
+        return MultiviewSample(
+            key=self.keys[index],
+            rgba=torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(),
+            cam2world=torch.tensor(cameras["cam2world"])[chosen],
+            intrinsics=torch.tensor(cameras["intrinsics"])[chosen],
+            caption=self.caption(index),
+            metadata=self.metadata(index),
+        )
+
+
+class VideoShards(Shards, Sequence):
+    """Videos with captions as a map-style dataset, each a `VideoSample`."""
+
+    def __getitem__(self, index: int) -> VideoSample:
+        frames = torch.from_numpy(self.pictures(index)).permute(0, 3, 1, 2).contiguous()
+        return VideoSample(self.keys[index], frames, self.caption(index), self.metadata(index))
 
 
 def _scan(path: Path) -> tuple[dict[str, dict[str, tuple[int, int]]], int]:
@@ -325,7 +384,7 @@ def _lock(file, path: Path) -> None:
         ) from error
 
 
-def _view_number(name: str) -> int:
+def _number(name: str) -> int:
     return int(re.sub(r"\D", "", name))
 
 
@@ -342,8 +401,15 @@ def _encode_png(rgba: UInt8[np.ndarray, "size size 4"]) -> bytes:
     return data.tobytes()
 
 
-def _decode_png(data: bytes) -> UInt8[np.ndarray, "size size 4"]:
+def _encode_jpeg(rgb: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])
+    if not done:
+        raise ValueError(f"a frame of shape {rgb.shape} and type {rgb.dtype} cannot be written as JPEG")
+    return data.tobytes()
+
+
+def _decode(data: bytes) -> UInt8[np.ndarray, "height width channels"]:
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if picture is None or picture.ndim != 3 or picture.shape[2] != 4:
-        raise ValueError("a view is not an RGBA PNG")
-    return cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA)
+    if picture is None or picture.ndim != 3:
+        raise ValueError("a picture is neither an RGBA PNG nor an RGB JPEG")
+    return cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA if picture.shape[2] == 4 else cv2.COLOR_BGR2RGB)

@@ -17,7 +17,6 @@ from scipy.sparse.csgraph import connected_components
 
 CREASE = math.radians(40)
 DEFAULT_COLOUR = (200, 200, 200)  # light grey, where a mesh has no material
-LIGHT = (0.8, -0.6, 0.0)  # horizontal, unit length: one side of every object is a little brighter
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,23 @@ class Surface:
     texture: UInt8[np.ndarray, "height width 3"] | None = None  # first row on top
 
 
-def shade(normals: Float[np.ndarray, "*points 3"]) -> Float[np.ndarray, "*points"]:
-    """Brightness in [0, 1] of a surface by its unit normal in the world: light from above and from one side."""
-    return np.clip(0.7 + 0.25 * normals[..., 2] + 0.15 * (normals @ np.asarray(LIGHT)), 0.0, 1.0)
+@dataclass(frozen=True)
+class Light:
+    """Brightness = ambient + normal . direct, in [0, 1]. direct: a world vector towards the light.
+
+    The default comes from above, and a little from one side.
+    """
+
+    ambient: float = 0.7
+    direct: tuple[float, float, float] = (0.12, -0.09, 0.25)
+
+
+DEFAULT_LIGHT = Light()
+
+
+def shade(normals: Float[np.ndarray, "*points 3"], light: Light = DEFAULT_LIGHT) -> Float[np.ndarray, "*points"]:
+    """Brightness in [0, 1] of a surface by its unit normal in the world."""
+    return np.clip(light.ambient + normals @ np.asarray(light.direct), 0.0, 1.0)
 
 
 def surfaces_of(mesh: trimesh.Trimesh | trimesh.Scene) -> list[Surface]:

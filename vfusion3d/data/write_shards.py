@@ -1,0 +1,151 @@
+"""Fill a folder of shards with samples that are made one by one, on as many processes and machines as there are.
+
+Notable: sample `index` depends on its index alone, and one process writes the shards in order. So the bytes are the
+same for any number of workers, and after any number of kills: what is finished is kept, what is missing is made.
+"""
+
+import itertools
+import json
+import math
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from vfusion3d.data.shards import ShardWriter, shard_path, write_index, written_keys
+from vfusion3d.settings import claim_folder
+
+Make = Callable[[int], dict[str, bytes] | str]
+
+
+def write_shards(
+    folder: str | Path,
+    make: Make,
+    count: int,
+    *,
+    settings: dict[str, Any],
+    workers: int = 1,
+    shard_size: int = 100,
+    part: tuple[int, int] = (0, 1),
+    overwrite: bool = False,
+    progress: bool = True,
+    unit: str = "sample",
+) -> Path:
+    """Write samples 0 to `count` - 1 as shards of `shard_size` samples and an index.
+
+    make(index): the members of a sample (as `ShardWriter.write` takes them), or the reason why it has none, which is
+    listed under "skipped" in the index. settings: what the samples were made with, kept beside them. workers:
+    processes; they need `make` to be picklable. part (k, n) writes every n-th shard only, beginning with the k-th: n
+    machines share a folder. unit: what the progress bar counts.
+
+    Interrupted at any moment, the same call goes on where it stopped. Returns the path of `index.json`, which is
+    written last. Raises ValueError where the folder already holds data of other settings (overwrite: they are
+    deleted), and for values out of range.
+    """
+    folder, (which, parts) = Path(folder), part
+    for name, value in {"count": count, "shard_size": shard_size, "workers": workers}.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    if not 0 <= which < parts:
+        raise ValueError(f"part must be (k, n) with 0 <= k < n, not {part}")
+    if overwrite and parts > 1:
+        raise ValueError("machines that share a folder cannot overwrite it: delete it first")
+    claim_folder(folder, settings, overwrite=overwrite)
+
+    shards = range(which, math.ceil(count / shard_size), parts)
+    ranges = {shard: range(shard * shard_size, min((shard + 1) * shard_size, count)) for shard in shards}
+    missing = {shard: indices for shard, indices in ranges.items() if not shard_path(folder, shard).exists()}
+    total = sum(map(len, ranges.values()))
+    with tqdm(total=total, unit=unit, desc=f"writing {folder.name}", disable=not progress) as bar:
+        bar.update(total - sum(map(len, missing.values())))
+        _write(folder, missing, make, workers, bar)
+    if all(shard_path(folder, shard).exists() for shard in range(math.ceil(count / shard_size))):
+        skipped = {}
+        for path in sorted(folder.glob("shard-*.skipped.json")):
+            skipped.update(_read_json(path))
+        return write_index(folder, settings=settings, skipped=skipped)
+    return folder / "index.json"  # the last part to finish writes it
+
+
+def _write(folder: Path, missing: dict[int, range], make: Make, workers: int, bar: tqdm) -> None:
+    todo: dict[int, list[int]] = {}
+    for shard, indices in missing.items():
+        done = {*written_keys(shard_path(folder, shard)), *_read_json(_skipped_path(folder, shard))}
+        todo[shard] = [index for index in indices if _key(index) not in done]
+        bar.update(len(indices) - len(todo[shard]))
+    bar.initial = bar.n  # so that the rate counts only what is rendered now
+    results = _in_order(make, list(itertools.chain.from_iterable(todo.values())), workers)
+    try:
+        for shard, indices in todo.items():
+            with ShardWriter(shard_path(folder, shard)) as writer:
+                for index in indices:
+                    members = next(results)
+                    if isinstance(members, str):
+                        path = _skipped_path(folder, shard)
+                        _write_json(path, {**_read_json(path), _key(index): members})
+                    else:
+                        writer.write(_key(index), members)
+                    bar.update()
+    finally:
+        results.close()
+
+
+def _in_order(make: Make, indices: list[int], workers: int) -> Iterator[dict[str, bytes] | str]:
+    """The results in the order of the indices, made here (one worker) or in `workers` processes."""
+    if workers == 1:
+        yield from map(make, indices)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would share the parent's OpenGL
+    pool = ProcessPoolExecutor(min(workers, max(len(indices), 1)), context, _start_worker)
+    try:
+        waiting: deque[Future] = deque()
+        for index in indices:
+            waiting.append(pool.submit(make, index))
+            if len(waiting) > 4 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a worker process died (out of memory?): run again to go on, perhaps with fewer workers"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    import threading
+
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+
+    def leave_with_parent():  # a killed parent cannot tell its workers
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+
+
+def _key(index: int) -> str:
+    return f"{index:08d}"
+
+
+def _skipped_path(folder: Path, shard: int) -> Path:
+    return shard_path(folder, shard).with_suffix(".skipped.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    temporary.write_text(json.dumps(content, indent=1))
+    os.replace(temporary, path)

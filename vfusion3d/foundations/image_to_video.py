@@ -1,0 +1,177 @@
+"""Image to video: the model that the paper turns into a source of 3D data (its EMU Video; here Stable Video Diffusion).
+
+The rest of the code knows a video model as `VideoModel` says: what of it is temporal, how it is conditioned, how it is
+noised and trained, how it generates. A second model is a second class with these methods.
+
+Stable Video Diffusion (Blattmann et al., 2023): a UNet denoises the latents of all frames at once, conditioned on the
+first frame twice (its latents beside every frame's, its CLIP embedding through cross-attention) and on three numbers
+(frames a second, motion bucket, how much noise the first frame got). Noise and preconditioning are EDM's (Karras et
+al., 2022): with x = y + sigma n, the UNet sees x / sqrt(sigma^2 + 1) at time log(sigma) / 4 and predicts
+v = (n - sigma y) / sqrt(sigma^2 + 1); the loss is the plain mean square error of v.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from diffusers import StableVideoDiffusionPipeline
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+TEMPORAL = ("temporal_res_block", "temporal_transformer_blocks", "time_pos_embed", "time_mixer")
+DROPPED = 0.1  # share of training samples without the condition, for classifier-free guidance
+SETTINGS = "noise.json"  # beside model_index.json: what the pipeline's own files do not say
+
+
+@dataclass(frozen=True)
+class Noise:
+    """log(sigma) of training is normal with this mean and deviation; augmentation: noise on the first frame.
+
+    The defaults are those Stable Video Diffusion was trained with at its usual size.
+    """
+
+    mean: float = 0.7
+    std: float = 1.6
+    augmentation: float = 0.02
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a video is generated from. numbers: fps - 1, motion bucket, noise augmentation."""
+
+    embedding: Float[Tensor, "batch 1 width"]
+    latents: Float[Tensor, "batch channels h w"]
+    numbers: Float[Tensor, "batch 3"]
+
+
+class VideoModel(Protocol):
+    """What the project asks of a video model. Videos are (batch, frames, 3, H, W) in [0, 1]."""
+
+    network: nn.Module  # what learns
+
+    def temporal_parameters(self) -> list[str]:
+        """The names of the network's parameters that fine-tuning may change (section 3.2)."""
+
+    def encode(self, videos: Float[Tensor, "batch frames 3 h w"]) -> Float[Tensor, "batch frames c h8 w8"]:
+        """Videos as what is noised."""
+
+    def condition(
+        self, images: Float[Tensor, "batch 3 h w"], buckets: Sequence[int], fps: int, generator: torch.Generator
+    ) -> Condition:
+        """First frames, with how much shall move, as what the network is conditioned on."""
+
+    def loss(
+        self, network: nn.Module, latents: Tensor, condition: Condition, generator: torch.Generator
+    ) -> Float[Tensor, ""]:
+        """The model's own diffusion loss; network is its network, perhaps wrapped for several devices."""
+
+    def generate(
+        self, images: Float[Tensor, "batch 3 h w"], generator: torch.Generator, **options
+    ) -> Float[Tensor, "batch frames 3 h w"]:
+        """One video from each first frame."""
+
+
+class StableVideoDiffusion:
+    """A `StableVideoDiffusionPipeline` as a `VideoModel`."""
+
+    def __init__(self, pipeline: StableVideoDiffusionPipeline, noise: Noise | None = None):
+        self.pipeline, self.noise = pipeline, noise or Noise()
+        pipeline.set_progress_bar_config(disable=True)
+
+    @property
+    def network(self) -> nn.Module:
+        """The denoising UNet."""
+        return self.pipeline.unet
+
+    def temporal_parameters(self) -> list[str]:
+        """Temporal residual blocks, temporal transformer blocks with their position embedding, and the mixers."""
+        return [name for name, _ in self.network.named_parameters() if any(part in name for part in TEMPORAL)]
+
+    @torch.no_grad()
+    def encode(self, videos: Float[Tensor, "batch frames 3 h w"]) -> Float[Tensor, "batch frames c h8 w8"]:
+        """Scaled latents."""
+        vae, count = self.pipeline.vae, len(videos)
+        pixels = (videos.flatten(0, 1) * 2 - 1).to(vae.device, vae.dtype)
+        return (vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor).unflatten(0, (count, -1))
+
+    @torch.no_grad()
+    def condition(
+        self, images: Float[Tensor, "batch 3 h w"], buckets: Sequence[int], fps: int, generator: torch.Generator
+    ) -> Condition:
+        """As the pipeline does it: the embedding of the clean image, the unscaled latents of the noised one."""
+        pipeline, device = self.pipeline, self.pipeline.device
+        embedding = pipeline._encode_image(to_pil(images), device, 1, False)
+        noised = images * 2 - 1 + self.noise.augmentation * torch.randn(images.shape, generator=generator).to(images)
+        latents = pipeline.vae.encode(noised.to(device, pipeline.vae.dtype)).latent_dist.mode()
+        numbers = torch.tensor([[fps - 1, bucket, self.noise.augmentation] for bucket in buckets])
+        return Condition(embedding, latents, numbers.to(device, embedding.dtype))
+
+    def loss(
+        self, network: nn.Module, latents: Tensor, condition: Condition, generator: torch.Generator
+    ) -> Float[Tensor, ""]:
+        """EDM's loss in its v form; a tenth of the samples learn without the first frame."""
+        count = len(latents)
+        draw = torch.randn(count, generator=generator)
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        kept = (torch.rand(count, generator=generator) >= DROPPED).to(latents).view(-1, 1, 1)
+        sigma = (self.noise.mean + self.noise.std * draw).exp().to(latents).view(-1, 1, 1, 1, 1)
+        whole = (sigma.square() + 1).sqrt()
+        first = (condition.latents * kept[..., None])[:, None].expand(-1, latents.shape[1], -1, -1, -1)
+        seen = torch.cat([(latents + sigma * noise) / whole, first], dim=2)
+        time = sigma.flatten().log() / 4
+        predicted = network(seen, time, condition.embedding * kept, condition.numbers, return_dict=False)[0]
+        return mse_loss(predicted.float(), ((noise - sigma * latents) / whole).float())
+
+    @torch.no_grad()
+    def generate(
+        self,
+        images: Float[Tensor, "batch 3 h w"],
+        generator: torch.Generator,
+        *,
+        bucket: int = 127,
+        frames: int | None = None,
+        steps: int = 25,
+        guidance: tuple[float, float] = (1.0, 3.0),
+        fps: int = 7,
+    ) -> Float[Tensor, "batch frames 3 h w"]:
+        """Videos in [0, 1] on the CPU. guidance: of the first and of the last frame, linear between them."""
+        height, width = images.shape[-2:]
+        return (
+            self.pipeline(
+                to_pil(images),
+                height=height,
+                width=width,
+                num_frames=frames or self.network.config.num_frames,
+                num_inference_steps=steps,
+                min_guidance_scale=guidance[0],
+                max_guidance_scale=guidance[1],
+                fps=fps,
+                motion_bucket_id=bucket,
+                noise_aug_strength=self.noise.augmentation,
+                generator=generator,
+                output_type="pt",
+            )
+            .frames.float()
+            .cpu()
+        )
+
+
+def load_stable_video_diffusion(
+    source: str | Path, device: torch.device | str, dtype: torch.dtype
+) -> StableVideoDiffusion:
+    """From a hub name or a folder; the folder of a miniature also says how its noise was distributed."""
+    pipeline = StableVideoDiffusionPipeline.from_pretrained(source, torch_dtype=dtype).to(device)
+    settings = Path(source) / SETTINGS
+    noise = Noise(**json.loads(settings.read_text())) if settings.exists() else Noise()
+    return StableVideoDiffusion(pipeline, noise)
+
+
+def to_pil(images: Float[Tensor, "batch 3 h w"]) -> list[Image.Image]:
+    """Images in [0, 1] as pictures: what the pipeline resizes by itself."""
+    pixels = (images.detach().float().cpu() * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(picture) for picture in pixels]

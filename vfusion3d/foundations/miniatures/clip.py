@@ -1,0 +1,132 @@
+"""The miniature CLIP: an open_clip model of the usual shape, small, with a tokenizer of its own few words.
+
+It learns from the captions of the web world by open_clip's loss. The folder it is saved in has the layout of the hub:
+`open_clip.create_model_and_transforms("local-dir:FOLDER")` and `open_clip.get_tokenizer("local-dir:FOLDER")` read it.
+"""
+
+import functools
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from jaxtyping import Float
+from open_clip import ClipLoss
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from transformers import PreTrainedTokenizerFast
+
+from vfusion3d.data.captions import FILLERS, PHRASES
+from vfusion3d.data.catalogue import CATEGORIES, COLOURS, PROPORTIONS
+from vfusion3d.data.patterns import PATTERNS
+from vfusion3d.foundations.miniatures.training import Training, WebPictures, random_crops, train_miniature
+
+IMAGE_SIZE, MEAN, STD = 224, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+VISION = {"image_size": IMAGE_SIZE, "patch_size": 32, "width": 96, "layers": 4, "head_width": 24, "mlp_ratio": 4.0}
+TEXT = {"context_length": 24, "width": 96, "heads": 4, "layers": 2}
+EMBEDDING = 96
+LARGEST_SCALE = math.log(100)
+TRAINING = Training(steps=2400, batch_size=192, learning_rate=1.5e-3, weight_decay=0.05, muon=True, seed=42)
+
+
+def train_clip(
+    data: str | Path,
+    folder: str | Path,
+    training: Training = TRAINING,
+    *,
+    device: str | None = None,
+    stop_after: float = math.inf,
+) -> Path | None:
+    """Train on the web world in `data`; once done, returns `folder/model`, in open_clip's layout."""
+    pictures, folder = WebPictures(data), Path(folder)
+    save_tokenizer(folder / "model")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder / 'model'}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        model = open_clip.CLIP(**_config(), init_logit_scale=math.log(10))
+
+    def batch_of(step: int, rank: int):
+        rng = np.random.default_rng([training.seed, step, rank])
+        drawn = pictures(rng, training.batch_size)
+        crops = torch.Generator().manual_seed(int(rng.integers(2**63)))
+        return random_crops(drawn.images.float() / 255, crops, drawn.images.shape[-1]), tokenizer(drawn.captions)
+
+    done = train_miniature(
+        model,
+        batch_of,
+        _contrast,
+        training,
+        folder / "run",
+        data=pictures.fingerprints,
+        device=device,
+        stop_after=stop_after,
+    )
+    if not done:
+        return None
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()},
+        folder / "model" / "open_clip_model.safetensors",
+    )
+    return folder / "model"
+
+
+def normalised(images: Float[Tensor, "batch 3 h h"]) -> Float[Tensor, "batch 3 224 224"]:
+    """Images in [0, 1] as the image tower takes them: resized (bicubic, as two matrix products) and normalised."""
+    resize = _bicubic(images.shape[-1]).to(images)
+    seen = resize @ images @ resize.T
+    mean, std = (torch.tensor(each, device=images.device).view(3, 1, 1) for each in (MEAN, STD))
+    return (seen - mean) / std
+
+
+@functools.cache
+def _bicubic(side: int) -> Float[Tensor, "224 side"]:
+    """What `interpolate` does to one column of pixels."""
+    columns = torch.eye(side)[None, None]
+    return interpolate(columns, (IMAGE_SIZE, side), mode="bicubic", antialias=True, align_corners=False)[0, 0]
+
+
+def save_tokenizer(folder: str | Path) -> None:
+    """Write open_clip's config and a tokenizer that knows the words of the world; others become [UNK].
+
+    The last id is the end of a text, as CLIP's text tower wants it.
+    """
+    folder = Path(folder)
+    vocabulary = _vocabulary()
+    ids = {word: number for number, word in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [("[BOS]", ids["[BOS]"]), ("[EOS]", ids["[EOS]"])]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[BOS] $A [EOS]", special_tokens=ends)
+    special = {"bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]", "pad_token": "[PAD]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    preprocess = {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "squash"}
+    config = {"model_cfg": _config(), "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _vocabulary() -> list[str]:
+    named = [kind.name for kind in CATEGORIES] + [*COLOURS, *PROPORTIONS, *PATTERNS, *PHRASES, *FILLERS, "background"]
+    words = sorted({word for name in named for word in re.findall(r"\w+|[^\w\s]", name)})
+    return ["[PAD]", "[UNK]", "[BOS]", *words, "[EOS]"]
+
+
+def _config() -> dict:
+    text = {**TEXT, "vocab_size": len(_vocabulary()), "hf_tokenizer_name": "words"}
+    return {"embed_dim": EMBEDDING, "vision_cfg": VISION, "text_cfg": text}
+
+
+def _contrast(model: nn.Module, batch, generator: torch.Generator) -> dict[str, Tensor]:
+    images, texts = batch
+    bare = getattr(model, "module", model)
+    device = bare.logit_scale.device
+    with torch.no_grad():
+        bare.logit_scale.clamp_(max=LARGEST_SCALE)
+    seen, read, scale = model(normalised(images.to(device)), texts.to(device))
+    right = (seen @ read.T).argmax(dim=1) == torch.arange(len(seen), device=device)
+    return {"loss": ClipLoss()(seen, read, scale), "right": right.float().mean(), "scale": scale}

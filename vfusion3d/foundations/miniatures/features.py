@@ -1,0 +1,106 @@
+"""The miniature DINOv2: a `Dinov2Model` that learns without labels what stays when a picture changes (SimCLR).
+
+Two pictures of a pair are crops of one picture or of two frames of one video, each with its own colours; the class
+tokens of a pair must be alike, and unlike those of all other pictures of the batch (NT-Xent, Chen et al., 2020). So it
+learns to look through viewpoint, framing and colour, at what a thing is. DINO's own loss needs far more samples.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import Dinov2Config, Dinov2Model
+
+from vfusion3d.data.shards import VideoShards
+from vfusion3d.foundations.miniatures.training import (
+    Training,
+    WebPictures,
+    jitter_colours,
+    random_crops,
+    train_miniature,
+)
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CONFIG = {
+    "image_size": 64,
+    "patch_size": 8,
+    "hidden_size": 128,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "layerscale_value": 0.1,
+    "drop_path_rate": 0.0,
+}
+TEMPERATURE = 0.1
+TRAINING = Training(steps=2000, batch_size=128, learning_rate=1.5e-3, weight_decay=0.05, muon=True, seed=43)
+
+
+class Projected(nn.Module):
+    """The model and the head that only its training needs; the class token goes through it to where pairs must meet."""
+
+    def __init__(self, model: Dinov2Model):
+        super().__init__()
+        width = model.config.hidden_size
+        self.model = model
+        self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, 64))
+
+    def forward(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 64"]:
+        return self.head(self.model(normalised(images)).last_hidden_state[:, 0])
+
+
+def train_features(
+    data: str | Path,
+    folder: str | Path,
+    training: Training = TRAINING,
+    *,
+    device: str | None = None,
+    stop_after: float = math.inf,
+) -> Dinov2Model | None:
+    """Train on the web world in `data`, captions unread; returns the model once done."""
+    pictures = WebPictures(data)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        student = Projected(Dinov2Model(Dinov2Config(**CONFIG)))
+    student.model.embeddings.mask_token.requires_grad_(False)
+
+    def batch_of(step: int, rank: int) -> Float[Tensor, "2 batch 3 h w"]:
+        rng = np.random.default_rng([training.seed, step, rank])
+        pairs = [_pair(pictures.sources[i % 2], rng) for i in range(training.batch_size)]
+        images = torch.from_numpy(np.stack(pairs)).permute(1, 0, 4, 2, 3).float() / 255
+        changes = torch.Generator().manual_seed(int(rng.integers(2**63)))
+        return torch.stack([_changed(each, changes) for each in images])
+
+    done = train_miniature(
+        student, batch_of, _alike, training, folder, data=pictures.fingerprints, device=device, stop_after=stop_after
+    )
+    return student.model if done else None
+
+
+def normalised(images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 3 h w"]:
+    """Images in [0, 1] with the mean and deviation that DINOv2 expects."""
+    mean, std = (torch.tensor(each, device=images.device).view(3, 1, 1) for each in (MEAN, STD))
+    return (images - mean) / std
+
+
+def _pair(source: VideoShards, rng: np.random.Generator) -> np.ndarray:
+    index = int(rng.integers(len(source)))
+    frames = rng.integers(len(source.picture_names(index)), size=2)
+    return source.pictures(index, frames)
+
+
+def _changed(images: Tensor, generator: torch.Generator) -> Tensor:
+    return jitter_colours(random_crops(images, generator, images.shape[-1], 0.5, 1.2), generator)
+
+
+def _alike(model: nn.Module, pairs: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    from pytorch_metric_learning.losses import NTXentLoss
+
+    count = pairs.shape[1]
+    embedded = model(pairs.flatten(0, 1).to(next(model.parameters()).device))
+    labels = torch.arange(count, device=embedded.device).repeat(2)
+    with torch.no_grad():
+        unit = nn.functional.normalize(embedded, dim=-1)
+        found = (unit[:count] @ unit[count:].T).argmax(dim=1) == labels[:count]
+    return {"loss": NTXentLoss(temperature=TEMPERATURE)(embedded, labels), "found": found.float().mean()}

@@ -1,0 +1,99 @@
+"""The miniature VAE: 64x64 pixels to 8x8x4 latents and back, the class that Stable Video Diffusion uses.
+
+Learned by pixels (L1), edges (L1 of differences between neighbouring pixels, which keeps thin things sharp) and a weak
+pull of the latents towards a normal distribution. The temporal layers of the decoder learn on runs of frames.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLTemporalDecoder
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import l1_loss
+
+from vfusion3d.data.shards import VideoShards
+from vfusion3d.foundations.miniatures.training import Training, WebPictures, random_crops, train_miniature
+
+FRAMES = 4  # neighbours that are decoded together
+KL = 1e-5
+CONFIG = {
+    "block_out_channels": [32, 32, 64, 64],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "sample_size": 64,
+}
+TRAINING = Training(steps=3500, batch_size=16, learning_rate=1.5e-3, weight_decay=0.0, seed=41)
+
+
+def train_vae(
+    data: str | Path,
+    folder: str | Path,
+    training: Training = TRAINING,
+    *,
+    device: str | None = None,
+    stop_after: float = math.inf,
+) -> AutoencoderKLTemporalDecoder | None:
+    """Train on the web world in `data`; returns the VAE, scaled so that latents have a deviation of 1, once done."""
+    pictures = WebPictures(data)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        vae = AutoencoderKLTemporalDecoder(**CONFIG)
+
+    def batch_of(step: int, rank: int) -> Float[Tensor, "batch 3 64 64"]:
+        """Pictures, every second time runs of frames."""
+        rng = np.random.default_rng([training.seed, step, rank])
+        if step % 2:
+            images = _runs(pictures.sources[1], rng, training.batch_size // FRAMES)
+            return images.float() / 255
+        images = pictures(rng, training.batch_size).images.float() / 255
+        crops = torch.Generator().manual_seed(int(rng.integers(2**63)))
+        return random_crops(images, crops, images.shape[-1])
+
+    def losses_of(model, images, generator):
+        return vae_losses(model, images * 2 - 1, FRAMES if images.shape[0] % FRAMES == 0 else 1, generator)
+
+    done = train_miniature(
+        vae, batch_of, losses_of, training, folder, data=pictures.fingerprints, device=device, stop_after=stop_after
+    )
+    if not done:
+        return None
+    with torch.no_grad():
+        batches = [batch_of(2 * step, 1) for step in range(8)]
+        latents = torch.cat([vae.encode((batch * 2 - 1).to(vae.device)).latent_dist.mean for batch in batches])
+    vae.register_to_config(scaling_factor=1 / latents.std().item())
+    return vae
+
+
+def vae_losses(vae, images: Float[Tensor, "batch 3 h w"], frames: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """The losses for images in [-1, 1]; frames: how many of them in a row are one video."""
+    bare = getattr(vae, "module", vae)
+    images = images.to(bare.device)
+    posterior = bare.encode(images).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=generator).to(images)
+    decoded = bare.decode(posterior.mean + posterior.std * noise, num_frames=frames).sample
+    pixels = l1_loss(decoded, images)
+    edges = l1_loss(decoded.diff(dim=-1), images.diff(dim=-1)) + l1_loss(decoded.diff(dim=-2), images.diff(dim=-2))
+    kl = posterior.kl().mean() / posterior.mean[0].numel()
+    return {"loss": pixels + 0.5 * edges + KL * kl, "pixels": pixels, "edges": edges, "kl": kl}
+
+
+@torch.no_grad()
+def reconstruct(
+    vae: AutoencoderKLTemporalDecoder, images: Float[Tensor, "batch 3 h w"]
+) -> Float[Tensor, "batch 3 h w"]:
+    """Images in [0, 1] through the VAE and back, each on its own."""
+    latents = vae.encode((images * 2 - 1).to(vae.device)).latent_dist.mean
+    return (vae.decode(latents, num_frames=1).sample / 2 + 0.5).clamp(0, 1).to(images.device)
+
+
+def _runs(videos: VideoShards, rng: np.random.Generator, count: int) -> Tensor:
+    runs = []
+    for _ in range(count):
+        index = int(rng.integers(len(videos)))
+        start = int(rng.integers(len(videos.picture_names(index)) - FRAMES + 1))
+        runs.append(videos.pictures(index, range(start, start + FRAMES)))
+    return torch.from_numpy(np.concatenate(runs)).permute(0, 3, 1, 2)

@@ -1,0 +1,190 @@
+"""The miniature video model: a `StableVideoDiffusionPipeline` of 16 frames of 64x64, trained from nothing.
+
+VAE and CLIP are trained before and stay as they are; all latents of the web world's videos are computed once, and the
+UNet learns on them. Played backwards, a video is another one.
+"""
+
+import json
+import math
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKLTemporalDecoder,
+    EulerDiscreteScheduler,
+    StableVideoDiffusionPipeline,
+    UNetSpatioTemporalConditionModel,
+)
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from vfusion3d.data.motion import motion_bucket
+from vfusion3d.data.shards import VideoShards
+from vfusion3d.data.web_world import FPS, FRAMES
+from vfusion3d.foundations.image_to_video import SETTINGS, Condition, Noise, StableVideoDiffusion
+from vfusion3d.foundations.miniatures.clip import EMBEDDING, IMAGE_SIZE, MEAN, STD, VISION
+from vfusion3d.foundations.miniatures.training import Training, train_miniature
+
+NOISE = Noise(mean=0.0, std=1.4, augmentation=0.0)  # 8x8 latents of few details need less noise than 72x128 ones
+UNET = {
+    "sample_size": 8,
+    "block_out_channels": [64, 64],
+    "down_block_types": ["CrossAttnDownBlockSpatioTemporal"] * 2,
+    "up_block_types": ["CrossAttnUpBlockSpatioTemporal"] * 2,
+    "layers_per_block": 1,
+    "num_attention_heads": [2, 2],
+    "cross_attention_dim": EMBEDDING,
+    "addition_time_embed_dim": 32,
+    "projection_class_embeddings_input_dim": 96,
+    "num_frames": FRAMES,
+}
+SCHEDULER = {
+    "beta_schedule": "scaled_linear",
+    "interpolation_type": "linear",
+    "prediction_type": "v_prediction",
+    "sigma_min": 0.02,
+    "sigma_max": 80.0,
+    "timestep_spacing": "leading",
+    "timestep_type": "continuous",
+    "use_karras_sigmas": True,
+}
+TRAINING = Training(steps=4000, batch_size=8, learning_rate=1.0e-3, warmup=200, weight_decay=0.01, muon=True, seed=46)
+
+
+def new_video_model(
+    vae: AutoencoderKLTemporalDecoder, clip_state: dict[str, Tensor], seed: int
+) -> StableVideoDiffusion:
+    """A pipeline around a trained VAE and the image tower of a trained CLIP, with an untrained UNet."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNetSpatioTemporalConditionModel(**UNET)
+    pipeline = StableVideoDiffusionPipeline(
+        vae=vae.eval().requires_grad_(False),
+        image_encoder=image_encoder(clip_state),
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(**SCHEDULER),
+        feature_extractor=CLIPImageProcessor(
+            size={"shortest_edge": IMAGE_SIZE}, crop_size=IMAGE_SIZE, image_mean=list(MEAN), image_std=list(STD)
+        ),
+    )
+    return StableVideoDiffusion(pipeline, NOISE)
+
+
+def image_encoder(clip_state: dict[str, Tensor]) -> CLIPVisionModelWithProjection:
+    """The image tower of an open_clip model as the class that the pipeline wants; the same function, other names."""
+    heads = VISION["width"] // VISION["head_width"]
+    config = CLIPVisionConfig(
+        hidden_size=VISION["width"],
+        intermediate_size=int(VISION["width"] * VISION["mlp_ratio"]),
+        num_hidden_layers=VISION["layers"],
+        num_attention_heads=heads,
+        image_size=IMAGE_SIZE,
+        patch_size=VISION["patch_size"],
+        projection_dim=EMBEDDING,
+        hidden_act="gelu",
+    )
+    model = CLIPVisionModelWithProjection(config)
+    tower = {
+        name.removeprefix("visual."): value.float() for name, value in clip_state.items() if name.startswith("visual.")
+    }
+    state = {
+        "vision_model.embeddings.class_embedding": tower["class_embedding"],
+        "vision_model.embeddings.patch_embedding.weight": tower["conv1.weight"],
+        "vision_model.embeddings.position_embedding.weight": tower["positional_embedding"],
+        "visual_projection.weight": tower["proj"].T.contiguous(),
+    }
+    for ours, theirs in {"ln_pre": "pre_layrnorm", "ln_post": "post_layernorm"}.items():
+        for kind in ("weight", "bias"):
+            state[f"vision_model.{theirs}.{kind}"] = tower[f"{ours}.{kind}"]
+    parts = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "attn.out_proj": "self_attn.out_proj"}
+    parts |= {"mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
+    for layer in range(VISION["layers"]):
+        source, target = f"transformer.resblocks.{layer}", f"vision_model.encoder.layers.{layer}"
+        for kind in ("weight", "bias"):
+            for ours, theirs in parts.items():
+                state[f"{target}.{theirs}.{kind}"] = tower[f"{source}.{ours}.{kind}"]
+            for name, value in zip("qkv", tower[f"{source}.attn.in_proj_{kind}"].chunk(3), strict=True):
+                state[f"{target}.self_attn.{name}_proj.{kind}"] = value.contiguous()
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if unexpected or any("position_ids" not in name for name in missing):
+        raise ValueError(f"not an image tower of this CLIP: missing {missing}, unexpected {unexpected}")
+    return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def encode_all(model: StableVideoDiffusion, videos: VideoShards, path: str | Path, batch: int = 8) -> dict[str, Tensor]:
+    """The latents of all videos, the embeddings of their first and last frames, and their motion; kept in `path`.
+
+    latents (N, F, 4, h, w) scaled, embeddings (N, 2, D), motion (N,) in percent of the side a frame.
+    """
+    path = Path(path)
+    if path.exists():
+        return load_file(path)
+    latents, embeddings = [], []
+    for start in tqdm(range(0, len(videos), batch), desc="encoding videos", unit="batch"):
+        frames = torch.stack([videos[i].frames for i in range(start, min(start + batch, len(videos)))]).float() / 255
+        latents.append(model.encode(frames).half().cpu())
+        ends = frames[:, [0, -1]].flatten(0, 1)
+        condition = model.condition(ends, [0] * len(ends), FPS, torch.Generator())
+        embeddings.append(condition.embedding[:, 0].unflatten(0, (-1, 2)).half().cpu())
+    motion = torch.tensor([videos.metadata(i)["motion"] for i in range(len(videos))])
+    encoded = {"latents": torch.cat(latents), "embeddings": torch.cat(embeddings), "motion": motion}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file(encoded, partial)
+    os.replace(partial, path)
+    return encoded
+
+
+def train_video(
+    model: StableVideoDiffusion,
+    encoded: dict[str, Tensor],
+    folder: str | Path,
+    training: Training = TRAINING,
+    *,
+    data: list[str],
+    device: str | None = None,
+    stop_after: float = math.inf,
+) -> bool:
+    """Train the UNet on encoded videos; returns whether it is done."""
+    latents, scale = encoded["latents"], model.pipeline.vae.config.scaling_factor
+
+    def batch_of(step: int, rank: int) -> tuple[Float[Tensor, "batch frames c h w"], Condition]:
+        rng = np.random.default_rng([training.seed, step, rank])
+        chosen = torch.from_numpy(rng.integers(len(latents), size=training.batch_size))
+        backwards = torch.from_numpy(rng.random(training.batch_size) < 0.5)
+        clean = latents[chosen].float()
+        clean = torch.where(backwards[:, None, None, None, None], clean.flip(1), clean)
+        embedding = encoded["embeddings"][chosen, backwards.long()].float()[:, None]
+        buckets = [motion_bucket(float(motion)) for motion in encoded["motion"][chosen]]
+        numbers = torch.tensor([[FPS - 1.0, bucket, model.noise.augmentation] for bucket in buckets])
+        return clean, Condition(embedding, clean[:, 0] / scale, numbers)
+
+    def losses_of(network, batch, generator):
+        clean, condition = batch
+        device = next(network.parameters()).device
+        condition = Condition(
+            *(each.to(device) for each in (condition.embedding, condition.latents, condition.numbers))
+        )
+        return {"loss": model.loss(network, clean.to(device), condition, generator)}
+
+    return train_miniature(
+        model.network, batch_of, losses_of, training, folder, data=data, device=device, stop_after=stop_after
+    )
+
+
+def save_video_model(model: StableVideoDiffusion, folder: str | Path) -> None:
+    """The pipeline in half precision, in the hub's layout, with its noise beside it."""
+    folder, pipeline = Path(folder), model.pipeline
+    for part in (pipeline.unet, pipeline.vae, pipeline.image_encoder):
+        torch.nn.Module.to(part, torch.float16)
+    pipeline.save_pretrained(folder)
+    for part in (pipeline.unet, pipeline.vae, pipeline.image_encoder):
+        torch.nn.Module.to(part, torch.float32)
+    (folder / SETTINGS).write_text(json.dumps(asdict(model.noise), indent=2) + "\n")
