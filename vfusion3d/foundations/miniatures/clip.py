@@ -48,7 +48,7 @@ def train_clip(
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder / 'model'}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        model = open_clip.CLIP(**_config(), init_logit_scale=math.log(10))
+        model = open_clip.CLIP(**config(), init_logit_scale=math.log(10))
 
     def batch_of(step: int, rank: int):
         rng = np.random.default_rng([training.seed, step, rank])
@@ -106,8 +106,8 @@ def save_tokenizer(folder: str | Path) -> None:
     special = {"bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]", "pad_token": "[PAD]"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     preprocess = {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "squash"}
-    config = {"model_cfg": _config(), "preprocess_cfg": preprocess}
-    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    saved = {"model_cfg": config(), "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(saved, indent=2) + "\n")
 
 
 def _vocabulary() -> list[str]:
@@ -116,7 +116,8 @@ def _vocabulary() -> list[str]:
     return ["[PAD]", "[UNK]", "[BOS]", *words, "[EOS]"]
 
 
-def _config() -> dict:
+def config() -> dict:
+    """The arguments of `open_clip.CLIP`."""
     text = {**TEXT, "vocab_size": len(_vocabulary()), "hf_tokenizer_name": "words"}
     return {"embed_dim": EMBEDDING, "vision_cfg": VISION, "text_cfg": text}
 

@@ -1,0 +1,253 @@
+"""How the miniatures learn: their batches, their losses, and that each can be trained, stopped and taken up again."""
+
+import dataclasses
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vfusion3d.data.shards import VideoShards
+from vfusion3d.data.web_world import render_web
+from vfusion3d.foundations.miniatures import clip, features, perceptual, vae, video
+from vfusion3d.foundations.miniatures.evaluate import (
+    NAMES,
+    caption_accuracy,
+    degradation_curves,
+    nearer_rates,
+    neighbour_accuracy,
+    render_probe,
+    zero_shot_accuracy,
+)
+from vfusion3d.foundations.miniatures.training import Training, WebPictures, jitter_colours, random_crops
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("web")
+    render_web(folder / "pictures", 12, frames=1, seed=1, progress=False)
+    render_web(folder / "videos", 4, seed=2, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def probe():
+    return render_probe(2, seed=5)
+
+
+def gen(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def quick(training: Training, steps: int = 2, batch_size: int = 4) -> Training:
+    return dataclasses.replace(training, steps=steps, batch_size=batch_size, warmup=1)
+
+
+def test_half_of_the_pictures_are_frames_of_videos(web):
+    drawn = WebPictures(web)(np.random.default_rng(0), 8)
+    assert drawn.images.shape == (8, 3, 64, 64)
+    moving = [metadata["motion"] > 0 for metadata in drawn.metadata]
+    assert not any(moving[::2])
+    assert all(caption and metadata["categories"] for caption, metadata in zip(drawn.captions, drawn.metadata))
+
+
+def test_a_crop_of_the_whole_picture_is_the_picture_or_its_mirror():
+    images = torch.rand(8, 3, 16, 16, generator=gen())
+    crops = random_crops(images, gen(1), 16, smallest=1.0, largest=1.0)
+    same = [torch.allclose(crop, image, atol=1e-5) for crop, image in zip(crops, images, strict=True)]
+    mirrored = [torch.allclose(crop, image.flip(-1), atol=1e-5) for crop, image in zip(crops, images, strict=True)]
+    assert all(a != b for a, b in zip(same, mirrored, strict=True))
+    assert any(same)
+    assert any(mirrored)
+
+
+def test_jittered_colours_keep_greys_grey_and_shapes_in_place():
+    grey = torch.full((16, 3, 4, 4), 0.5)
+    jittered = jitter_colours(grey, gen())
+    assert (jittered.amax(1) - jittered.amin(1)).max() < 1e-5
+    halves = torch.zeros(16, 3, 4, 4)
+    halves[..., 2:] = torch.tensor([0.9, 0.2, 0.1]).view(3, 1, 1)
+    jittered = jitter_colours(halves, gen())
+    assert jittered.std(dim=-2).max() < 1e-6  # rows are alike as before
+    assert jittered[:, :, 0, 3].std(dim=0).min() > 0.05  # each picture has another colour
+
+
+def test_the_tokenizer_knows_all_captions_and_ends_where_clip_looks(tmp_path):
+    clip.save_tokenizer(tmp_path)
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
+    ids = tokenizer(["A tall two-tone red and white hot air balloon", "a zebra on a blue background"])
+    assert ids.shape == (2, clip.TEXT["context_length"])
+    unknown = tokenizer.tokenizer.unk_token_id
+    assert (ids[0] != unknown).all()
+    assert (ids[1] == unknown).sum() == 1
+    end = tokenizer.tokenizer.eos_token_id
+    assert end == clip.config()["text_cfg"]["vocab_size"] - 1  # the text tower reads at the largest id
+    assert (ids == end).sum(dim=1).tolist() == [1, 1]
+
+
+def test_the_resizing_of_training_is_the_interpolation_of_use():
+    images = torch.rand(2, 3, 48, 48, generator=gen())
+    size = (clip.IMAGE_SIZE, clip.IMAGE_SIZE)
+    wanted = torch.nn.functional.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (clip.MEAN, clip.STD))
+    assert torch.allclose(clip.normalised(images), (wanted - mean) / std, atol=1e-4)
+
+
+def test_clip_trains_and_is_read_by_open_clip(web, tmp_path):
+    folder = clip.train_clip(web, tmp_path, quick(clip.TRAINING), device="cpu")
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    saved = load_file(folder / "open_clip_model.safetensors")
+    assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items() if name in saved)
+    from PIL import Image
+
+    grey = transform(Image.new("RGB", (64, 64), (100, 150, 200)))
+    ours = clip.normalised(torch.tensor([100, 150, 200]).div(255).view(1, 3, 1, 1).expand(1, 3, 64, 64))
+    assert torch.allclose(grey, ours[0], atol=1e-3)
+
+
+def test_a_stopped_miniature_goes_on_to_the_same_weights(web, tmp_path):
+    training = quick(features.TRAINING, steps=3)
+    whole = features.train_features(web, tmp_path / "whole", training, device="cpu")
+    assert features.train_features(web, tmp_path / "stopped", training, device="cpu", stop_after=0) is None
+    again = features.train_features(web, tmp_path / "stopped", training, device="cpu")
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
+    with pytest.raises(ValueError, match="seed"):
+        features.train_features(web, tmp_path / "whole", dataclasses.replace(training, seed=9), device="cpu")
+
+
+def test_the_perceptual_distance_learns_names_then_ranks_with_weights_that_stay_positive(web, tmp_path):
+    quickly = quick(perceptual.NAMING), quick(perceptual.RANKING)
+    distance = perceptual.train_perceptual(web, tmp_path, *quickly, device="cpu")
+    assert all((weights.model[-1].weight >= 0).all() for weights in distance.lins)
+    images = torch.rand(2, 3, 64, 64, generator=gen()) * 2 - 1
+    assert distance(images, images).abs().max() == 0
+    assert (distance(images, images.flip(0)) > 0).all()
+
+
+def test_labels_are_the_words_of_all_objects_in_the_picture():
+    mug = {"category": "mug", "colours": ["red", "white"], "pattern": "striped", "proportion": "tall"}
+    duck = {"category": "rubber duck", "colours": ["yellow"], "pattern": "plain", "proportion": ""}
+    labels = perceptual.labels_of([mug, duck])
+    named = {name for name, label in zip(perceptual.LABELS, labels.tolist(), strict=True) if label}
+    assert named == {"mug", "red", "white", "striped", "tall", "rubber duck", "yellow", "plain"}
+
+
+@pytest.mark.parametrize("change", perceptual.CHANGES)
+def test_stronger_changes_change_more_pixels(change):
+    images = [
+        torch.rand(1, 3, 8, 8, generator=gen(seed)).repeat_interleave(8, 2).repeat_interleave(8, 3) for seed in range(6)
+    ]
+    errors = [
+        np.mean([(change(image, amount, gen(7)) - image).square().mean().item() for image in images])
+        for amount in (0.1, 0.5, 1.0)
+    ]
+    assert 0 <= errors[0] < errors[1] < errors[2]
+
+
+def test_shuffling_moves_patches_and_invents_none():
+    image = torch.rand(1, 3, 32, 32, generator=gen())
+    shuffled = perceptual.shuffled(image, 1.0, gen(1))
+    assert not torch.equal(shuffled, image)
+    assert torch.equal(shuffled.flatten().sort().values, image.flatten().sort().values)
+
+
+def test_the_nearer_of_a_triplet_is_the_weaker_change():
+    images = torch.rand(12, 3, 8, 8, generator=gen()).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    triplet, nearer = perceptual.triplets(images, gen(2))
+    assert triplet.shape == (3, 12, 3, 64, 64)
+    assert set(nearer.flatten().tolist()) == {-1.0, 1.0}
+
+
+def test_the_vae_trains_and_scales_its_latents_to_one(web, tmp_path):
+    model = vae.train_vae(web, tmp_path, quick(vae.TRAINING, batch_size=8), device="cpu")
+    images = WebPictures(web)(np.random.default_rng(5), 8).images.float() / 255
+    with torch.no_grad():
+        latents = model.encode(images * 2 - 1).latent_dist.mean * model.config.scaling_factor
+    assert latents.shape == (8, 4, 8, 8)
+    assert 0.5 < latents.std() < 2
+    assert vae.reconstruct(model, images).shape == images.shape
+
+
+def test_the_video_model_trains_on_latents_that_are_computed_once(web, tmp_path):
+    torch.manual_seed(0)
+    tower = open_clip.CLIP(**clip.config()).state_dict()
+    model = video.new_video_model(vae.AutoencoderKLTemporalDecoder(**vae.CONFIG), tower, seed=0)
+    videos = VideoShards(web / "videos")
+    encoded = video.encode_all(model, videos, tmp_path / "encoded.safetensors", batch=3)
+    assert {name: tuple(value.shape) for name, value in encoded.items()} == {
+        "latents": (4, 16, 4, 8, 8),
+        "embeddings": (4, 2, 96),
+        "motion": (4,),
+    }
+    frames = videos[3].frames.float() / 255
+    last = model.condition(frames[-1:], [0], 7, gen()).embedding[0, 0]
+    assert torch.allclose(encoded["embeddings"][3, 1].float(), last, atol=0.02)
+    assert torch.allclose(encoded["latents"][3].float(), model.encode(frames[None])[0], atol=0.02)
+    again = video.encode_all(model, None, tmp_path / "encoded.safetensors")
+    assert torch.equal(again["latents"], encoded["latents"])
+    before = {name: p.clone() for name, p in model.network.named_parameters()}
+    training = quick(video.TRAINING, batch_size=2)
+    assert video.train_video(model, encoded, tmp_path / "run", training, data=[videos.fingerprint], device="cpu")
+    moved = [not torch.equal(before[name], p) for name, p in model.network.named_parameters()]
+    assert np.mean(moved) > 0.95
+
+
+class NamesByColour:
+    """A CLIP that knows each caption's picture by heart: the perfect one, or one that always answers the same."""
+
+    def __init__(self, probe, texts, blind=False):
+        self.probe, self.known, self.blind = probe, texts, blind
+
+    def image_features(self, images):
+        at = [next(i for i, view in enumerate(self.probe.views) if torch.equal(view, image)) for image in images]
+        return self.text_features([self.known[0 if self.blind else i] for i in at])
+
+    def text_features(self, texts):
+        words = sorted(set(self.known))
+        return torch.stack([torch.tensor([float(word == text) for word in words]) for text in texts])
+
+
+def test_accuracies_are_1_for_who_knows_and_chance_for_who_does_not(probe):
+    prompts = [f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in probe.categories]
+    assert zero_shot_accuracy(NamesByColour(probe, prompts), probe.views, probe.categories) == 1
+    blind = zero_shot_accuracy(NamesByColour(probe, prompts, blind=True), probe.views, probe.categories)
+    assert blind == pytest.approx(1 / len(NAMES))
+    assert caption_accuracy(NamesByColour(probe, probe.captions), probe.views, probe.captions, among=20) == 1
+    blind = NamesByColour(probe, probe.captions, blind=True)
+    assert caption_accuracy(blind, probe.views, probe.captions, among=20) <= 1 / 20
+    with pytest.raises(ValueError, match="give more objects"):
+        caption_accuracy(blind, probe.views, probe.captions, among=1000)
+
+
+def test_neighbours_are_found_by_features_and_the_nearer_view_by_a_distance(probe):
+    def pixels(images):
+        return images.flatten(1)
+
+    gallery = dataclasses.replace(probe, views=probe.views.repeat(5, 1, 1, 1) + 0.001, categories=probe.categories * 5)
+    assert neighbour_accuracy(pixels, gallery, probe) > 0.9
+    assert neighbour_accuracy(lambda images: torch.ones(len(images), 2), gallery, probe) < 0.2
+
+    def mse(a, b):
+        return (a - b).square().mean(dim=(1, 2, 3))
+
+    assert nearer_rates(mse, probe) > 0.7
+    assert nearer_rates(lambda a, b: -mse(a, b), probe) < 0.3
+
+
+def test_the_squared_error_grows_with_every_degradation(probe):
+    def mse(a, b):
+        return (a - b).square().mean(dim=(1, 2, 3))
+
+    curves = degradation_curves(mse, probe.views[:12])
+    assert list(curves) == ["blurred", "noisy", "shuffled"]
+    assert (curves.iloc[0] == 0).all()
+    assert (curves.diff().iloc[1:] > 0).all().all()
+
+
+def test_a_probe_shows_each_category_from_two_sides_that_are_near(probe):
+    assert probe.categories == NAMES * 2
+    difference = (probe.views - probe.aside).abs().mean(dim=(1, 2, 3))
+    assert (difference > 0).any()
+    assert difference.mean() < (probe.views - probe.views.roll(1, 0)).abs().mean()
+    assert len(set(probe.captions)) > len(NAMES)
