@@ -39,7 +39,7 @@ class LoopSettings:
     """steps: optimizer steps in all. learning_rate: of each step, from 0. seed: of every random draw.
 
     mixed_precision: "no" or "bf16". compile: through torch.compile. Betas and weight decay are AdamW's (only
-    matrices decay). muon: matrices of repeated blocks (in an nn.ModuleList) learn by Muon. checkpoint_every, log_every:
+    matrices decay). muon: matrices and convolutions of repeated blocks (in an nn.ModuleList) learn by Muon. checkpoint_every, log_every:
     in steps.
     """
 
@@ -206,7 +206,7 @@ def read_log(folder: str | Path):
 
 def _groups(model: nn.Module, settings: LoopSettings) -> list[dict]:
     blocks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    repeated = {id(p) for block in blocks for p in block.parameters() if p.ndim == 2 and settings.muon}
+    repeated = {id(p) for block in blocks for p in block.parameters() if p.ndim >= 2 and settings.muon}
     learning = [p for p in model.parameters() if p.requires_grad]
     decay = settings.weight_decay
     groups = [

@@ -1,4 +1,4 @@
-"""AdamW with Muon (Jordan et al., 2024) for the matrices of repeated blocks: small models learn with fewer samples.
+"""AdamW with Muon (Jordan et al., 2024) for matrices and convolutions of repeated blocks: small models learn with fewer samples.
 
 `torch.optim.Muon` works in bfloat16 whatever the machine, which on a CPU without bfloat16 instructions made our steps
 four times slower, and it wants a second optimizer beside it for everything else.
@@ -15,7 +15,10 @@ ADAM_RMS = 0.2  # the usual size of an AdamW update, so that one learning rate s
 
 
 class MuonAdamW(torch.optim.AdamW):
-    """AdamW, but groups with `"muon": True` are updated by their orthogonalised momentum. Those hold matrices only."""
+    """AdamW, but groups with `"muon": True` are updated by their orthogonalised momentum.
+
+    Those hold matrices, and convolutions, which are matrices of one row a filter.
+    """
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -39,9 +42,9 @@ class MuonAdamW(torch.optim.AdamW):
             state["step"], state["momentum"] = torch.zeros(()), torch.zeros_like(parameter)
         state["step"] += 1
         momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-        update = orthogonalised(gradient.lerp(momentum, MOMENTUM))
+        update = orthogonalised(gradient.lerp(momentum, MOMENTUM).flatten(1))
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(update, alpha=-group["lr"] * ADAM_RMS * max(parameter.shape) ** 0.5)
+        parameter.add_(update.view_as(parameter), alpha=-group["lr"] * ADAM_RMS * max(update.shape) ** 0.5)
 
 
 def orthogonalised(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:

@@ -1,7 +1,7 @@
 """The miniature CLIP: an open_clip model of the usual shape, small, with a tokenizer of its own few words.
 
-It learns from the captions of the web world by open_clip's loss. The folder it is saved in has the layout of the hub:
-`open_clip.create_model_and_transforms("local-dir:FOLDER")` and `open_clip.get_tokenizer("local-dir:FOLDER")` read it.
+It learns from the captions of the web world by open_clip's loss. The folder that `save_clip` writes has the layout of
+the hub: `open_clip.create_model_and_transforms("local-dir:FOLDER")` and `get_tokenizer` read it.
 """
 
 import functools
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from open_clip import ClipLoss
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -41,11 +41,10 @@ def train_clip(
     *,
     device: str | None = None,
     stop_after: float = math.inf,
-) -> Path | None:
-    """Train on the web world in `data`; once done, returns `folder/model`, in open_clip's layout."""
-    pictures, folder = WebPictures(data), Path(folder)
-    save_tokenizer(folder / "model")
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder / 'model'}")
+) -> dict[str, Tensor] | None:
+    """Train on the web world in `data`; once done, returns the weights under open_clip's names."""
+    pictures = WebPictures(data)
+    tokenizer = new_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         model = open_clip.CLIP(**config(), init_logit_scale=math.log(10))
@@ -54,25 +53,21 @@ def train_clip(
         rng = np.random.default_rng([training.seed, step, rank])
         drawn = pictures(rng, training.batch_size)
         crops = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        return random_crops(drawn.images.float() / 255, crops, drawn.images.shape[-1]), tokenizer(drawn.captions)
+        return random_crops(drawn.images.float() / 255, crops, drawn.images.shape[-1]), tokenize(
+            tokenizer, drawn.captions
+        )
 
     done = train_miniature(
         model,
         batch_of,
         _contrast,
         training,
-        folder / "run",
+        folder,
         data=pictures.fingerprints,
         device=device,
         stop_after=stop_after,
     )
-    if not done:
-        return None
-    save_file(
-        {name: value.contiguous() for name, value in model.state_dict().items()},
-        folder / "model" / "open_clip_model.safetensors",
-    )
-    return folder / "model"
+    return model.state_dict() if done else None
 
 
 def normalised(images: Float[Tensor, "batch 3 h h"]) -> Float[Tensor, "batch 3 224 224"]:
@@ -90,12 +85,22 @@ def _bicubic(side: int) -> Float[Tensor, "224 side"]:
     return interpolate(columns, (IMAGE_SIZE, side), mode="bicubic", antialias=True, align_corners=False)[0, 0]
 
 
-def save_tokenizer(folder: str | Path) -> None:
-    """Write open_clip's config and a tokenizer that knows the words of the world; others become [UNK].
+def save_clip(state: dict[str, Tensor], folder: str | Path) -> None:
+    """Write what open_clip reads: its config, the weights in half precision, the tokenizer."""
+    folder = Path(folder)
+    new_tokenizer().save_pretrained(folder)
+    preprocess = {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "squash"}
+    saved = {"model_cfg": config(), "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(saved, indent=2) + "\n")
+    half = {name: value.to("cpu", torch.float16).contiguous() for name, value in state.items()}
+    save_file(half, folder / "open_clip_model.safetensors")
+
+
+def new_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer that knows the words of the world; others become [UNK].
 
     The last id is the end of a text, as CLIP's text tower wants it.
     """
-    folder = Path(folder)
     vocabulary = _vocabulary()
     ids = {word: number for number, word in enumerate(vocabulary)}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
@@ -104,10 +109,13 @@ def save_tokenizer(folder: str | Path) -> None:
     ends = [("[BOS]", ids["[BOS]"]), ("[EOS]", ids["[EOS]"])]
     tokenizer.post_processor = processors.TemplateProcessing(single="[BOS] $A [EOS]", special_tokens=ends)
     special = {"bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]", "pad_token": "[PAD]"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    preprocess = {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "squash"}
-    saved = {"model_cfg": config(), "preprocess_cfg": preprocess}
-    (folder / "open_clip_config.json").write_text(json.dumps(saved, indent=2) + "\n")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+def tokenize(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Int[Tensor, "texts length"]:
+    """Ids as open_clip's own wrapper of such a tokenizer gives them."""
+    length = TEXT["context_length"]
+    return tokenizer(texts, max_length=length, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def _vocabulary() -> list[str]:

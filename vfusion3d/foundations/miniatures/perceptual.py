@@ -37,7 +37,7 @@ def new_lpips() -> lpips.LPIPS:
     """LPIPS with a random trunk, all channels weighed alike."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision's deprecations inside lpips
-        distance = lpips.LPIPS(net=NET, pnet_rand=True, pretrained=False, use_dropout=False, verbose=False)
+        distance = lpips.LPIPS(net=NET, pnet_rand=True, pretrained=False, verbose=False)
     for weights, channels in zip(distance.lins, distance.chns, strict=True):
         nn.init.constant_(weights.model[-1].weight, 1 / channels)
     return distance

@@ -1,7 +1,7 @@
 """The miniature VAE: 64x64 pixels to 8x8x4 latents and back, the class that Stable Video Diffusion uses.
 
-Learned by pixels (L1), edges (L1 of differences between neighbouring pixels, which keeps thin things sharp) and a weak
-pull of the latents towards a normal distribution. The temporal layers of the decoder learn on runs of frames.
+Learned by pixels, by edges (differences between neighbouring pixels, which keeps thin things sharp) and by a weak pull
+of the latents towards a normal distribution. The temporal layers of the decoder learn on runs of frames.
 """
 
 import math
@@ -12,13 +12,13 @@ import torch
 from diffusers import AutoencoderKLTemporalDecoder
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import l1_loss
+from torch.nn.functional import mse_loss
 
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.foundations.miniatures.training import Training, WebPictures, random_crops, train_miniature
 
 FRAMES = 4  # neighbours that are decoded together
-KL = 1e-5
+KL = 1e-6
 CONFIG = {
     "block_out_channels": [32, 32, 64, 64],
     "down_block_types": ["DownEncoderBlock2D"] * 4,
@@ -26,7 +26,7 @@ CONFIG = {
     "latent_channels": 4,
     "sample_size": 64,
 }
-TRAINING = Training(steps=3500, batch_size=16, learning_rate=1.5e-3, weight_decay=0.0, seed=41)
+TRAINING = Training(steps=3500, batch_size=16, learning_rate=4e-3, weight_decay=0.0, muon=True, seed=41)
 
 
 def train_vae(
@@ -75,10 +75,10 @@ def vae_losses(vae, images: Float[Tensor, "batch 3 h w"], frames: int, generator
     posterior = bare.encode(images).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=generator).to(images)
     decoded = bare.decode(posterior.mean + posterior.std * noise, num_frames=frames).sample
-    pixels = l1_loss(decoded, images)
-    edges = l1_loss(decoded.diff(dim=-1), images.diff(dim=-1)) + l1_loss(decoded.diff(dim=-2), images.diff(dim=-2))
+    pixels = mse_loss(decoded, images)
+    edges = mse_loss(decoded.diff(dim=-1), images.diff(dim=-1)) + mse_loss(decoded.diff(dim=-2), images.diff(dim=-2))
     kl = posterior.kl().mean() / posterior.mean[0].numel()
-    return {"loss": pixels + 0.5 * edges + KL * kl, "pixels": pixels, "edges": edges, "kl": kl}
+    return {"loss": pixels + edges + KL * kl, "pixels": pixels, "edges": edges, "kl": kl}
 
 
 @torch.no_grad()
