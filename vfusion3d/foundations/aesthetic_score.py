@@ -60,7 +60,11 @@ def aesthetic_score(profile: Profile) -> AestheticScore:
 def load_head(source: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> AestheticHead:
     """The head at `source` (see above). It is tiny, and stays float32 whatever the dtype."""
     if source == "laion":
-        head = _linear_head(torch.hub.load_state_dict_from_url(LAION, map_location="cpu", weights_only=True))
+        try:
+            state = torch.hub.load_state_dict_from_url(LAION, map_location="cpu", weights_only=True, progress=False)
+        except OSError as error:
+            raise OSError(f"{error}; download {LAION} and name the file in its place") from error
+        head = _linear_head(state)
     elif source.endswith(".pth"):  # published in no other form; weights_only reads numbers and runs no code
         head = _linear_head(torch.load(source, map_location="cpu", weights_only=True))
     else:

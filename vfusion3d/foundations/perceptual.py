@@ -7,15 +7,15 @@ structure rather than pixels, but a stand-in they are: numbers are comparable wi
 paper's.
 """
 
-import copy
 import json
+import re
 import warnings
 from pathlib import Path
 
 import lpips
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vfusion3d.foundations.loading import load_once
@@ -44,7 +44,7 @@ class PerceptualDistance(nn.Module):
             random = net == "untrained" or folder is not None
             self.lpips = lpips.LPIPS(net="alex" if net == "untrained" else net, pnet_rand=random, verbose=False)
         if folder:
-            load_model(self.lpips, folder / WEIGHTS)
+            self._load(folder / WEIGHTS)
         self.requires_grad_(False).eval()
 
     def forward(self, a: Float[Tensor, "B 3 H W"], b: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B"]:
@@ -55,7 +55,16 @@ class PerceptualDistance(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(json.dumps({"net": self.lpips.pnet_type}) + "\n")
-        save_model(copy.deepcopy(self.lpips).to("cpu", dtype), str(folder / WEIGHTS))
+        state = {n: v.to("cpu", dtype) for n, v in self.lpips.state_dict().items() if not n.startswith("lins.")}
+        save_file(state, folder / WEIGHTS)
+
+    def _load(self, file: Path) -> None:
+        """The heads have two names each in `lpips`, `lin0` and `lins.0`; a file may have either, or both."""
+        state = {re.sub(r"^lins\.(\d)", r"lin\1", name): value for name, value in load_file(file).items()}
+        missing, unexpected = self.lpips.load_state_dict(state, strict=False)
+        wrong = unexpected + [name for name in missing if not name.startswith("lins.")]
+        if wrong:
+            raise ValueError(f"{file.name} does not fit the trunk {self.lpips.pnet_type}: {', '.join(wrong[:3])}, ...")
 
 
 def perceptual_distance(profile: Profile) -> PerceptualDistance:
