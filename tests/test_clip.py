@@ -11,6 +11,7 @@ from tiny_foundations import CAPTIONS, profile_with, save_clip
 from vfusion3d.foundations.aesthetic_score import AestheticHead, aesthetic_score
 from vfusion3d.foundations.clip import clip
 from vfusion3d.foundations.loading import ModelUnavailable
+from vfusion3d.profiles import load_profile
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,11 @@ def test_a_tags_activation_is_the_one_it_was_trained_with(monkeypatch, tag, quic
     with pytest.raises(ModelUnavailable):
         clip(profile_with(clip=f"ViT-L-14/{tag}"))
     assert (asked["name"], asked["pretrained"], asked["force_quick_gelu"]) == ("ViT-L-14", tag, quick)
+
+
+def test_the_paper_profiles_clip_is_one_that_open_clip_knows():
+    architecture, tag = load_profile("paper").foundations.clip.split("/")
+    assert tag in open_clip.list_pretrained_tags_by_model(architecture)
 
 
 @pytest.mark.parametrize("name", ["ViT-L-14/openai", "laion/CLIP-of-no-one"])

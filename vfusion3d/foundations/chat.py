@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 from vfusion3d.foundations.loading import load_once, unavailable
 from vfusion3d.profiles import Profile
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 BATCH = 16  # questions at once
 
@@ -16,8 +21,8 @@ BATCH = 16  # questions at once
 class Chat:
     """A loaded causal language model. It answers greedily: the same question gets the same answer."""
 
-    model: "torch.nn.Module"
-    tokenizer: "object"
+    model: nn.Module
+    tokenizer: "PreTrainedTokenizerBase"
 
     @torch.no_grad()
     def answers(self, questions: Sequence[str], longest: int, progress: str | None = None) -> list[str]:
