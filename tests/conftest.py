@@ -1,6 +1,7 @@
 """What every test shares: no window, no network, and the place of the repository."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -18,3 +19,13 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"  # real assets and golde
 def repository() -> Path:
     """The root of the repository."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """A machine that finds no other one, so that a download fails at once wherever the tests run."""
+
+    def fail(*address, **options):
+        raise socket.gaierror("there is no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)

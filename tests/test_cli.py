@@ -213,9 +213,9 @@ def test_help_needs_no_heavy_import():
 
 
 def test_the_help_lists_the_backgrounds_there_are():
-    from vfusion3d.model import preprocess
+    from vfusion3d.foundations import background_removal
 
-    assert BACKGROUNDS == preprocess.BACKGROUNDS
+    assert BACKGROUNDS == background_removal.BACKGROUNDS
 
 
 def test_evaluate_writes_a_row_for_every_object_and_method(tmp_path, weights, capsys):

@@ -47,17 +47,16 @@ def test_the_untrained_features_are_the_same_each_time_and_leave_the_random_stat
     assert torch.equal(features_of("untrained")(disc((0.2, 0.5, 0.1))), first)
 
 
-def test_a_pretrained_dino_gives_its_class_token_for_the_normalised_picture(tmp_path):
-    config = Dinov2Config(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
-    model = Dinov2Model(config).eval()
+@pytest.mark.parametrize(("trained_at", "seen_at"), [(28, 28), (518, SIDE)])
+def test_a_pretrained_dino_gives_its_class_token_for_the_normalised_picture(tmp_path, trained_at, seen_at):
+    config = dict(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=trained_at, patch_size=14)
+    model = Dinov2Model(Dinov2Config(**config)).eval()
     model.save_pretrained(tmp_path)
-    image = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(2, 3, seen_at, seen_at, generator=torch.Generator().manual_seed(0))
     pixels = (image.numpy() - np.reshape(MEAN, (3, 1, 1))) / np.reshape(STD, (3, 1, 1))
     with torch.no_grad():
         expected = model(torch.tensor(pixels, dtype=torch.float32)).last_hidden_state[:, 0]
-    assert torch.allclose(features_of(str(tmp_path))(image), expected, atol=1e-4)
-
-
-def test_a_model_that_is_not_there_names_the_role_and_the_way_out(tmp_path):
-    with pytest.raises(OSError, match=r"role image_features.*foundations\.image_features to stand-in"):
-        features_of(str(tmp_path / "nothing"))
+    features = features_of(str(tmp_path))
+    assert torch.allclose(features(image), expected, atol=1e-4)
+    larger = image.repeat_interleave(3, dim=-1).repeat_interleave(3, dim=-2)
+    assert cosine(features(larger)[:1], expected[:1]) > 0.95, "it sees any size at its own"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_foundations import identity_onnx
 
 from vfusion3d.model import preprocess
 from vfusion3d.model.preprocess import ImageError, cut_out, load_image, prepare, prepare_image, recentre
@@ -316,27 +317,10 @@ def test_without_its_weights_rembg_is_not_tried(without_rembg_weights):
         cut_out(load_image(noisy), "rembg")
 
 
-def identity_onnx() -> bytes:
-    """An ONNX network whose output is its input (1, 3, 1024, 1024): as a mask, the picture's red channel."""
-
-    def field(number: int, value: int | bytes) -> bytes:
-        head = lambda kind: varint(number << 3 | kind)  # noqa: E731
-        return head(0) + varint(value) if isinstance(value, int) else head(2) + varint(len(value)) + value
-
-    def varint(value: int) -> bytes:
-        return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
-
-    shape = b"".join(field(1, field(1, side)) for side in (1, 3, 1024, 1024))
-    tensor = lambda name: field(1, name) + field(2, field(1, field(1, 1) + field(2, shape)))  # noqa: E731
-    node = field(1, b"x") + field(2, b"y") + field(4, b"Identity")
-    graph = field(1, node) + field(2, b"identity") + field(11, tensor(b"x")) + field(12, tensor(b"y"))
-    return field(1, 8) + field(7, graph) + field(8, field(1, b"") + field(2, 13))
-
-
 def test_with_its_weights_on_disk_rembg_decides(without_rembg_weights):
     folder = without_rembg_weights / ".u2net"
     folder.mkdir()
-    (folder / "isnet-general-use.onnx").write_bytes(identity_onnx())
+    (folder / "isnet-general-use.onnx").write_bytes(identity_onnx(1024))
     coverage = disc(128, 40)
     back = np.stack([np.zeros((128, 128)), *np.mgrid[:128, :128]], axis=-1)
     cut = cut_out(blend(coverage, (255, 0, 0), back).convert("RGBA"))

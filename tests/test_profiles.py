@@ -47,6 +47,8 @@ def test_the_paper_profile_has_the_papers_numbers():
     assert (data.objects_3d, data.prompts, data.videos, data.labelled_videos) == (100_000, 4_000_000, 4_000_000, 2_000)
     assert (data.test_objects, data.eval_images, data.eval_prompts) == (500, 25, 40)
     assert paper.model.start is None
+    assert paper.dtype == "float16"  # of the pretrained models; at the other scales float32, the default
+    assert {load_profile(name).dtype for name in ("smoke", "laptop", "gpu")} == {"float32"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -131,6 +133,11 @@ def test_a_wrong_value_is_named(edited, section, key, value, message):
         value = float("nan")
     with pytest.raises(ProfileError, match=message):
         load_profile(edited(lambda content: content[section].update({key: value})))
+
+
+def test_an_unknown_dtype_lists_the_known_ones(edited):
+    with pytest.raises(ProfileError, match="dtype must be one of float32, bfloat16, float16, not 'fp16'"):
+        load_profile(edited(lambda content: content.update(dtype="fp16")))
 
 
 def test_a_section_that_is_no_mapping_is_named(edited):

@@ -394,7 +394,6 @@ vfusion3d evaluate --weights mini --data shards/ -o mini.csv
 
 def run_evaluate(options: argparse.Namespace) -> int:
     import numpy as np
-    import torch
 
     from vfusion3d import VFusion3D
     from vfusion3d.data.shards import MultiviewShards
@@ -402,6 +401,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from vfusion3d.evaluation.protocol import evaluate_3d, model_predictor
     from vfusion3d.evaluation.tables import mean_over_objects
     from vfusion3d.foundations.image_features import image_features
+    from vfusion3d.foundations.loading import device_of
     from vfusion3d.foundations.perceptual import perceptual_distance
 
     profile, run_dir = _run(options)
@@ -409,9 +409,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     _require(data / "index.json", _again(options, "render"))
     trained = trained_model(run_dir) / "model"
     weights = options.weights or _require(trained, _again(options, "train"))
-    device = profile.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_of(profile)
     model = VFusion3D.from_pretrained(weights).to(device).eval()
     shards = MultiviewShards(data)
     size = options.size or min(model.config.image_size, shards.read(0, views=[0]).rgba.shape[-1])

@@ -56,19 +56,20 @@ class Model:
 class Foundations:
     """Which model fills each role.
 
-    `mini` is the bundled miniature, `stand-in` a procedure without learned weights (it says so wherever a reader meets
-    it), `untrained` the real architecture with random weights; anything else is the name of a pretrained model.
+    A key is the name of the function in `vfusion3d.foundations` that plays the role. `mini` is the bundled miniature,
+    `stand-in` a procedure without learned weights (it says so wherever a reader meets it), `untrained` the real
+    architecture with random weights; anything else is a folder, or the name of a pretrained model.
     """
 
     image_to_video: str
     text_to_image: str
     image_features: str
-    text_image_similarity: str
+    clip: str
     perceptual_distance: str
     saliency: str
     background_removal: str
     prompt_filter: str
-    captions: str
+    captioner: str
     aesthetic_score: str
 
 
@@ -162,6 +163,7 @@ class Profile:
     foundations: Foundations
     training: Recipe
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the pretrained models in `foundations`
     workers: int | None = None  # processes that render; null: one a CPU core
 
     def __post_init__(self):

@@ -11,6 +11,7 @@ import torch
 from accelerate import PartialState
 
 from vfusion3d.data.shards import MultiviewShards
+from vfusion3d.foundations.loading import source_of
 from vfusion3d.foundations.perceptual import perceptual_distance
 from vfusion3d.loop import LoopSettings, train
 from vfusion3d.model.initialise import start_local
@@ -56,7 +57,7 @@ def new_model(profile: Profile, generator: torch.Generator) -> VFusion3D:
     if profile.model.size == "released":
         from transformers import Dinov2Model
 
-        model.encoder.model = Dinov2Model.from_pretrained(profile.foundations.image_features)
+        model.encoder.model = Dinov2Model.from_pretrained(source_of(profile, "image_features"), use_safetensors=True)
         model.encoder.model.embeddings.mask_token.requires_grad_(False)
         return model
     return start_local(model, generator)

@@ -1,0 +1,77 @@
+"""How a role finds its model: one code path, once a process, and one error that a person can act on."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from vfusion3d.foundations import loading
+from vfusion3d.foundations.loading import ModelUnavailable, device_of, dtype_of, load_once, source_of
+from vfusion3d.profiles import Foundations, load_profile
+
+
+def profile(role: str, name: str, **changes):
+    """The smoke profile with one model exchanged."""
+    smoke = load_profile("smoke")
+    return replace(smoke, foundations=replace(smoke.foundations, **{role: name}), **changes)
+
+
+def test_a_miniature_is_a_bundled_folder_and_a_folder_is_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "BUNDLED", tmp_path)
+    (tmp_path / "clip").mkdir()
+    assert source_of(profile("clip", "mini"), "clip") == str(tmp_path / "clip")
+    assert source_of(profile("clip", str(tmp_path)), "clip") == str(tmp_path)
+    assert source_of(profile("clip", "ViT-L-14/openai"), "clip") == "ViT-L-14/openai"
+
+
+def test_a_miniature_that_is_not_bundled_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "BUNDLED", tmp_path / "weights")
+    with pytest.raises(ModelUnavailable, match=r"'mini' \(role clip\).*weights/clip.*foundations\.clip to a folder"):
+        source_of(profile("clip", "mini"), "clip")
+
+
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path):
+    with pytest.raises(ModelUnavailable, match="no such folder"):
+        source_of(profile("clip", str(tmp_path / "gone")), "clip")
+
+
+def test_a_model_is_loaded_once_for_each_source_and_type(tmp_path):
+    calls = []
+
+    def load(*how):
+        calls.append(how)
+        return object()
+
+    first = profile("captioner", str(tmp_path))
+    assert load_once(first, "captioner", load) is load_once(first, "captioner", load)
+    half = replace(first, dtype="bfloat16")
+    assert load_once(half, "captioner", load) is not load_once(first, "captioner", load)
+    cpu = torch.device("cpu")
+    assert calls == [(str(tmp_path), cpu, torch.float32), (str(tmp_path), cpu, torch.bfloat16)]
+
+
+def test_whatever_goes_wrong_names_model_role_and_way_out_and_is_tried_again(tmp_path):
+    def fail(*how):
+        raise KeyError("no\nnetwork")
+
+    def work(*how):
+        return "loaded"
+
+    there = profile("text_to_image", str(tmp_path))
+    with pytest.raises(OSError, match=r"role text_to_image.*no.*network.*\.text_to_image to stand-in") as error:
+        load_once(there, "text_to_image", fail)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert load_once(there, "text_to_image", work) == "loaded"
+
+
+def test_auto_is_a_gpu_if_there_is_one(monkeypatch):
+    auto = replace(load_profile("smoke"), device="auto", dtype="float16")
+    for there, device in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert device_of(auto) == torch.device(device)
+    assert dtype_of(auto) == torch.float16
+
+
+def test_every_role_has_a_word_for_running_offline():
+    assert set(loading.OFFLINE) == {field.name for field in fields(Foundations)}

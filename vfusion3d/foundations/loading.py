@@ -1,0 +1,94 @@
+"""How a role finds its model, and the one error where it cannot be had.
+
+A name in `profile.foundations` is the miniature `mini` (bundled in `vfusion3d/weights/<role>/`), a folder on this
+machine, or a hub name. A miniature lies in the hub's own file layout, so that all three are loaded by the same code.
+The words that load nothing (`stand-in`, `untrained`) are the affair of the role that knows them.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from vfusion3d.profiles import Profile
+
+Model = TypeVar("Model")
+BUNDLED = Path(__file__).parent.parent / "weights"
+OFFLINE = {  # what a role can be set to where there is no network
+    "image_to_video": ("mini",),
+    "text_to_image": ("stand-in",),
+    "image_features": ("stand-in", "mini"),
+    "clip": ("mini",),
+    "perceptual_distance": ("untrained", "mini"),
+    "saliency": ("stand-in",),
+    "background_removal": ("stand-in",),
+    "prompt_filter": ("stand-in",),
+    "captioner": ("stand-in",),
+    "aesthetic_score": ("mini",),
+}
+
+_loaded: dict[tuple, Any] = {}
+
+
+class ModelUnavailable(OSError):
+    """A model that a role cannot get: the message names both, the reason, and how to run offline."""
+
+
+def device_of(profile: Profile) -> torch.device:
+    """Where the profile's models run; "auto" is a CUDA GPU if there is one, else the CPU."""
+    if profile.device != "auto":
+        return torch.device(profile.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def dtype_of(profile: Profile) -> torch.dtype:
+    """The floating-point type of the profile's pretrained models."""
+    return getattr(torch, profile.dtype)
+
+
+def source_of(profile: Profile, role: str) -> str:
+    """What `from_pretrained` takes for this role: the path of a folder, or a name of the hub.
+
+    Raises ModelUnavailable for a path that is not there and for a miniature that is not bundled.
+    """
+    name = getattr(profile.foundations, role)
+    if name == "mini":
+        folder = BUNDLED / role
+        if not folder.is_dir():
+            raise unavailable(profile, role, f"no miniature is bundled in {folder.parent.name}/{role}")
+        return str(folder)
+    path = Path(name).expanduser()
+    if path.exists():
+        return str(path.resolve())
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise unavailable(profile, role, "there is no such folder")
+    return name
+
+
+def load_once(profile: Profile, role: str, load: Callable[[str, torch.device, torch.dtype], Model]) -> Model:
+    """`load(source, device, dtype)`, called once a process for each role, source, device and dtype.
+
+    Raises ModelUnavailable for whatever went wrong on the way: no network, a missing file, too little memory.
+    """
+    source, device, dtype = source_of(profile, role), device_of(profile), dtype_of(profile)
+    key = (role, source, str(device), dtype)
+    if key not in _loaded:
+        try:
+            _loaded[key] = load(source, device, dtype)
+        except ModelUnavailable:
+            raise
+        except Exception as error:  # libraries raise nearly anything where a download fails
+            raise unavailable(profile, role, " ".join(f"{type(error).__name__}: {error}".split())) from error
+    return _loaded[key]
+
+
+def unavailable(profile: Profile, role: str, reason: str) -> ModelUnavailable:
+    """The error to raise where the model that the profile names for this role cannot be had."""
+    name = getattr(profile.foundations, role)
+    ways = ", ".join(way for way in OFFLINE[role] if way != name)
+    folder = "a folder that holds such a model"
+    return ModelUnavailable(
+        f"the model {name!r} (role {role}) could not be loaded: {reason.rstrip('. ')}. "
+        f"To run offline, set foundations.{role} to {f'{ways} or {folder}' if ways else folder}"
+    )

@@ -1,0 +1,67 @@
+"""Text to image: the condition images of the video model, and text to 3D (the paper's EMU; sections 3.2 and 4.2).
+
+A folder or a hub name: whatever `AutoPipelineForText2Image` of diffusers loads. `stand-in`: no learned weights, the
+procedural world renders the prompt, which has to be a caption of `vfusion3d.data.captions`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vfusion3d.cameras import default_intrinsics, look_at_origin, sphere_position
+from vfusion3d.data.images import on_white, resize
+from vfusion3d.foundations.loading import load_once
+from vfusion3d.profiles import Profile
+
+TextToImage = Callable[[Sequence[str], torch.Generator, int], Float[Tensor, "B 3 size size"]]
+HIGHEST = math.pi / 4  # radians: the elevations of the 3D data (section 3.2)
+
+
+def text_to_image(profile: Profile) -> TextToImage:
+    """The profile's text-to-image model: a function (prompts, generator, size) to images in [0, 1], one a prompt.
+
+    A pipeline draws at the size that it was trained for, all prompts at once, and the result is resized to `size`
+    pixels a side; the images come back in float32 on the CPU. The background is what the prompt asks for; the
+    stand-in's is white. The generator is the only randomness. Raises ModelUnavailable where a pretrained model cannot
+    be had.
+    """
+    if profile.foundations.text_to_image == "stand-in":
+        return rendered_prompts
+    pipeline = load_once(profile, "text_to_image", load_pipeline)
+
+    @torch.no_grad()
+    def draw(prompts: Sequence[str], generator: torch.Generator, size: int) -> Float[Tensor, "B 3 size size"]:
+        images = pipeline(prompt=list(prompts), generator=generator, output_type="pt").images
+        return resize(images.float().cpu(), size).clamp(0, 1)
+
+    return draw
+
+
+def load_pipeline(source: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
+    """The diffusers pipeline at `source`, quiet, on the device."""
+    from diffusers import AutoPipelineForText2Image
+
+    pipeline = AutoPipelineForText2Image.from_pretrained(source, dtype=dtype, use_safetensors=True).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def rendered_prompts(prompts: Sequence[str], generator: torch.Generator, size: int) -> Float[Tensor, "B 3 size size"]:
+    """A picture of an object that fits each prompt, from azimuth 0 and an elevation in [0, pi/4], on white.
+
+    Raises ValueError for a prompt that the caption grammar cannot read.
+    """
+    from vfusion3d.data.objects import build_mesh, make_object  # not before: training works without a renderer
+    from vfusion3d.data.render import render_views
+
+    images = []
+    for prompt in prompts:
+        seed = int(torch.randint(2**31, (), generator=generator))
+        elevation = HIGHEST * torch.rand((), generator=generator)
+        camera = look_at_origin(sphere_position(0.0, elevation)[None])
+        views = render_views(build_mesh(make_object(prompt, seed)), camera, default_intrinsics(1), size)
+        images.append(on_white(torch.from_numpy(views.rgba).movedim(-1, 1))[0])
+    return torch.stack(images) if images else torch.zeros(0, 3, size, size)
