@@ -11,6 +11,10 @@ from safetensors.torch import load_file
 
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.data.web_world import render_web
+from vfusion3d.foundations.aesthetic_score import aesthetic_score
+from vfusion3d.foundations.clip import clip as clip_role
+from vfusion3d.foundations.image_features import image_features
+from vfusion3d.foundations.image_to_video import image_to_video
 from vfusion3d.foundations.miniatures import clip, features, perceptual, vae, video
 from vfusion3d.foundations.miniatures.evaluate import (
     NAMES,
@@ -21,8 +25,10 @@ from vfusion3d.foundations.miniatures.evaluate import (
     render_probe,
     zero_shot_accuracy,
 )
-from vfusion3d.foundations.miniatures.make import ORDER, make_miniature
+from vfusion3d.foundations.miniatures.make import ORDER, TRAININGS, make_miniature
 from vfusion3d.foundations.miniatures.training import Training, WebPictures, jitter_colours, random_crops
+from vfusion3d.foundations.perceptual import perceptual_distance
+from vfusion3d.profiles import load_profile
 
 
 @pytest.fixture(scope="module")
@@ -256,3 +262,27 @@ def test_a_probe_shows_each_category_from_two_sides_that_are_near(probe):
     assert (difference > 0).any()
     assert difference.mean() < (probe.views - probe.views.roll(1, 0)).abs().mean()
     assert len(set(probe.captions)) > len(NAMES)
+
+
+def test_each_miniature_is_made_in_the_layout_that_its_role_loads(web, tmp_path):
+    steps = {name: quick(training) for name, training in TRAININGS.items()}
+    with pytest.raises(FileNotFoundError, match="make the miniature vae first"):
+        make_miniature("image_to_video", web, tmp_path, steps["image_to_video"], device="cpu")
+    made = {name: make_miniature(name, web, tmp_path, steps[name], device="cpu") for name in ORDER}
+    assert all((folder / "training.json").is_file() and (folder / "log.csv").is_file() for folder in made.values())
+    assert made["clip"] == make_miniature("clip", web, tmp_path, steps["clip"], device="cpu")  # at once
+    roles = {name: str(folder) for name, folder in made.items() if name != "vae"}
+    smoke = load_profile("smoke")
+    profile = dataclasses.replace(smoke, foundations=dataclasses.replace(smoke.foundations, **roles))
+    images = torch.rand(2, 3, 64, 64, generator=gen())
+    assert clip_role(profile).image_features(images).shape == (2, clip.EMBEDDING)
+    assert image_features(profile)(images).shape == (2, features.CONFIG["hidden_size"])
+    assert perceptual_distance(profile)(images, images.flip(0)).shape == (2,)
+    assert aesthetic_score(profile)(images).shape == (2,)
+    videos = image_to_video(profile).generate(images, gen(), steps=1)
+    assert videos.shape == (2, 16, 3, 64, 64)
+
+
+def test_an_unknown_miniature_is_refused_with_the_names_there_are(web, tmp_path):
+    with pytest.raises(ValueError, match="clip, image_features"):
+        make_miniature("dino", web, tmp_path)

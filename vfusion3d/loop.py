@@ -39,8 +39,8 @@ class LoopSettings:
     """steps: optimizer steps in all. learning_rate: of each step, from 0. seed: of every random draw.
 
     mixed_precision: "no" or "bf16". compile: through torch.compile. Betas and weight decay are AdamW's (only
-    matrices decay). muon: matrices and convolutions of repeated blocks (in an nn.ModuleList) learn by Muon. checkpoint_every, log_every:
-    in steps.
+    matrices decay). muon: matrices and convolutions of repeated blocks (in an nn.ModuleList) learn by Muon.
+    checkpoint_every, log_every: in steps.
     """
 
     steps: int

@@ -1,4 +1,4 @@
-"""AdamW with Muon (Jordan et al., 2024) for matrices and convolutions of repeated blocks: small models learn with fewer samples.
+"""AdamW with Muon (Jordan et al., 2024) for the matrices and convolutions of repeated blocks: fewer samples are enough.
 
 `torch.optim.Muon` works in bfloat16 whatever the machine, which on a CPU without bfloat16 instructions made our steps
 four times slower, and it wants a second optimizer beside it for everything else.

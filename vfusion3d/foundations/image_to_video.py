@@ -23,6 +23,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from vfusion3d.foundations.loading import load_once
+from vfusion3d.profiles import Profile
+
 TEMPORAL = ("temporal_res_block", "temporal_transformer_blocks", "time_pos_embed", "time_mixer")
 DROPPED = 0.1  # share of training samples without the condition, for classifier-free guidance
 SETTINGS = "noise.json"  # beside model_index.json: what the pipeline's own files do not say
@@ -161,8 +164,16 @@ class StableVideoDiffusion:
         )
 
 
+def image_to_video(profile: Profile) -> StableVideoDiffusion:
+    """The profile's video model, on its device, in its dtype. Raises ModelUnavailable where it cannot be had.
+
+    It is loaded once a process: who trains it takes `load_stable_video_diffusion` for a copy of their own.
+    """
+    return load_once(profile, "image_to_video", load_stable_video_diffusion)
+
+
 def load_stable_video_diffusion(
-    source: str | Path, device: torch.device | str, dtype: torch.dtype
+    source: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> StableVideoDiffusion:
     """From a hub name or a folder; the folder of a miniature also says how its noise was distributed."""
     pipeline = StableVideoDiffusionPipeline.from_pretrained(source, torch_dtype=dtype).to(device)

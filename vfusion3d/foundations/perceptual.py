@@ -29,11 +29,16 @@ CONFIG, WEIGHTS = "config.json", "lpips.safetensors"
 class PerceptualDistance(nn.Module):
     """Two batches in [0, 1], `(B, 3, H, W)`, sides of at least 32 pixels, to distances `(B,)`, 0 for equal images.
 
-    trunk: "alex", "vgg", "squeeze", "untrained", or a folder. Differentiable in both batches; its weights are frozen.
+    trunk: "alex", "vgg", "squeeze", "untrained", a folder, or an LPIPS at hand. Differentiable in both batches; its
+    weights are frozen.
     """
 
-    def __init__(self, trunk: str):
+    def __init__(self, trunk: str | lpips.LPIPS):
         super().__init__()
+        self.lpips = trunk if isinstance(trunk, lpips.LPIPS) else self._named(trunk)
+        self.requires_grad_(False).eval()
+
+    def _named(self, trunk: str) -> lpips.LPIPS:
         folder = Path(trunk) if Path(trunk).is_dir() else None
         net = json.loads((folder / CONFIG).read_text())["net"] if folder else trunk
         if net not in TRUNKS and net != "untrained":
@@ -42,10 +47,10 @@ class PerceptualDistance(nn.Module):
             warnings.simplefilter("ignore")  # torchvision's deprecations inside lpips
             torch.manual_seed(UNTRAINED_SEED)
             random = net == "untrained" or folder is not None
-            self.lpips = lpips.LPIPS(net="alex" if net == "untrained" else net, pnet_rand=random, verbose=False)
+            distance = lpips.LPIPS(net="alex" if net == "untrained" else net, pnet_rand=random, verbose=False)
         if folder:
-            self._load(folder / WEIGHTS)
-        self.requires_grad_(False).eval()
+            _load(distance, folder / WEIGHTS)
+        return distance
 
     def forward(self, a: Float[Tensor, "B 3 H W"], b: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B"]:
         return self.lpips(a, b, normalize=True).flatten()
@@ -58,13 +63,14 @@ class PerceptualDistance(nn.Module):
         state = {n: v.to("cpu", dtype) for n, v in self.lpips.state_dict().items() if not n.startswith("lins.")}
         save_file(state, folder / WEIGHTS)
 
-    def _load(self, file: Path) -> None:
-        """The heads have two names each in `lpips`, `lin0` and `lins.0`; a file may have either, or both."""
-        state = {re.sub(r"^lins\.(\d)", r"lin\1", name): value for name, value in load_file(file).items()}
-        missing, unexpected = self.lpips.load_state_dict(state, strict=False)
-        wrong = unexpected + [name for name in missing if not name.startswith("lins.")]
-        if wrong:
-            raise ValueError(f"{file.name} does not fit the trunk {self.lpips.pnet_type}: {', '.join(wrong[:3])}, ...")
+
+def _load(distance: lpips.LPIPS, file: Path) -> None:
+    """The heads have two names each in `lpips`, `lin0` and `lins.0`; a file may have either, or both."""
+    state = {re.sub(r"^lins\.(\d)", r"lin\1", name): value for name, value in load_file(file).items()}
+    missing, unexpected = distance.load_state_dict(state, strict=False)
+    wrong = unexpected + [name for name in missing if not name.startswith("lins.")]
+    if wrong:
+        raise ValueError(f"{file.name} does not fit the trunk {distance.pnet_type}: {', '.join(wrong[:3])}, ...")
 
 
 def perceptual_distance(profile: Profile) -> PerceptualDistance:

@@ -16,10 +16,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import open_clip
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.foundations.clip import load_clip
@@ -37,7 +36,7 @@ TRAININGS = {
     "image_to_video": video.TRAINING,
     "aesthetic_score": aesthetic.TRAINING,
 }
-RUN = {"clip": "run", "perceptual_distance": "run/trunk"}  # where the log of a run lies, if not in `run`
+LOGS = {"perceptual_distance": "run/trunk"}  # where the log of a run lies, if not in `run`
 
 
 def make_miniature(
@@ -78,7 +77,7 @@ def make_miniature(
         "machine": machine(),
     }
     (partial / "training.json").write_text(json.dumps(note, indent=2) + "\n")
-    log = read_log(here / RUN.get(name, "run"))
+    log = read_log(here / LOGS.get(name, "run"))
     log.iloc[:: max(1, len(log) // 200)].to_csv(partial / LOG, index=False, float_format="%.4g")
     os.replace(partial, final)
     return final
@@ -108,7 +107,7 @@ def _train(name: str, data, folder: Path, here: Path, model: Path, training: Tra
         case "perceptual_distance":
             distance = perceptual.train_perceptual(data, run, training, **how)
             if distance is not None:
-                PerceptualDistance(perceptual.NET, distance).save_pretrained(model, torch.float16)
+                PerceptualDistance(distance).save_pretrained(model, torch.float16)
             return distance is not None
         case "vae":
             network = vae.train_vae(data, run, training, **how)
