@@ -218,6 +218,15 @@ def test_the_help_lists_the_backgrounds_there_are():
     assert BACKGROUNDS == background_removal.BACKGROUNDS
 
 
+def test_pictures_and_outputs_are_looked_for_before_weights_are(tmp_path, capsys):
+    """The weights do not exist: who sees a complaint about them has waited for nothing."""
+    assert main(["reconstruct", str(tmp_path / "nothere.jpg"), "--weights", "nowhere"]) == 1
+    assert "nothere.jpg: no such file; check the path" in capsys.readouterr().err
+    (tmp_path / "text.txt").write_text("")
+    assert exit_code_of_a_wrong_command_line("reconstruct", "a.jpg", "-o", tmp_path / "text.txt" / "a.glb") == 2
+    assert "text.txt is a file, not a folder" in capsys.readouterr().err
+
+
 def test_evaluate_writes_a_row_for_every_object_and_method(tmp_path, weights, capsys):
     rendered = ["--objects", "primitives", "-o", tmp_path / "shards", "--count", 1, "--views", 2, "--size", 32]
     assert run("render", *rendered, "--workers", 1, "--profile", "smoke") == 0

@@ -51,6 +51,23 @@ def test_a_contact_sheet_shows_every_image_in_its_row_and_column_at_its_size(dra
                 assert (top - corner[0], left - corner[1]) == pytest.approx((row * pitch, column * pitch), abs=1.5)
 
 
+def test_labels_of_several_lines_stay_inside_the_page():
+    sheet = figures.contact_sheet(flat_images(1, 3), ["pink and blue mug"], ["one\ntwo\nthree"] * 3, cell=1.0)
+    with figures.paper_style():
+        sheet.draw_without_rendering()
+        boxes = [text.get_window_extent() for text in sheet.axes[0].texts]
+    width, height = sheet.get_size_inches() * sheet.dpi
+    assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height for box in boxes)
+
+
+def test_an_image_of_nan_leaves_its_place_empty(drawn):
+    images = flat_images(1, 2)
+    images[0, 1] = torch.nan
+    picture = drawn(figures.contact_sheet(images, cell=CELL))
+    assert (picture[:, picture.shape[1] // 2 + 4 :] == 1).all()
+    assert (picture[:, : picture.shape[1] // 2 - 4] < 1).any()
+
+
 def test_a_sheet_is_no_wider_than_the_text_however_many_columns():
     for columns in (2, 8, 33):
         sheet = figures.contact_sheet(flat_images(1, columns), ["a rather long label"])

@@ -220,6 +220,23 @@ def test_a_missing_artifact_names_the_notebook_that_makes_it(tmp_path):
     assert require(tmp_path, made_by="01_render_3d_data") == tmp_path
 
 
+@pytest.mark.parametrize(
+    ("folder", "command"), [("smoke", "`make reproduce PROFILE=smoke`"), ("laptop", "`make reproduce`")]
+)
+def test_a_missing_artifact_of_a_profile_names_the_command_for_that_profile(tmp_path, folder, command):
+    with pytest.raises(MissingArtifact, match=command):
+        require(tmp_path / "runs" / folder / "data" / "index.json", made_by="01_render_3d_data")
+
+
+def test_an_interrupted_notebook_says_so_in_one_line(tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vfusion3d.notebooks.run_notebook", interrupted)
+    assert main(["some.ipynb", "--root", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "some.ipynb: interrupted; the same command goes on\n"
+
+
 def test_figures_stand_beside_the_runs(tmp_path, monkeypatch):
     assert figures_dir(tmp_path / "runs" / "smoke") == tmp_path / "figures" / "smoke"
     assert figures_dir(tmp_path / "elsewhere") == tmp_path / "elsewhere" / "figures"

@@ -139,7 +139,9 @@ def run_reconstruct(options: argparse.Namespace) -> int:
     failed = len(empty)
     for folder in empty:
         print(f"vfusion3d reconstruct: {folder}: has no pictures ({' '.join(PICTURE_SUFFIXES)})", file=sys.stderr)
-    if not pictures:
+    if not any(Path(picture).expanduser().is_file() or "://" in picture for picture in pictures):
+        for picture in pictures:
+            print(f"vfusion3d reconstruct: {picture}: no such file; check the path", file=sys.stderr)
         return 1
     pipeline = _pipeline(options)
     bar = tqdm(pictures, desc="reconstruct", unit="image", disable=None)
@@ -208,6 +210,13 @@ def _outputs(
         options.parser.error(f"{flag} {target}: is one file for {len(pictures)} pictures; give a folder")
     if target.is_file() and is_folder:
         options.parser.error(f"{flag} {target}: is a file; give a folder, or a name that ends in {', '.join(suffixes)}")
+    above = target.absolute() if is_folder else target.absolute().parent
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if not above.is_dir():
+        options.parser.error(f"{flag} {target}: {above.name} is a file, not a folder")
+    if not os.access(above, os.W_OK):
+        options.parser.error(f"{flag} {target}: nothing can be written in {above}")
     files = [target / f"{Path(picture).stem}{suffix}" for picture in pictures] if is_folder else [target]
     for i, file in enumerate(files):
         if file in files[:i]:

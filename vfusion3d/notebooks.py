@@ -32,8 +32,11 @@ def require(path: str | Path, made_by: str) -> Path:
     """`path`, which the notebook `made_by` makes. Raises MissingArtifact that says so where it does not exist."""
     path = Path(path)
     if not path.exists():
+        folders = path.parts
+        name = folders[folders.index("runs") + 1] if "runs" in folders[:-2] else "laptop"
+        command = "make reproduce" if name == "laptop" else f"make reproduce PROFILE={name}"
         raise MissingArtifact(
-            f"{path} does not exist yet. The notebook {made_by} makes it: run that first, or `make reproduce`, "
+            f"{path} does not exist yet. The notebook {made_by} makes it: run that first, or `{command}`, "
             f"which runs every notebook in order."
         )
     return path
@@ -185,6 +188,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (NotebookError, ProfileError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"{options.notebook}: interrupted; the same command goes on", file=sys.stderr)
+        return 130
     print(f"{options.notebook} ran; executed copy in {executed}")
     return 0
 

@@ -30,6 +30,7 @@ DPI = 200
 MARGIN = 0.02  # inches around a page
 GAP = 0.04  # between the images of a sheet, as a part of an image's width
 TITLE = 0.23  # inches of a title
+LINE = 0.19  # and of a line of a label
 PIPELINE = ("3D data", "video model", "synthetic data", "filter & label", "VFusion3D", "3D asset")
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#1f4e8c", "#d9772b", "#3f9b74", "#8a4f9e", "#6e6e6e"
@@ -128,23 +129,25 @@ def contact_sheet(
 ) -> Figure:
     """Rows and columns of equally large images in [0, 1], with a label left of each row and above each column.
 
-    cell: inches an image is wide; by default the sheet is as wide as the text, and no image wider than an inch.
-    Labels may have several lines. Raises ValueError where the labels do not match the images.
+    An image of NaN leaves its place empty. cell: inches an image is wide; by default the sheet is as wide as the text,
+    and no image wider than an inch. Labels may have several lines. Raises ValueError where the labels do not match the
+    images.
     """
     rows, columns, _, height, width = _checked(images, "rows columns 3 h w", "contact_sheet")
     for labels, count, name in ((row_labels, rows, "row"), (column_labels, columns, "column")):
         if labels is not None and len(labels) != count:
             raise ValueError(f"{len(labels)} {name} labels for {count} {name}s of images")
     lines = max((label.count("\n") + 1 for label in column_labels or ()), default=0)
-    left = MARGIN + (0.08 + max(text_width(label) for label in row_labels) if row_labels else 0.0)
-    top = MARGIN + TITLE * bool(title) + (0.05 + 0.14 * lines if lines else 0.0)
+    left = MARGIN + (0.11 + max(text_width(label) for label in row_labels) if row_labels else 0.0)
+    top = MARGIN + TITLE * bool(title) + (0.05 + LINE * lines if lines else 0.0)
     cell = cell or min(1.0, (TEXT_WIDTH - left - MARGIN) / (columns + GAP * (columns - 1)))
     across, down = cell * (1 + GAP), cell * (height / width + GAP)
     pixels = _array(images.clamp(0, 1)).transpose(0, 1, 3, 4, 2)
+    empty = np.isnan(pixels).all(axis=(2, 3, 4))
     with paper_style():
         figure, axes = page(left + columns * across - GAP * cell + MARGIN, top + rows * down - GAP * cell + MARGIN)
         for row in range(rows):
-            for column in range(columns):
+            for column in np.flatnonzero(~empty[row]):
                 _picture(axes, pixels[row, column], left + column * across, top + row * down, cell)
             if row_labels:
                 axes.text(
@@ -296,7 +299,7 @@ def plot_cameras(
     corners = np.array([[-half, -half, -1], [half, -half, -1], [half, half, -1], [-half, half, -1]]) * depth
     with paper_style():
         figure = Figure(figsize=(3.4, 2.5))
-        axes = figure.add_axes((-0.1, -0.005, 1.17, 1.15), projection="3d")
+        axes = figure.add_axes((-0.1, -0.005, 1.17, 1.15), projection="3d", computed_zorder=False)
         around, along = np.mgrid[0 : 2 * math.pi : 19j, 0 : math.pi : 11j]
         ball = 0.75 * np.stack([np.cos(around) * np.sin(along), np.sin(around) * np.sin(along), np.cos(along)])
         axes.plot_wireframe(*ball, color="0.75", linewidth=0.3)
@@ -315,6 +318,7 @@ def plot_cameras(
                     ha="center",
                     va="center",
                     weight="bold",
+                    zorder=5,
                 )
         reach = np.abs(cameras[..., 3]).max() * 1.05
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach * 0.55, reach * 0.95))

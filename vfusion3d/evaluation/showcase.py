@@ -51,6 +51,6 @@ def folded_sheet(rows: Sequence[Float[Tensor, "columns 3 h w"]], column_labels: 
     """A long contact sheet folded once: the first object stands left of the second, the third left of the fourth."""
     if not rows:
         raise ValueError("folded_sheet needs at least one row of images")
-    rows = [*rows, *[torch.ones_like(rows[0])] * (len(rows) % 2)]
+    rows = [*rows, *[torch.full_like(rows[0], torch.nan)] * (len(rows) % 2)]
     pairs = torch.stack([torch.cat(pair) for pair in zip(rows[::2], rows[1::2], strict=True)])
     return contact_sheet(pairs, column_labels=[*column_labels, *column_labels])

@@ -72,7 +72,7 @@ def train_vfusion3d(
     seed: int = 0,
     show=None,
     show_every: int = 0,
-    checkpoint_every: int = 200,
+    checkpoint_every: int = 50,
     stop_after: float = math.inf,
     overwrite: bool = False,
 ) -> VFusion3D:
