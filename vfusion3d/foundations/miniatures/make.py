@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -105,7 +105,10 @@ def _train(name: str, data, folder: Path, here: Path, model: Path, training: Tra
                 torch.nn.Module.to(network, torch.float16).save_pretrained(model)
             return network is not None
         case "perceptual_distance":
-            distance = perceptual.train_perceptual(data, run, training, **how)
+            ranking = replace(
+                perceptual.RANKING, steps=-(-training.steps // 4), batch_size=-(-training.batch_size // 2)
+            )
+            distance = perceptual.train_perceptual(data, run, training, ranking, **how)
             if distance is not None:
                 PerceptualDistance(distance).save_pretrained(model, torch.float16)
             return distance is not None
