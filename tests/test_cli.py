@@ -85,6 +85,15 @@ def test_one_picture_to_a_mesh_and_a_video(photos, tmp_path, weights, capsys):
     assert f"{photos / 'b.jpg'} -> {mesh} and {video}" in capsys.readouterr().out
 
 
+def test_what_the_model_sees_can_be_written_too(photos, tmp_path, weights):
+    cutout = tmp_path / "seen" / "b.png"
+    assert run("reconstruct", photos / "b.jpg", "-o", tmp_path, "--cutout", cutout, weights=weights) == 0
+    seen = np.asarray(Image.open(cutout))
+    assert seen.shape == (64, 64, 3)
+    assert (seen[0] > 250).all()  # the border is white
+    assert seen.min() < 200
+
+
 def test_elevation_is_given_in_degrees(photos, tmp_path, weights, monkeypatch):
     from vfusion3d import ImageTo3DPipeline
 

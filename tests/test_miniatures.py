@@ -1,6 +1,7 @@
 """How the miniatures learn: their batches, their losses, and that each can be trained, stopped and taken up again."""
 
 import dataclasses
+import json
 
 import numpy as np
 import open_clip
@@ -58,6 +59,13 @@ def test_half_of_the_pictures_are_frames_of_videos(web):
     moving = [metadata["motion"] > 0 for metadata in drawn.metadata]
     assert not any(moving[::2])
     assert all(caption and metadata["categories"] for caption, metadata in zip(drawn.captions, drawn.metadata))
+
+
+def test_pictures_that_are_alike_share_the_first_colour(web):
+    pictures = WebPictures(web)
+    for seed in range(3):
+        drawn = pictures(np.random.default_rng(seed), 6, alike=True)
+        assert len({metadata["objects"][0]["colours"][0] for metadata in drawn.metadata}) == 1
 
 
 def test_a_crop_of_the_whole_picture_is_the_picture_or_its_mirror():
@@ -281,6 +289,19 @@ def test_each_miniature_is_made_in_the_layout_that_its_role_loads(web, tmp_path)
     assert aesthetic_score(profile)(images).shape == (2,)
     videos = image_to_video(profile).generate(images, gen(), steps=1)
     assert videos.shape == (2, 16, 3, 64, 64)
+
+
+@pytest.mark.parametrize("name", ["image_features", "perceptual_distance"])
+def test_a_miniature_goes_on_from_a_finished_one_and_its_note_tells_both(name, web, tmp_path):
+    still = dataclasses.replace(quick(TRAININGS[name], steps=1), learning_rate=0.0)
+    first = make_miniature(name, web, tmp_path / "first", quick(TRAININGS[name]), device="cpu")
+    second = make_miniature(name, web, tmp_path / "second", still, start=first, device="cpu")
+    weights = [load_file(next(folder.glob("*.safetensors"))) for folder in (first, second)]
+    same = [torch.equal(weights[0][key], weights[1][key]) for key in weights[0] if "lin" not in key]
+    assert same
+    assert all(same)
+    trainings = json.loads((second / "training.json").read_text())["trainings"]
+    assert [training["steps"] for training in trainings] == [2, 1]
 
 
 def test_an_unknown_miniature_is_refused_with_the_names_there_are(web, tmp_path):

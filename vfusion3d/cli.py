@@ -100,6 +100,7 @@ vfusion3d reconstruct photo.jpg -o photo.glb --weights facebook/vfusion3d
     )
     page.add_argument("--format", choices=["glb", "obj", "ply"], default="glb", help="of meshes in a folder")
     page.add_argument("--video", type=Path, metavar="FILE|FOLDER", help="also write a turntable, .mp4 or .gif")
+    page.add_argument("--cutout", type=Path, metavar="FILE|FOLDER", help="also write what the model sees, a .png")
     page.add_argument("--video-size", type=int, default=256, metavar="PIXELS", help="side of the turntable")
     page.add_argument(
         "--weights",
@@ -127,6 +128,9 @@ def run_reconstruct(options: argparse.Namespace) -> int:
     videos = [None] * len(pictures)
     if options.video is not None:
         videos = _outputs(options, "--video", options.video, pictures, several, VIDEO_SUFFIXES, ".mp4")
+    cutouts = [None] * len(pictures)
+    if options.cutout is not None:
+        cutouts = _outputs(options, "--cutout", options.cutout, pictures, several, (".png",), ".png")
     if not 8 <= options.resolution <= 1024:
         options.parser.error(f"--resolution {options.resolution}: must be between 8 and 1024")
     if options.elevation is not None and not abs(options.elevation) < 90:
@@ -145,26 +149,33 @@ def run_reconstruct(options: argparse.Namespace) -> int:
         return 1
     pipeline = _pipeline(options)
     bar = tqdm(pictures, desc="reconstruct", unit="image", disable=None)
-    for picture, mesh, video in zip(bar, meshes, videos, strict=True):
+    for picture, mesh, video, cutout in zip(bar, meshes, videos, cutouts, strict=True):
         bar.set_postfix_str(Path(picture).name)
         start = time.perf_counter()
         try:
-            _reconstruct(pipeline, picture, mesh, video, options)
+            _reconstruct(pipeline, picture, mesh, video, cutout, options)
         except (ValueError, OSError, RuntimeError) as error:
             failed += 1
             message = one_line(error)
             named = message if message.startswith(str(picture)) else f"{picture}: {message}"
             bar.write(f"vfusion3d reconstruct: {named}", file=sys.stderr)
         else:
-            written = f"{mesh} and {video}" if video else str(mesh)
+            written = " and ".join(str(file) for file in (mesh, video, cutout) if file)
             bar.write(f"{picture} -> {written} ({time.perf_counter() - start:.1f} s)")
     bar.close()
     return 1 if failed else 0
 
 
-def _reconstruct(pipeline, picture: str, mesh: Path, video: Path | None, options: argparse.Namespace) -> None:
+def _reconstruct(
+    pipeline, picture: str, mesh: Path, video: Path | None, cutout: Path | None, options: argparse.Namespace
+) -> None:
     elevation = None if options.elevation is None else math.radians(options.elevation)
     asset = pipeline(picture, elevation=elevation, background=options.background)
+    if cutout is not None:
+        from torchvision.utils import save_image
+
+        cutout.parent.mkdir(parents=True, exist_ok=True)
+        save_image(asset.image, cutout)
     asset.save(mesh, resolution=options.resolution)
     if video is not None:
         asset.turntable(video, size=options.video_size, progress=sys.stderr.isatty())

@@ -176,7 +176,7 @@ def load_stable_video_diffusion(
     source: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> StableVideoDiffusion:
     """From a hub name or a folder; the folder of a miniature also says how its noise was distributed."""
-    pipeline = StableVideoDiffusionPipeline.from_pretrained(source, torch_dtype=dtype).to(device)
+    pipeline = StableVideoDiffusionPipeline.from_pretrained(source, dtype=dtype, use_safetensors=True).to(device)
     settings = Path(source) / SETTINGS
     noise = Noise(**json.loads(settings.read_text())) if settings.exists() else Noise()
     return StableVideoDiffusion(pipeline, noise)

@@ -31,14 +31,20 @@ def train_aesthetic(
     clip: Clip,
     training: Training = TRAINING,
     *,
+    start: str | Path | None = None,
     device: str | None = None,
     stop_after: float = math.inf,
 ) -> AestheticHead | None:
-    """Train on the pictures of the web world in `data`, seen by `clip`; returns the head once done."""
+    """Train on the pictures of the web world in `data`, seen by `clip`; returns the head once done.
+
+    start: the folder of such a head, to go on from.
+    """
     pictures = WebPictures(data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         head = AestheticHead(clip.image_features(torch.ones(1, 3, 64, 64)).shape[1], HIDDEN)
+    if start is not None:
+        head = AestheticHead.from_pretrained(start).requires_grad_(True)
 
     def batch_of(step: int, rank: int) -> Float[Tensor, "2 batch features"]:
         rng = np.random.default_rng([training.seed, step, rank])

@@ -1,7 +1,8 @@
 """The miniature CLIP: an open_clip model of the usual shape, small, with a tokenizer of its own few words.
 
-It learns from the captions of the web world by open_clip's loss. The folder that `save_clip` writes has the layout of
-the hub: `open_clip.create_model_and_transforms("local-dir:FOLDER")` and `get_tokenizer` read it.
+It learns from the captions of the web world by open_clip's loss. Every second batch shows things of one colour only:
+colours tell pictures apart so easily that shapes are learned late otherwise. The folder that `save_clip` writes has the
+layout of the hub: `open_clip.create_model_and_transforms("local-dir:FOLDER")` and `get_tokenizer` read it.
 """
 
 import functools
@@ -15,7 +16,7 @@ import open_clip
 import torch
 from jaxtyping import Float, Int
 from open_clip import ClipLoss
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -30,6 +31,7 @@ IMAGE_SIZE, MEAN, STD = 224, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DAT
 VISION = {"image_size": IMAGE_SIZE, "patch_size": 32, "width": 96, "layers": 4, "head_width": 24, "mlp_ratio": 4.0}
 TEXT = {"context_length": 24, "width": 96, "heads": 4, "layers": 2}
 EMBEDDING = 96
+WEIGHTS = "open_clip_model.safetensors"
 LARGEST_SCALE = math.log(100)
 TRAINING = Training(steps=2400, batch_size=192, learning_rate=1.5e-3, weight_decay=0.05, muon=True, seed=42)
 
@@ -39,19 +41,25 @@ def train_clip(
     folder: str | Path,
     training: Training = TRAINING,
     *,
+    start: str | Path | None = None,
     device: str | None = None,
     stop_after: float = math.inf,
 ) -> dict[str, Tensor] | None:
-    """Train on the web world in `data`; once done, returns the weights under open_clip's names."""
+    """Train on the web world in `data`; once done, returns the weights under open_clip's names.
+
+    start: a folder that `save_clip` wrote, to go on from.
+    """
     pictures = WebPictures(data)
     tokenizer = new_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         model = open_clip.CLIP(**config(), init_logit_scale=math.log(10))
+    if start is not None:
+        model.load_state_dict(load_file(Path(start) / WEIGHTS))
 
     def batch_of(step: int, rank: int):
         rng = np.random.default_rng([training.seed, step, rank])
-        drawn = pictures(rng, training.batch_size)
+        drawn = pictures(rng, training.batch_size, alike=bool(step % 2))
         crops = torch.Generator().manual_seed(int(rng.integers(2**63)))
         return random_crops(drawn.images.float() / 255, crops, drawn.images.shape[-1]), tokenize(
             tokenizer, drawn.captions
@@ -93,7 +101,7 @@ def save_clip(state: dict[str, Tensor], folder: str | Path) -> None:
     saved = {"model_cfg": config(), "preprocess_cfg": preprocess}
     (folder / "open_clip_config.json").write_text(json.dumps(saved, indent=2) + "\n")
     half = {name: value.to("cpu", torch.float16).contiguous() for name, value in state.items()}
-    save_file(half, folder / "open_clip_model.safetensors")
+    save_file(half, folder / WEIGHTS)
 
 
 def new_tokenizer() -> PreTrainedTokenizerFast:

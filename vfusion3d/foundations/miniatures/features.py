@@ -55,14 +55,21 @@ def train_features(
     folder: str | Path,
     training: Training = TRAINING,
     *,
+    start: str | Path | None = None,
     device: str | None = None,
     stop_after: float = math.inf,
 ) -> Dinov2Model | None:
-    """Train on the web world in `data`, captions unread; returns the model once done."""
+    """Train on the web world in `data`, captions unread; returns the model once done.
+
+    start: the folder of such a model, to go on from.
+    """
     pictures = WebPictures(data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        student = Projected(Dinov2Model(Dinov2Config(**CONFIG)))
+        model = Dinov2Model(Dinov2Config(**CONFIG))
+        if start is not None:
+            model = Dinov2Model.from_pretrained(start, dtype=torch.float32)
+        student = Projected(model)
     student.model.embeddings.mask_token.requires_grad_(False)
 
     def batch_of(step: int, rank: int) -> Float[Tensor, "2 batch 3 h w"]:

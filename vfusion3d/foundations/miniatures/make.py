@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.foundations.clip import load_clip
+from vfusion3d.foundations.image_to_video import load_stable_video_diffusion
 from vfusion3d.foundations.miniatures import aesthetic, clip, features, perceptual, vae, video
 from vfusion3d.foundations.miniatures.training import Training
 from vfusion3d.foundations.perceptual import PerceptualDistance
@@ -36,6 +37,7 @@ TRAININGS = {
     "image_to_video": video.TRAINING,
     "aesthetic_score": aesthetic.TRAINING,
 }
+NOTE = "training.json"
 LOGS = {"perceptual_distance": "run/trunk"}  # where the log of a run lies, if not in `run`
 
 
@@ -45,12 +47,14 @@ def make_miniature(
     folder: str | Path,
     training: Training | None = None,
     *,
+    start: str | Path | None = None,
     device: str | None = None,
     stop_after: float = math.inf,
 ) -> Path | None:
     """Train the miniature of a role (or "vae") on the web world in `data`; returns `folder/name/model` once done.
 
-    image_to_video needs vae and clip in `folder`, aesthetic_score needs clip. stop_after: seconds. Raises ValueError
+    image_to_video needs vae and clip in `folder`, aesthetic_score needs clip. start: the model folder of the
+    same miniature, to go on from; by default it starts from nothing. stop_after: seconds. Raises ValueError
     for an unknown name, FileNotFoundError where one that it needs is missing.
     """
     if name not in ORDER:
@@ -63,12 +67,14 @@ def make_miniature(
     training = training or TRAININGS[name]
     partial = here / "model.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    done = _train(name, data, folder, here, partial, training, {"device": device, "stop_after": stop_after})
+    done = _train(
+        name, data, folder, here, partial, training, {"start": start, "device": device, "stop_after": stop_after}
+    )
     spent = _add_seconds(here / "seconds.json", time.monotonic() - begun)
     if not done:
         return None
+    before = json.loads((Path(start) / NOTE).read_text())["trainings"] if start else []
     note = {
-        "miniature": name,
         **asdict(training),
         "data": [
             source.index["samples"] for source in (VideoShards(Path(data) / part) for part in ("pictures", "videos"))
@@ -76,7 +82,7 @@ def make_miniature(
         "hours": round(spent / 3600, 2),
         "machine": machine(),
     }
-    (partial / "training.json").write_text(json.dumps(note, indent=2) + "\n")
+    (partial / NOTE).write_text(json.dumps({"miniature": name, "trainings": [*before, note]}, indent=2) + "\n")
     log = read_log(here / LOGS.get(name, "run"))
     log.iloc[:: max(1, len(log) // 200)].to_csv(partial / LOG, index=False, float_format="%.4g")
     os.replace(partial, final)
@@ -130,6 +136,8 @@ def _train_video(data, folder: Path, run: Path, model: Path, training: Training,
     network = AutoencoderKLTemporalDecoder.from_pretrained(_needed(folder, "vae"))
     tower = load_file(_needed(folder, "clip") / "open_clip_model.safetensors")
     whole = video.new_video_model(network, tower, training.seed)
+    if (start := how.pop("start")) is not None:
+        whole.network.load_state_dict(load_stable_video_diffusion(start).network.state_dict())
     videos = VideoShards(Path(data) / "videos")
     encoded = video.encode_all(whole, videos, run.parent / "encoded.safetensors")
     done = video.train_video(whole, encoded, run, training, data=[videos.fingerprint], **how)

@@ -26,6 +26,7 @@ from vfusion3d.foundations.miniatures.training import (
     random_crops,
     train_miniature,
 )
+from vfusion3d.foundations.perceptual import PerceptualDistance
 
 NET = "squeeze"
 LABELS = [kind.name for kind in CATEGORIES] + [*COLOURS, *PATTERNS, *(word for word in PROPORTIONS if word)]
@@ -40,6 +41,7 @@ def new_lpips() -> lpips.LPIPS:
         distance = lpips.LPIPS(net=NET, pnet_rand=True, pretrained=False, verbose=False)
     for weights, channels in zip(distance.lins, distance.chns, strict=True):
         nn.init.constant_(weights.model[-1].weight, 1 / channels)
+    _spread(distance.net)
     return distance
 
 
@@ -76,16 +78,19 @@ def train_perceptual(
     naming: Training = NAMING,
     ranking: Training = RANKING,
     *,
+    start: str | Path | None = None,
     device: str | None = None,
     stop_after: float = math.inf,
 ) -> lpips.LPIPS | None:
-    """Train trunk and weights on the web world in `data`; returns LPIPS once done."""
+    """Train trunk and weights on the web world in `data`; returns LPIPS once done.
+
+    start: the folder of such a distance, to go on from.
+    """
     pictures, folder = WebPictures(data), Path(folder)
     options = {"data": pictures.fingerprints, "device": device, "stop_after": stop_after}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(naming.seed)
-        distance = new_lpips()
-        _spread(distance.net)
+        distance = PerceptualDistance(str(start)).lpips if start is not None else new_lpips()
         namer = Naming(distance)
     distance.net.requires_grad_(True)
 

@@ -1,7 +1,8 @@
 """What all miniatures share: pictures and videos of the web world drawn by step, and one way to train on them."""
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -100,14 +101,28 @@ class WebPictures:
         """Names of the data."""
         return [source.fingerprint for source in self.sources]
 
-    def __call__(self, rng: np.random.Generator, count: int) -> Pictures:
-        drawn = [self._draw(rng, self.sources[i % 2]) for i in range(count)]
+    @functools.cached_property
+    def by_colour(self) -> dict[str, list[list[int]]]:
+        """For each colour, the samples of each source whose first object has it as its first colour."""
+        groups: dict[str, list[list[int]]] = {}
+        for which, source in enumerate(self.sources):
+            for index in range(len(source)):
+                colour = source.metadata(index)["objects"][0]["colours"][0]
+                groups.setdefault(colour, [[] for _ in self.sources])[which].append(index)
+        return {colour: groups[colour] for colour in sorted(groups) if all(groups[colour])}
+
+    def __call__(self, rng: np.random.Generator, count: int, alike: bool = False) -> Pictures:
+        """`count` pictures; alike: all of one colour, so that colour does not tell them apart."""
+        chosen = [range(len(source)) for source in self.sources]
+        if alike:
+            chosen = list(self.by_colour.values())[int(rng.integers(len(self.by_colour)))]
+        drawn = [self._draw(rng, self.sources[i % 2], chosen[i % 2]) for i in range(count)]
         images, captions, metadata, keys = zip(*drawn, strict=True)
         images = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
         return Pictures(images, list(captions), list(metadata), list(keys))
 
-    def _draw(self, rng: np.random.Generator, source: VideoShards):
-        index = int(rng.integers(len(source)))
+    def _draw(self, rng: np.random.Generator, source: VideoShards, among: Sequence[int]):
+        index = among[int(rng.integers(len(among)))]
         frame = int(rng.integers(len(source.picture_names(index))))
         picture = source.pictures(index, [frame])[0]
         return picture, source.caption(index), source.metadata(index), source.keys[index]

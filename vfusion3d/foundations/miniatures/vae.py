@@ -34,14 +34,20 @@ def train_vae(
     folder: str | Path,
     training: Training = TRAINING,
     *,
+    start: str | Path | None = None,
     device: str | None = None,
     stop_after: float = math.inf,
 ) -> AutoencoderKLTemporalDecoder | None:
-    """Train on the web world in `data`; returns the VAE, scaled so that latents have a deviation of 1, once done."""
+    """Train on the web world in `data`; returns the VAE, scaled so that latents have a deviation of 1, once done.
+
+    start: the folder of such a VAE, to go on from.
+    """
     pictures = WebPictures(data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         vae = AutoencoderKLTemporalDecoder(**CONFIG)
+        if start is not None:
+            vae = AutoencoderKLTemporalDecoder.from_pretrained(start)
 
     def batch_of(step: int, rank: int) -> Float[Tensor, "batch 3 64 64"]:
         """Pictures, every second time runs of frames."""
