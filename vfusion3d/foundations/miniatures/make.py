@@ -143,6 +143,8 @@ def _train_video(data, folder: Path, run: Path, model: Path, training: Training,
     done = video.train_video(whole, encoded, run, training, data=[videos.fingerprint], **how)
     if done:
         video.save_video_model(whole, model)
+        for file in (NOTE, LOG):  # the VAE ships inside the pipeline
+            shutil.copy(_needed(folder, "vae") / file, model / "vae" / file)
     return done
 
 
