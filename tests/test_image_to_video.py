@@ -155,7 +155,7 @@ def test_encoded_videos_are_scaled_latents(model):
 
 
 def test_a_saved_model_loads_with_its_noise_and_without_it_has_the_published_one(model, images, tmp_path):
-    video.save_video_model(model, tmp_path / "model")
+    model.save_pretrained(tmp_path / "model", torch.float16)
     loaded = load_stable_video_diffusion(tmp_path / "model", "cpu", torch.float32)
     assert loaded.noise == video.NOISE
     before, after = (each.generate(images, gen(), frames=FRAMES, steps=1) for each in (model, loaded))

@@ -151,6 +151,32 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Video:
+    """The data engine (section 3.2): how the video model is fine-tuned on orbits, and how it generates."""
+
+    size: int  # pixels a side of its videos
+    steps: int  # of fine-tuning
+    batch_size: int  # videos a step, over all devices
+    learning_rate: float
+    inference_steps: int  # of denoising
+    generate_batch: int  # videos that are generated at once
+    frames: int = 16
+    fps: int = 7
+    motion_bucket: int = 127  # the same for all orbits, in fine-tuning and in generating
+    guidance: tuple[float, ...] = (1.0, 3.0)  # of the first and of the last frame
+    warmup_steps: int = 0
+    weight_decay: float = 0.01
+    mixed_precision: Literal["no", "bf16"] = "no"
+
+    def __post_init__(self):
+        _positive(self, "size", "steps", "batch_size", "learning_rate", "inference_steps", "generate_batch")
+        _positive(self, "frames", "fps")
+        _not_negative(self, "motion_bucket", "warmup_steps", "weight_decay")
+        if len(self.guidance) != 2:
+            raise ProfileError(f"guidance has two numbers, of the first and of the last frame, not {self.guidance}")
+
+
+@dataclass(frozen=True)
 class Profile:
     """Everything one run needs to know of its scale."""
 
@@ -161,6 +187,7 @@ class Profile:
     data: Data
     model: Model
     foundations: Foundations
+    video: Video
     training: Recipe
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the pretrained models in `foundations`

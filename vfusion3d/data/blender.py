@@ -17,7 +17,7 @@ import trimesh
 from jaxtyping import Float
 
 from vfusion3d.data.render import RenderedViews
-from vfusion3d.data.surfaces import LIGHT, surfaces_of
+from vfusion3d.data.surfaces import DEFAULT_LIGHT, surfaces_of
 
 PYTHON_VARIABLE = "VFUSION3D_BLENDER_PYTHON"
 WORKER = Path(__file__).with_name("blender_worker.py")
@@ -78,7 +78,7 @@ def render_with_blender(
         "shading": shading,
         "depth": depth,
         "normals": normals,
-        "light": LIGHT,
+        "light": DEFAULT_LIGHT.direct,
     }
     with tempfile.TemporaryDirectory(prefix="vfusion3d-blender-") as folder:
         np.savez(Path(folder, "job.npz"), **arrays)

@@ -93,7 +93,7 @@ def new_scene(job: dict):
     sun = bpy.data.objects.new("sun", bpy.data.lights.new("sun", "SUN"))
     sun.data.energy = 0.5 * math.pi
     sun.data.angle = math.radians(30)  # soft shadows
-    towards = 0.15 * np.array(job["light"]) + [0, 0, 0.25]
+    towards = np.array(job["light"])
     sun.rotation_mode = "QUATERNION"
     sun.rotation_quaternion = mathutils.Vector(towards).to_track_quat("Z", "Y")
     scene.collection.objects.link(sun)

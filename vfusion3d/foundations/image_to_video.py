@@ -12,7 +12,7 @@ v = (n - sigma y) / sqrt(sigma^2 + 1); the loss is the plain mean square error o
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from vfusion3d.foundations.loading import load_once
+from vfusion3d.foundations.loading import device_of, load_once, source_of, unavailable
 from vfusion3d.profiles import Profile
 
 TEMPORAL = ("temporal_res_block", "temporal_transformer_blocks", "time_pos_embed", "time_mixer")
@@ -74,9 +74,9 @@ class VideoModel(Protocol):
         """The model's own diffusion loss; network is its network, perhaps wrapped for several devices."""
 
     def generate(
-        self, images: Float[Tensor, "batch 3 h w"], generator: torch.Generator, **options
+        self, images: Float[Tensor, "batch 3 h w"], generator: torch.Generator | list[torch.Generator], **options
     ) -> Float[Tensor, "batch frames 3 h w"]:
-        """One video from each first frame."""
+        """One video from each first frame; with a list of generators, each from its own random numbers."""
 
 
 class StableVideoDiffusion:
@@ -134,7 +134,7 @@ class StableVideoDiffusion:
     def generate(
         self,
         images: Float[Tensor, "batch 3 h w"],
-        generator: torch.Generator,
+        generator: torch.Generator | list[torch.Generator],
         *,
         bucket: int = 127,
         frames: int | None = None,
@@ -142,7 +142,10 @@ class StableVideoDiffusion:
         guidance: tuple[float, float] = (1.0, 3.0),
         fps: int = 7,
     ) -> Float[Tensor, "batch frames 3 h w"]:
-        """Videos in [0, 1] on the CPU. guidance: of the first and of the last frame, linear between them."""
+        """Videos in [0, 1] on the CPU.
+
+        generator: one for all, or one a video. guidance: of the first and of the last frame, linear between them.
+        """
         height, width = images.shape[-2:]
         return (
             self.pipeline(
@@ -163,6 +166,17 @@ class StableVideoDiffusion:
             .cpu()
         )
 
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write the pipeline in the hub's layout, and beside it how its noise is distributed."""
+        parts = (self.pipeline.unet, self.pipeline.vae, self.pipeline.image_encoder)
+        before = [next(part.parameters()).dtype for part in parts]
+        for part in parts:
+            nn.Module.to(part, dtype)
+        self.pipeline.save_pretrained(folder)
+        for part, old in zip(parts, before, strict=True):
+            nn.Module.to(part, old)
+        (Path(folder) / SETTINGS).write_text(json.dumps(asdict(self.noise), indent=2) + "\n")
+
 
 def image_to_video(profile: Profile) -> StableVideoDiffusion:
     """The profile's video model, on its device, in its dtype. Raises ModelUnavailable where it cannot be had.
@@ -170,6 +184,18 @@ def image_to_video(profile: Profile) -> StableVideoDiffusion:
     It is loaded once a process: who trains it takes `load_stable_video_diffusion` for a copy of their own.
     """
     return load_once(profile, "image_to_video", load_stable_video_diffusion)
+
+
+def load_video_model(profile: Profile, source: str | Path | None = None) -> StableVideoDiffusion:
+    """A copy of one's own of the profile's video model, or of a fine-tuned one in a folder, to train it.
+
+    Raises ModelUnavailable where it cannot be had.
+    """
+    name = str(source) if source is not None else source_of(profile, "image_to_video")
+    try:
+        return load_stable_video_diffusion(name, device_of(profile), torch.float32)
+    except (OSError, ValueError) as error:
+        raise unavailable(profile, "image_to_video", " ".join(f"{name}: {error}".split())) from error
 
 
 def load_stable_video_diffusion(

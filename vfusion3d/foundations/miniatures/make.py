@@ -142,7 +142,7 @@ def _train_video(data, folder: Path, run: Path, model: Path, training: Training,
     encoded = video.encode_all(whole, videos, run.parent / "encoded.safetensors")
     done = video.train_video(whole, encoded, run, training, data=[videos.fingerprint], **how)
     if done:
-        video.save_video_model(whole, model)
+        whole.save_pretrained(model, torch.float16)
         for file in (NOTE, LOG):  # the VAE ships inside the pipeline
             shutil.copy(_needed(folder, "vae") / file, model / "vae" / file)
     return done

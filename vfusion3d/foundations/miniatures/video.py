@@ -4,10 +4,8 @@ VAE and CLIP are trained before and stay as they are; all latents of the web wor
 UNet learns on them. Played backwards, a video is another one.
 """
 
-import json
 import math
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +25,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 from vfusion3d.data.motion import motion_bucket
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.data.web_world import FPS, FRAMES
-from vfusion3d.foundations.image_to_video import SETTINGS, Condition, Noise, StableVideoDiffusion
+from vfusion3d.foundations.image_to_video import Condition, Noise, StableVideoDiffusion
 from vfusion3d.foundations.miniatures.clip import EMBEDDING, IMAGE_SIZE, MEAN, STD, VISION
 from vfusion3d.foundations.miniatures.training import Training, train_miniature
 
@@ -177,14 +175,3 @@ def train_video(
     return train_miniature(
         model.network, batch_of, losses_of, training, folder, data=data, device=device, stop_after=stop_after
     )
-
-
-def save_video_model(model: StableVideoDiffusion, folder: str | Path) -> None:
-    """The pipeline in half precision, in the hub's layout, with its noise beside it."""
-    folder, pipeline = Path(folder), model.pipeline
-    for part in (pipeline.unet, pipeline.vae, pipeline.image_encoder):
-        torch.nn.Module.to(part, torch.float16)
-    pipeline.save_pretrained(folder)
-    for part in (pipeline.unet, pipeline.vae, pipeline.image_encoder):
-        torch.nn.Module.to(part, torch.float32)
-    (folder / SETTINGS).write_text(json.dumps(asdict(model.noise), indent=2) + "\n")

@@ -1,0 +1,167 @@
+"""The data engine: what learns when the video model is fine-tuned; and that who generates makes no difference."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLTemporalDecoder
+from open_clip import CLIP
+
+from vfusion3d import cameras
+from vfusion3d.data.images import on_white
+from vfusion3d.data.render_dataset import ProceduralObjects, render_dataset
+from vfusion3d.data.shards import MultiviewShards, VideoShards
+from vfusion3d.foundations.miniatures import clip, vae
+from vfusion3d.foundations.miniatures.video import new_video_model
+from vfusion3d.profiles import load_profile
+from vfusion3d.video.finetune import finetune_video_model, learn_temporal_only, orbit_video
+from vfusion3d.video.generate import generate_batch, generate_videos
+
+FRAMES = 4
+SMOKE = load_profile("smoke")
+RECIPE = dataclasses.replace(SMOKE.video, frames=FRAMES, inference_steps=1, generate_batch=2, steps=3, batch_size=2)
+PROFILE = dataclasses.replace(SMOKE, video=RECIPE)
+PROMPTS = [f"a {colour} {thing}" for colour in ("red", "blue", "green") for thing in ("mug", "rocket", "tree")]
+
+
+def new_model():
+    torch.manual_seed(0)
+    tower = CLIP(**clip.config()).state_dict()
+    return new_video_model(AutoencoderKLTemporalDecoder(**vae.CONFIG), tower, seed=0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return new_model()
+
+
+@pytest.fixture(scope="module")
+def orbits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("orbits") / "data"
+    render_dataset(folder, ProceduralObjects(("mug", "car")), 3, views=8, size=64, seed=1, progress=False)
+    return folder
+
+
+def colours(prompts, generator, size):
+    """A text-to-image model: a picture of one random colour a prompt."""
+    colour = torch.rand(len(prompts), 3, 1, 1, generator=generator)
+    return colour.expand(-1, -1, size, size)
+
+
+def test_an_orbit_is_every_nth_view_from_azimuth_0_on_white(orbits):
+    shards = MultiviewShards(orbits)
+    video = orbit_video(shards, 1, FRAMES, 64)
+    stored = shards[1]
+    assert torch.equal(video, on_white(stored.rgba[::2]))
+    azimuth = cameras.azimuth_elevation_distance(stored.cam2world[::2])[0]
+    assert azimuth.numpy() == pytest.approx([0, np.pi / 2, np.pi, -np.pi / 2], abs=0.1) or abs(azimuth[2]) > 3
+    assert orbit_video(shards, 1, FRAMES, 32).shape == (FRAMES, 3, 32, 32)
+    with pytest.raises(ValueError, match=r"orbits of 8 views.*--views 5"):
+        orbit_video(shards, 1, 5, 64)
+
+
+def test_only_temporal_parameters_learn_and_all_others_stay_bit_for_bit(orbits, tmp_path):
+    model = new_model()
+    start = {name: value.clone() for name, value in model.network.state_dict().items()}
+    others = {
+        name: value.clone()
+        for part in (model.pipeline.vae, model.pipeline.image_encoder)
+        for name, value in part.state_dict().items()
+    }
+    finetune_video_model(PROFILE, orbits, tmp_path / "run", model=model, seed=4)
+    temporal = set(model.temporal_parameters())
+    after = model.network.state_dict()
+    assert all(torch.equal(start[name], after[name]) for name in start if name not in temporal)
+    moved = [not torch.equal(start[name], after[name]) for name in temporal]
+    assert np.mean(moved) > 0.9
+    now = {
+        name: value
+        for part in (model.pipeline.vae, model.pipeline.image_encoder)
+        for name, value in part.state_dict().items()
+    }
+    assert all(torch.equal(others[name], now[name]) for name in others)
+
+
+def test_the_share_that_learns_is_that_of_the_temporal_parameters():
+    model = new_model()
+    share = learn_temporal_only(model)
+    learning = sum(p.numel() for p in model.network.parameters() if p.requires_grad)
+    assert share == pytest.approx(learning / sum(p.numel() for p in model.network.parameters()))
+    assert 0.2 < share < 0.6
+
+
+def test_a_stopped_fine_tuning_goes_on_to_the_same_weights_and_is_loaded_once_done(orbits, tmp_path):
+    whole = finetune_video_model(PROFILE, orbits, tmp_path / "whole", model=new_model(), seed=4)
+    stopped = tmp_path / "stopped"
+    finetune_video_model(PROFILE, orbits, stopped, model=new_model(), seed=4, stop_after=0)
+    assert not (stopped / "model").exists()
+    again = finetune_video_model(PROFILE, orbits, stopped, model=new_model(), seed=4)
+    loaded = finetune_video_model(PROFILE, orbits, stopped, seed=4)
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, again.network.state_dict()[name])
+        assert torch.equal(value, loaded.network.state_dict()[name])
+    with pytest.raises(ValueError, match="objects: 3 there, 1 now"):
+        finetune_video_model(PROFILE, orbits, stopped, model=new_model(), seed=4, objects=1)
+    with pytest.raises(ValueError, match="holds 3"):
+        finetune_video_model(PROFILE, orbits, tmp_path / "new", model=new_model(), objects=4)
+
+
+def generate(folder, model, prompts=PROMPTS, draw=colours, **options):
+    options = {"made_by": "test", "seed": 5, "shard_size": 4, "progress": False, **options}
+    return generate_videos(folder, prompts, draw, model, RECIPE, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos") / "whole"
+    generate(folder, model)
+    return folder
+
+
+def test_every_prompt_gets_its_video_and_says_so(whole):
+    videos = VideoShards(whole, verify=True)
+    assert [sample.caption for sample in videos] == PROMPTS
+    assert [sample.metadata["prompt"] for sample in videos] == PROMPTS
+    assert videos[8].frames.shape == (FRAMES, 3, 64, 64)
+    assert len(videos.index["shards"]) == 3
+
+
+def test_several_workers_make_the_bytes_of_one(whole, model, tmp_path):
+    generate(tmp_path / "parts", model, part=(1, 2))
+    assert not (tmp_path / "parts" / "index.json").exists()
+    generate(tmp_path / "parts", model, part=(0, 2))
+    assert VideoShards(tmp_path / "parts").fingerprint == VideoShards(whole).fingerprint
+
+
+def test_a_killed_worker_goes_on_where_it_stopped_and_draws_nothing_twice(whole, model, tmp_path):
+    drawn = []
+
+    def dies(prompts, generator, size):
+        if len(drawn) == 6:
+            raise KeyboardInterrupt
+        drawn.extend(prompts)
+        return colours(prompts, generator, size)
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(tmp_path / "killed", model, draw=dies)
+    rest = []
+    generate(tmp_path / "killed", model, draw=lambda p, g, s: rest.extend(p) or colours(p, g, s))
+    assert rest == PROMPTS[6:]
+    assert VideoShards(tmp_path / "killed").fingerprint == VideoShards(whole).fingerprint
+
+
+def test_a_sample_depends_on_its_index_and_on_no_other_sample(model):
+    images, videos = generate_batch([2, 7], PROMPTS, colours, model, RECIPE, seed=5)
+    alone_images, alone = generate_batch([7], PROMPTS, colours, model, RECIPE, seed=5)
+    assert torch.equal(images[1:], alone_images)
+    assert torch.allclose(videos[1:], alone, atol=2e-3)  # another batch size, another order of sums
+    other = generate_batch([7], PROMPTS, colours, model, RECIPE, seed=6)[1]
+    assert not torch.allclose(other, alone, atol=0.05)
+
+
+def test_no_prompts_and_other_settings_are_refused(whole, model, tmp_path):
+    with pytest.raises(ValueError, match="no prompts"):
+        generate(tmp_path / "none", model, prompts=[])
+    with pytest.raises(ValueError, match="model: test there, better now"):
+        generate(whole, model, made_by="better")

@@ -1,0 +1,134 @@
+"""Fine-tune the video model on orbits of 3D objects: only what is temporal learns (section 3.2).
+
+A sample is the 16 views of an object on white as one video, its first frame (azimuth 0) the condition. No camera goes
+in: all orbits are alike, except for the elevation, which the first frame shows. Everything is frozen but the temporal
+convolutions and attentions, so the model keeps what it knows about pictures, and of uncommon things.
+"""
+
+import math
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vfusion3d.data.images import on_white, resize
+from vfusion3d.data.shards import MultiviewShards
+from vfusion3d.foundations.image_to_video import StableVideoDiffusion, VideoModel, load_video_model
+from vfusion3d.loop import LoopSettings, train
+from vfusion3d.profiles import Profile
+from vfusion3d.settings import claim_folder
+
+
+def finetune_video_model(
+    profile: Profile,
+    data: str | Path,
+    folder: str | Path,
+    *,
+    objects: int | None = None,
+    model: StableVideoDiffusion | None = None,
+    seed: int = 0,
+    show=None,
+    show_every: int = 0,
+    stop_after: float = math.inf,
+    overwrite: bool = False,
+) -> StableVideoDiffusion:
+    """Fine-tune by `profile.video` on the orbits in `data`; checkpoint and log go to `folder`, the pipeline to `model`.
+
+    objects: learn from the first so many only (Table 3). model: what to start from, by default the profile's video
+    model. show(model, step): called every `show_every` steps and at the end. Interrupted, the same call goes on where
+    it stopped; once done, it loads `folder/model` and returns. Raises ValueError where the folder holds a run of other
+    settings (overwrite: it is deleted), and for orbits that cannot be made into videos.
+    """
+    folder, recipe, state = Path(folder), profile.video, PartialState(cpu=profile.device == "cpu")
+    shards = MultiviewShards(data)
+    count = len(shards) if objects is None else objects
+    if not 1 <= count <= len(shards):
+        raise ValueError(f"objects is {objects}, but {data} holds {len(shards)}")
+    if state.is_main_process:
+        settings = {
+            "video": asdict(recipe),
+            "image_to_video": profile.foundations.image_to_video,
+            "data": shards.fingerprint,
+            "objects": count,
+            "seed": seed,
+        }
+        claim_folder(folder, settings, overwrite=overwrite)
+    state.wait_for_everyone()
+    if (folder / "model").is_dir():
+        return load_video_model(profile, folder / "model")
+    model = model or load_video_model(profile)
+    learn_temporal_only(model)
+
+    def batch_of(step: int, rank: int) -> Float[Tensor, "batch frames 3 size size"]:
+        """Orbits of random objects, all of them once before any twice."""
+        share = recipe.batch_size // state.num_processes
+        first = step * recipe.batch_size + rank * share
+        indices = [_shuffled(first + i, count, seed) for i in range(share)]
+        return torch.stack([orbit_video(shards, index, recipe.frames, recipe.size) for index in indices])
+
+    def losses_of(network: nn.Module, videos: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        latents = model.encode(videos)
+        buckets = [recipe.motion_bucket] * len(videos)
+        condition = model.condition(videos[:, 0], buckets, recipe.fps, generator)
+        return {"loss": model.loss(network, latents, condition, generator)}
+
+    settings = LoopSettings(
+        steps=recipe.steps,
+        learning_rate=lambda step: recipe.learning_rate * min(1.0, (step + 1) / max(recipe.warmup_steps, 1)),
+        seed=seed,
+        weight_decay=recipe.weight_decay,
+        mixed_precision=recipe.mixed_precision,
+        checkpoint_every=50,
+    )
+    callback = (lambda step: show(model, step)) if show else None
+    device = None if profile.device == "auto" else profile.device
+    done = train(
+        model.network,
+        batch_of,
+        losses_of,
+        settings,
+        folder,
+        show=callback,
+        show_every=show_every,
+        stop_after=stop_after,
+        device=device,
+    )
+    if done and state.is_main_process:
+        partial = folder / "model.partial"
+        model.save_pretrained(partial)
+        os.replace(partial, folder / "model")
+    return model
+
+
+def learn_temporal_only(model: VideoModel) -> float:
+    """Freeze all of the network but its temporal parameters; returns the share of its numbers that learn."""
+    learning = set(model.temporal_parameters())
+    for name, parameter in model.network.named_parameters():
+        parameter.requires_grad_(name in learning)
+    sizes = {name: parameter.numel() for name, parameter in model.network.named_parameters()}
+    return sum(sizes[name] for name in learning) / sum(sizes.values())
+
+
+def orbit_video(shards: MultiviewShards, index: int, frames: int, size: int) -> Float[Tensor, "frames 3 size size"]:
+    """The orbit of an object as a video on white, in [0, 1]: its first frame at azimuth 0, every n-th view stored.
+
+    Raises ValueError where the stored views are no multiple of `frames`.
+    """
+    stored = len(shards.picture_names(index))
+    if stored % frames:
+        raise ValueError(
+            f"{shards.folder} holds orbits of {stored} views, from which no {frames} can be taken evenly: "
+            f"render them with --views {frames}"
+        )
+    views = shards.read(index, range(0, stored, stored // frames))
+    return resize(on_white(views.rgba), size)
+
+
+def _shuffled(place: int, count: int, seed: int) -> int:
+    order = np.random.default_rng((seed, place // count)).permutation(count)
+    return int(order[place % count])
