@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from vfusion3d.cameras import add_camera_noise, camera_vector, turn_to_input
+from vfusion3d.curation.labels import SyntheticShards
 from vfusion3d.data.images import on_white, premultiplied, resize
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.loop import step_generator
@@ -50,7 +51,7 @@ class Supervision:
 
     def __init__(
         self,
-        shards: MultiviewShards,
+        shards: MultiviewShards | SyntheticShards,
         recipe: Recipe,
         image_size: int,
         total_steps: int,

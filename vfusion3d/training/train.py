@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
+from vfusion3d.curation.labels import SyntheticShards
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.foundations.loading import source_of
 from vfusion3d.foundations.perceptual import perceptual_distance
@@ -65,7 +66,7 @@ def new_model(profile: Profile, generator: torch.Generator) -> VFusion3D:
 
 def train_vfusion3d(
     profile: Profile,
-    data: str | Path,
+    data: str | Path | SyntheticShards,
     folder: str | Path,
     *,
     model: VFusion3D | None = None,
@@ -76,7 +77,9 @@ def train_vfusion3d(
     stop_after: float = math.inf,
     overwrite: bool = False,
 ) -> VFusion3D:
-    """Train by `profile.training` on the shards in `data`; the run's checkpoint and log go to `folder`.
+    """Train by `profile.training` on `data`: a folder of rendered shards, or labelled synthetic videos.
+
+    The run's checkpoint and log go to `folder`.
 
     model: what to start from, else `new_model`. Interrupted, the same call goes on where it stopped; once done, it
     loads `folder/model` and returns. stop_after: seconds after which to stop early (`folder/model` is then not there).
@@ -84,7 +87,7 @@ def train_vfusion3d(
     is deleted.
     """
     folder, recipe, state = Path(folder), profile.training, PartialState(cpu=profile.device == "cpu")
-    shards = MultiviewShards(data)
+    shards = MultiviewShards(data) if isinstance(data, str | Path) else data
     steps = total_steps(recipe, len(shards))
     given = model is not None or profile.model.start is not None
     model = new_model(profile, torch.Generator().manual_seed(seed)) if model is None else model

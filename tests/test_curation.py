@@ -1,0 +1,209 @@
+"""The filter, the elevations and the labels of synthetic videos."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import skops.io
+import torch
+from sklearn.base import BaseEstimator
+from tiny_model import tiny_model
+
+from vfusion3d import cameras
+from vfusion3d.curation.elevation import mean_error, predict_elevation, train_elevation
+from vfusion3d.curation.features import features_of_all, uniform_frames, video_features
+from vfusion3d.curation.labels import Labeller, SyntheticShards, label_videos
+from vfusion3d.curation.quality import judge_filter, load_model, quality_scores, save_model, train_filter
+from vfusion3d.data.shards import Shards, ShardWriter, VideoShards, encode_video, shard_path, write_index
+from vfusion3d.loop import read_log
+from vfusion3d.profiles import Losses as LossWeights
+from vfusion3d.profiles import load_profile
+from vfusion3d.training.train import train_vfusion3d
+
+FRAMES, SIZE = 16, 32
+
+
+def colour(images):
+    """Image features: the mean colour."""
+    return images.mean(dim=(2, 3))
+
+
+def middle(images):
+    """A saliency: the middle quarter of the picture."""
+    mask = torch.zeros(len(images), 1, *images.shape[-2:])
+    quarter = images.shape[-1] // 4
+    mask[..., quarter:-quarter, quarter:-quarter] = 1
+    return mask
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Seven videos in shards of three; video i is grey of brightness i / 10, and its frames grow darker."""
+    folder = tmp_path_factory.mktemp("videos")
+    for shard in range(3):
+        with ShardWriter(shard_path(folder, shard)) as writer:
+            for index in range(3 * shard, min(3 * shard + 3, 7)):
+                levels = np.linspace(25.5 * index, 12.75 * index, FRAMES)
+                frames = np.broadcast_to(np.uint8(levels)[:, None, None, None], (FRAMES, SIZE, SIZE, 3))
+                writer.write(f"{index:03d}", encode_video(frames, f"video {index}", {"index": index}))
+    write_index(folder)
+    return folder
+
+
+class Bright:
+    """Stands for a filter and an elevation model: reads brightness off the features."""
+
+    def decision_function(self, features):
+        return features.mean(axis=1) - 0.2
+
+    def predict(self, features):
+        return features.mean(axis=1)
+
+
+@pytest.fixture
+def labeller():
+    return Labeller(colour, Bright(), Bright(), middle)
+
+
+def test_frames_are_taken_at_equal_distances():
+    assert uniform_frames(16, 4) == [0, 4, 8, 12]
+    assert uniform_frames(16, 8) == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert uniform_frames(14, 4) == [0, 3, 7, 10]
+    with pytest.raises(ValueError, match="video of 3"):
+        uniform_frames(3, 4)
+
+
+def test_a_video_s_features_are_the_mean_over_its_frames(videos):
+    clips = torch.rand(3, 16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    wanted = clips[:, [0, 4, 8, 12]].mean(dim=(1, 3, 4))
+    assert np.allclose(video_features(colour, clips, 4), wanted, atol=1e-6)
+    assert np.allclose(features_of_all(colour, list(clips), 4, batch=2, progress=False), wanted, atol=1e-6)
+
+
+def test_a_filter_learns_a_border_that_is_no_line_and_reports_what_it_does_on_others():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(600, 6))
+    good = np.linalg.norm(features[:, :2], axis=1) < 1.2  # a disc
+    model = train_filter(features[:400], good[:400])
+    report = judge_filter(model, features[400:], good[400:])
+    assert report.accuracy > 0.9
+    assert report.auc > 0.95
+    assert report.good == good[400:].mean()
+    assert report.videos == 200
+    assert (np.diff(report.roc, axis=1) >= 0).all()
+    guess = judge_filter(model, features[400:], rng.permutation(good[400:]))
+    assert guess.auc == pytest.approx(0.5, abs=0.1)
+
+
+def test_labels_of_one_kind_cannot_teach_a_filter():
+    with pytest.raises(ValueError, match=r"all 5 labels are good.*other kind"):
+        train_filter(np.zeros((5, 2)), np.ones(5))
+    model = train_filter(np.array([[0.0], [1.0]]), np.array([False, True]))
+    assert math.isnan(judge_filter(model, np.array([[0.2]]), np.array([True])).auc)
+
+
+def test_models_survive_their_file_and_files_with_foreign_classes_are_refused(tmp_path):
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(80, 4))
+    model = train_filter(features, features[:, 0] > 0)
+    save_model(model, tmp_path / "new" / "filter.skops")
+    loaded = load_model(tmp_path / "new" / "filter.skops")
+    assert np.array_equal(quality_scores(loaded, features), quality_scores(model, features))
+    elevation = train_elevation(features, features[:, 1])
+    save_model(elevation, tmp_path / "elevation.skops")
+    assert np.array_equal(load_model(tmp_path / "elevation.skops").predict(features), elevation.predict(features))
+
+    class Foreign(BaseEstimator):
+        pass
+
+    skops.io.dump(Foreign(), tmp_path / "foreign.skops")
+    with pytest.raises(ValueError, match=r"foreign\.skops holds .*Foreign"):
+        load_model(tmp_path / "foreign.skops")
+
+
+def test_the_elevation_is_read_off_features_that_show_it():
+    rng = np.random.default_rng(2)
+    true = rng.uniform(0, math.pi / 4, 500)
+    shown = np.stack([np.sin(3 * true), np.cos(2 * true), true**2], axis=1) @ rng.normal(size=(3, 20))
+    features = shown + 0.01 * rng.normal(size=shown.shape)
+    model = train_elevation(features[:400], true[:400])
+    predicted = predict_elevation(model, features[400:])
+    assert mean_error(predicted, true[400:]) < 2
+    assert ((predicted >= 0) & (predicted <= math.pi / 4)).all()
+    assert mean_error(np.array([0.1]), np.array([0.1 + math.radians(5)])) == pytest.approx(5)
+    with pytest.raises(ValueError, match="too few"):
+        train_elevation(features[:10], true[:10])
+
+
+def test_labels_stand_beside_the_videos_key_for_key(videos, labeller, tmp_path):
+    label_videos(videos, tmp_path / "labels", labeller, settings={"by": "test"}, batch=2, progress=False)
+    labels = Shards(tmp_path / "labels", verify=True)
+    assert labels.keys == VideoShards(videos).keys
+    brightness = VideoShards(videos)[6].frames.float().mean(dim=(1, 2, 3)) / 255
+    assert labels.metadata(6)["score"] == pytest.approx(float(brightness[::2].mean()) - 0.2, abs=1e-3)
+    assert labels.metadata(6)["elevation"] == pytest.approx(float(brightness[::4].mean()), abs=1e-3)
+    with pytest.raises(ValueError, match="by: test there, other now"):
+        label_videos(videos, tmp_path / "labels", labeller, settings={"by": "other"}, progress=False)
+
+
+def test_labelling_goes_on_after_a_kill_and_in_parts_to_the_same_bytes(videos, labeller, tmp_path):
+    options = {"settings": {}, "batch": 2, "progress": False}
+    label_videos(videos, tmp_path / "whole", labeller, **options)
+    seen = []
+
+    def dies(images):
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        seen.append(len(images))
+        return middle(images)
+
+    killed = Labeller(colour, Bright(), Bright(), dies)
+    with pytest.raises(KeyboardInterrupt):
+        label_videos(videos, tmp_path / "killed", killed, **options)
+    label_videos(videos, tmp_path / "killed", labeller, part=(1, 2), **options)
+    label_videos(videos, tmp_path / "killed", labeller, part=(0, 2), **options)
+    assert Shards(tmp_path / "killed").fingerprint == Shards(tmp_path / "whole").fingerprint
+
+
+def test_labelled_videos_are_multi_view_samples_above_the_threshold(videos, labeller, tmp_path):
+    label_videos(videos, tmp_path / "labels", labeller, settings={}, progress=False)
+    everything = SyntheticShards(videos, tmp_path / "labels", threshold=None)
+    assert len(everything) == 7
+    kept = SyntheticShards(videos, tmp_path / "labels")
+    assert kept.keys == ["003", "004", "005", "006"]  # from a mean brightness of 0.2 on
+    sample = kept.read(0, [0, 5, 10])
+    assert sample.rgba.shape == (3, 4, SIZE, SIZE)
+    assert torch.equal(sample.rgba[:, :3], VideoShards(videos)[3].frames[[0, 5, 10]])
+    assert set(sample.rgba[:, 3].unique().tolist()) == {0, 255}
+    assert (sample.rgba[0, 3] > 0).float().mean() == 0.25
+    azimuth, elevation, distance = cameras.azimuth_elevation_distance(sample.cam2world)
+    assert azimuth[:2].tolist() == pytest.approx([0, 5 * 2 * math.pi / 16], abs=1e-5)
+    assert elevation.tolist() == pytest.approx([kept.metadata(0)["elevation"]] * 3, abs=1e-5)
+    assert distance.tolist() == pytest.approx([1.5] * 3, abs=1e-5)
+    with pytest.raises(ValueError, match="score over 9"):
+        SyntheticShards(videos, tmp_path / "labels", threshold=9)
+
+
+def test_vfusion3d_trains_on_labelled_videos_and_on_other_ones_only_in_another_folder(videos, labeller, tmp_path):
+    label_videos(videos, tmp_path / "labels", labeller, settings={}, progress=False)
+    recipe = load_profile("smoke").training
+    recipe = dataclasses.replace(recipe, max_steps=2, batch_size=2, views=3, rays_per_view=8, samples_per_ray=4)
+    recipe = dataclasses.replace(recipe, losses=LossWeights(lpips=0, mse=1))
+    profile = dataclasses.replace(load_profile("smoke"), training=recipe)
+    data = SyntheticShards(videos, tmp_path / "labels")
+    train_vfusion3d(profile, data, tmp_path / "run", model=tiny_model())
+    assert np.isfinite(read_log(tmp_path / "run").loss).all()
+    with pytest.raises(ValueError, match="data: "):
+        train_vfusion3d(
+            profile, SyntheticShards(videos, tmp_path / "labels", None), tmp_path / "run", model=tiny_model()
+        )
+
+
+def test_labels_of_other_videos_are_refused(videos, labeller, tmp_path):
+    with ShardWriter(shard_path(tmp_path / "other", 0)) as writer:
+        writer.write("x", encode_video(np.zeros((FRAMES, SIZE, SIZE, 3), np.uint8), "", {}))
+    write_index(tmp_path / "other")
+    label_videos(tmp_path / "other", tmp_path / "labels", labeller, settings={}, progress=False)
+    with pytest.raises(ValueError, match="label these videos again"):
+        SyntheticShards(videos, tmp_path / "labels")

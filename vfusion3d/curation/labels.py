@@ -1,0 +1,174 @@
+"""What is known of each synthetic video, written beside it: its quality, its elevation, a mask for every frame.
+
+Shard for shard and key for key as the videos themselves. The filter's decision is a score, stored in no video's place:
+who reads chooses the threshold (`SyntheticShards`).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from vfusion3d import cameras
+from vfusion3d.curation.elevation import VIEWS, predict_elevation
+from vfusion3d.curation.features import video_features
+from vfusion3d.curation.quality import FRAMES, quality_scores
+from vfusion3d.data.shards import MultiviewSample, Shards, ShardWriter, VideoShards, shard_path, write_index
+from vfusion3d.foundations.image_features import ImageFeatures
+from vfusion3d.foundations.saliency import Saliency
+from vfusion3d.settings import claim_folder
+
+SURE = 0.5  # what of a soft mask counts as the object
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Of one batch of videos. score: above 0 the filter keeps it. elevation: radians. masks: in [0, 1]."""
+
+    score: Float[np.ndarray, "batch"]
+    elevation: Float[np.ndarray, "batch"]
+    masks: Float[Tensor, "batch frames 1 h w"]
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """The three models that label videos, and the features that two of them read."""
+
+    features: ImageFeatures
+    quality: Any  # of `quality.train_filter`
+    elevation: Any  # of `elevation.train_elevation`
+    saliency: Saliency
+
+    def __call__(self, videos: Float[Tensor, "batch frames 3 h w"]) -> Labels:
+        return Labels(
+            quality_scores(self.quality, video_features(self.features, videos, FRAMES)),
+            predict_elevation(self.elevation, video_features(self.features, videos, VIEWS)),
+            self.saliency(videos.flatten(0, 1)).unflatten(0, videos.shape[:2]),
+        )
+
+
+def label_videos(
+    videos: str | Path,
+    folder: str | Path,
+    labeller: Labeller,
+    *,
+    settings: dict[str, Any],
+    batch: int = 16,
+    part: tuple[int, int] = (0, 1),
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Label the videos in a folder of shards; returns the path of the labels' `index.json`, written last.
+
+    settings: what names the labeller, kept beside the labels. part (k, n): every n-th shard only, beginning with the
+    k-th. Interrupted, the same call goes on where it stopped. Raises ValueError where the folder holds labels of other
+    videos or of another labeller (overwrite: they are deleted).
+    """
+    source, folder, (which, parts) = VideoShards(videos), Path(folder), part
+    claim_folder(folder, {"videos": source.fingerprint, **settings}, overwrite=overwrite)
+    counts = [len(shard["samples"]) for shard in source.index["shards"]]
+    starts = np.cumsum([0, *counts])
+    mine = range(which, len(counts), parts)
+    with tqdm(total=sum(counts[k] for k in mine), unit="video", desc="labelling", disable=not progress) as bar:
+        for shard in mine:
+            path = shard_path(folder, shard)
+            if path.exists():
+                bar.update(counts[shard])
+                continue
+            with ShardWriter(path) as writer:
+                for first in range(starts[shard], starts[shard + 1], batch):
+                    indices = range(first, min(first + batch, starts[shard + 1]))
+                    if not all(source.keys[index] in writer.keys for index in indices):
+                        _write_batch(writer, source, indices, labeller)
+                    bar.update(len(indices))
+    if all(shard_path(folder, shard).exists() for shard in range(len(counts))):
+        return write_index(folder, settings=settings)
+    return folder / "index.json"  # the last worker to finish writes it
+
+
+def _write_batch(writer: ShardWriter, source: VideoShards, indices: range, labeller: Labeller) -> None:
+    labels = labeller(torch.stack([source[index].frames for index in indices]).float() / 255)
+    for place, index in enumerate(indices):
+        if source.keys[index] in writer.keys:
+            continue
+        masks = (labels.masks[place, :, 0] * 255).round().byte().numpy()
+        members = {
+            f"mask{number:02d}.png": cv2.imencode(".png", mask)[1].tobytes() for number, mask in enumerate(masks)
+        }
+        known = {"score": float(labels.score[place]), "elevation": float(labels.elevation[place])}
+        members["json"] = json.dumps(known, sort_keys=True).encode()
+        writer.write(source.keys[index], members)
+
+
+class SyntheticShards(Sequence):
+    """Labelled videos as multi-view samples: what VFusion3D is pre-trained on (section 3.3).
+
+    videos, labels: the two folders. threshold: videos with a lower score are left out; None keeps all. A sample's
+    cameras are the orbit at the predicted elevation; what its mask leaves out is transparent. Raises ValueError where
+    the labels are not of these videos, and where no video reaches the threshold.
+    """
+
+    def __init__(self, videos: str | Path, labels: str | Path, threshold: float | None = 0.0):
+        self.videos, self.labels = VideoShards(videos), Shards(labels)
+        self.folder = self.videos.folder
+        if self.videos.keys != self.labels.keys:
+            raise ValueError(f"{labels} are not the labels of {videos}: label these videos again")
+        self.facts = [self.labels.metadata(index) for index in range(len(self.labels.keys))]
+        least = -np.inf if threshold is None else threshold
+        self.kept = [index for index, facts in enumerate(self.facts) if facts["score"] > least]
+        if not self.kept:
+            raise ValueError(f"none of the {len(self.facts)} videos in {videos} has a score over {threshold}")
+        self.keys = [self.videos.keys[index] for index in self.kept]
+        self.threshold = threshold
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, index: int) -> MultiviewSample:
+        return self.read(index)
+
+    @property
+    def fingerprint(self) -> str:
+        """A short name of videos, labels and threshold."""
+        return f"{self.videos.fingerprint}-{self.labels.fingerprint}-{self.threshold}"
+
+    def picture_names(self, index: int) -> list[str]:
+        """The frames of a sample."""
+        return self.videos.picture_names(self.kept[index])
+
+    def metadata(self, index: int) -> dict[str, Any]:
+        """What is known of a video, its labels included."""
+        return {**self.videos.metadata(self.kept[index]), **self.facts[self.kept[index]]}
+
+    def read(self, index: int, views: Sequence[int] | None = None) -> MultiviewSample:
+        """Sample `index` with the given frames (all by default), in this order."""
+        place, stored = self.kept[index], len(self.picture_names(index))
+        chosen = list(range(stored)) if views is None else [int(view) for view in views]
+        colour = self.videos.pictures(place, chosen)
+        mask = np.stack([self._mask(place, view % stored) for view in chosen])
+        rgba = np.concatenate([colour, np.where(mask > 255 * SURE, 255, 0).astype(np.uint8)[..., None]], axis=-1)
+        orbit = cameras.orbit_cameras(stored, self.facts[place]["elevation"])
+        return MultiviewSample(
+            key=self.keys[index],
+            rgba=torch.from_numpy(rgba).permute(0, 3, 1, 2).contiguous(),
+            cam2world=orbit[chosen],
+            intrinsics=cameras.default_intrinsics(len(chosen)),
+            caption=self.videos.caption(place),
+            metadata=self.metadata(index),
+        )
+
+    def _mask(self, place: int, view: int) -> np.ndarray:
+        mask = cv2.imdecode(
+            np.frombuffer(self.labels.member(place, f"mask{view:02d}.png"), np.uint8), cv2.IMREAD_GRAYSCALE
+        )
+        if mask is None:
+            raise self.labels.damaged(place, f"mask {view} is not a PNG")
+        return mask
