@@ -187,7 +187,7 @@ def test_labelled_videos_are_multi_view_samples_above_the_threshold(videos, labe
 
 def test_vfusion3d_trains_on_labelled_videos_and_on_other_ones_only_in_another_folder(videos, labeller, tmp_path):
     label_videos(videos, tmp_path / "labels", labeller, settings={}, progress=False)
-    changes = {"max_steps": 2, "batch_size": 2, "views": 3, "rays_per_view": 8, "samples_per_ray": 4}
+    changes = {"max_steps": 2, "batch_size": 2, "views": 3, "rays_per_view": 8, "samples_per_ray": 8}
     changes["losses"] = LossWeights(lpips=0, mse=1)
     recipe = dataclasses.replace(load_profile("smoke").training, **changes)
     profile = dataclasses.replace(load_profile("smoke"), training=recipe)
