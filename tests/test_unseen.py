@@ -53,4 +53,4 @@ def test_the_showcase_shows_the_stored_views_at_the_wanted_turns(tmp_path):
 def test_a_folded_sheet_shows_every_row_once():
     rows = [torch.full((2, 3, 8, 8), shade) for shade in (0.1, 0.2, 0.3)]
     pictures = [picture.get_array()[0, 0, 0] for picture in folded_sheet(rows, ["a", "b"]).axes[0].images]
-    assert np.allclose(pictures, [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 1, 1])
+    assert np.allclose(pictures, [0.1, 0.1, 0.2, 0.2, 0.3, 0.3])  # the fourth place stays empty
