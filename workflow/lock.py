@@ -17,7 +17,7 @@ EVERYWHERE = r"sys_platform == 'darwin' or sys_platform == 'linux'"
 
 def lock(output: Path, what: str, *arguments: str, requirements: str = "") -> None:
     """Writes the versions that uv finds for `arguments` (or for `requirements`, one a line) to `output`."""
-    flags = ["--universal", "--python-version=3.11", "--no-header", "--no-annotate", "--no-emit-index-url", "--quiet"]
+    flags = ["--universal", "--python-version=3.11", "--no-header", "--no-annotate", "--quiet"]
     command = [sys.executable, "-m", "uv", "pip", "compile", *flags, *arguments, "--output-file", str(output)]
     subprocess.run(command, input=requirements, text=True, check=True, cwd=ROOT)
     pins = re.sub(rf" ; {EVERYWHERE}$| and \({EVERYWHERE}\)", "", output.read_text(), flags=re.MULTILINE)
