@@ -21,7 +21,7 @@ from vfusion3d.foundations.miniatures.evaluate import (
     NAMES,
     caption_accuracy,
     degradation_curves,
-    nearer_rates,
+    nearer_rate,
     neighbour_accuracy,
     render_probe,
     zero_shot_accuracy,
@@ -250,8 +250,8 @@ def test_neighbours_are_found_by_features_and_the_nearer_view_by_a_distance(prob
     def mse(a, b):
         return (a - b).square().mean(dim=(1, 2, 3))
 
-    assert nearer_rates(mse, probe) > 0.7
-    assert nearer_rates(lambda a, b: -mse(a, b), probe) < 0.3
+    assert nearer_rate(mse, probe) > 0.7
+    assert nearer_rate(lambda a, b: -mse(a, b), probe) < 0.3
 
 
 def test_the_squared_error_grows_with_every_degradation(probe):

@@ -97,7 +97,7 @@ def test_a_stopped_fine_tuning_goes_on_to_the_same_weights_and_is_loaded_once_do
     finetune_video_model(PROFILE, orbits, stopped, model=new_model(), seed=4, stop_after=0)
     assert not (stopped / "model").exists()
     again = finetune_video_model(PROFILE, orbits, stopped, model=new_model(), seed=4)
-    loaded = finetune_video_model(PROFILE, orbits, stopped, seed=4)
+    loaded = finetune_video_model(PROFILE, orbits, stopped, model=new_model(), seed=4)
     for name, value in whole.network.state_dict().items():
         assert torch.equal(value, again.network.state_dict()[name])
         assert torch.equal(value, loaded.network.state_dict()[name])

@@ -6,6 +6,7 @@ resumed run repeats the uninterrupted one bit for bit on one CPU.
 """
 
 import csv
+import hashlib
 import math
 import os
 import time
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -61,6 +63,27 @@ def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4099 + rank)
 
 
+def samples_of_step(step: int, rank: int, *, batch_size: int, processes: int, count: int, seed: int) -> list[int]:
+    """Which of `count` samples a process takes in a step: whole epochs in random order, none twice before all once.
+
+    Raises ValueError where the processes cannot share a batch evenly.
+    """
+    if batch_size % processes:
+        raise ValueError(f"{processes} processes cannot share batches of {batch_size}: one must divide the other")
+    share = batch_size // processes
+    places = range(step * batch_size + rank * share, step * batch_size + (rank + 1) * share)
+    orders = {e: np.random.default_rng((seed, e)).permutation(count) for e in {place // count for place in places}}
+    return [int(orders[place // count][place % count]) for place in places]
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A short name of a model's weights: different weights have different ones."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def train(
     model: nn.Module,
     batch_of: Callable[[int, int], Any],
@@ -78,13 +101,13 @@ def train(
     batch_of(step, rank): the batch of a step on a process, drawn ahead of time in a thread. losses_of(model, batch,
     generator): named scalar losses, among them `loss`, the one to minimise. show(step): called every `show_every` steps
     and at the end, for pictures. stop_after: seconds after which to write a checkpoint and return. device: where it
-    must run ("cpu", "cuda"), None: the best there is. The folder gets checkpoint.safetensors, log.csv and TensorBoard
-    events.
+    must run ("cpu", "cuda"), None or "auto": the best there is. The folder gets checkpoint.safetensors, log.csv and
+    TensorBoard events.
 
     Returns whether all steps are done. Raises TrainingError where a loss or a gradient is not finite, and where the
     wanted device is not there.
     """
-    folder = Path(folder)
+    folder, device = Path(folder), None if device == "auto" else device
     folder.mkdir(parents=True, exist_ok=True)
     AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
     accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=device == "cpu")

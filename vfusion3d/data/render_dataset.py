@@ -21,7 +21,7 @@ import trimesh
 
 from vfusion3d import cameras
 from vfusion3d.data.shards import encode_sample
-from vfusion3d.data.write_shards import write_shards
+from vfusion3d.data.write_shards import Members, write_shards
 
 ELEVATION = (0.0, math.pi / 4)  # section 3.2: one for each object, uniform
 
@@ -150,8 +150,11 @@ class _Job:
     camera_offset: float
     backend: str
 
-    def render(self, index: int) -> dict[str, bytes] | str:
-        """The members of one object's sample, or the reason why it has none."""
+    def render(self, indices: range) -> list[Members]:
+        """The samples of some objects."""
+        return [self._one(index) for index in indices]
+
+    def _one(self, index: int) -> Members:
         from vfusion3d.data.mesh_files import MeshFileError
         from vfusion3d.data.render import render_views
 

@@ -27,7 +27,7 @@ from vfusion3d.data.motion import motion_of
 from vfusion3d.data.objects import build_mesh, sample_object
 from vfusion3d.data.shards import encode_video
 from vfusion3d.data.surfaces import DEFAULT_LIGHT, Light
-from vfusion3d.data.write_shards import write_shards
+from vfusion3d.data.write_shards import Members, write_shards
 
 MOTIONS = {"still": 0.1, "dolly": 0.2, "pan": 0.2, "arc": 0.5}  # how often each occurs
 LONGEST_ARC = math.radians(240)
@@ -77,7 +77,11 @@ class _Job:
     size: int
     seed: int
 
-    def render(self, index: int) -> dict[str, bytes]:
+    def render(self, indices: range) -> list[Members]:
+        """Some videos."""
+        return [self._one(index) for index in indices]
+
+    def _one(self, index: int) -> Members:
         rng = np.random.default_rng([self.seed, index])
         scene = sample_scene(rng)
         motion, cam2world = camera_path(rng, self.frames, raised=scene.background == "horizon")

@@ -1,7 +1,7 @@
-"""Fill a folder of shards with samples that are made one by one, on as many processes and machines as there are.
+"""Fill a folder of shards with samples that are made batch by batch, on as many processes and machines as there are.
 
-Notable: sample `index` depends on its index alone, and one process writes the shards in order. So the bytes are the
-same for any number of workers, and after any number of kills: what is finished is kept, what is missing is made.
+Notable: a batch depends on its indices alone, and one process writes the shards in order. So the bytes are the same
+for any number of workers, and after any number of kills: what is finished is kept, what is missing is made.
 """
 
 import itertools
@@ -22,7 +22,8 @@ from tqdm.auto import tqdm
 from vfusion3d.data.shards import ShardWriter, shard_path, write_index, written_keys
 from vfusion3d.settings import claim_folder
 
-Make = Callable[[int], dict[str, bytes] | str]
+Members = dict[str, bytes] | str  # of a sample, or the reason why it has none
+Make = Callable[[range], list[Members]]
 
 
 def write_shards(
@@ -33,6 +34,7 @@ def write_shards(
     settings: dict[str, Any],
     workers: int = 1,
     shard_size: int = 100,
+    batch: int = 1,
     part: tuple[int, int] = (0, 1),
     overwrite: bool = False,
     progress: bool = True,
@@ -40,17 +42,17 @@ def write_shards(
 ) -> Path:
     """Write samples 0 to `count` - 1 as shards of `shard_size` samples and an index.
 
-    make(index): the members of a sample (as `ShardWriter.write` takes them), or the reason why it has none, which is
-    listed under "skipped" in the index. settings: what the samples were made with, kept beside them. workers:
-    processes; they need `make` to be picklable. part (k, n) writes every n-th shard only, beginning with the k-th: n
-    machines share a folder. unit: what the progress bar counts.
+    make(indices): for each of up to `batch` neighbours, its members (as `ShardWriter.write` takes them), or the reason
+    why it has none, which is listed under "skipped" in the index. No batch crosses the border of a shard. settings:
+    what the samples were made with, kept beside them. workers: processes; they need `make` to be picklable. part (k, n)
+    writes every n-th shard only, beginning with the k-th: n machines share a folder. unit: what the bar counts.
 
     Interrupted at any moment, the same call goes on where it stopped. Returns the path of `index.json`, which is
     written last. Raises ValueError where the folder already holds data of other settings (overwrite: they are
     deleted), and for values out of range.
     """
     folder, (which, parts) = Path(folder), part
-    for name, value in {"count": count, "shard_size": shard_size, "workers": workers}.items():
+    for name, value in {"count": count, "shard_size": shard_size, "batch": batch, "workers": workers}.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
     if not 0 <= which < parts:
@@ -65,7 +67,7 @@ def write_shards(
     total = sum(map(len, ranges.values()))
     with tqdm(total=total, unit=unit, desc=f"writing {folder.name}", disable=not progress) as bar:
         bar.update(total - sum(map(len, missing.values())))
-        _write(folder, missing, make, workers, bar)
+        _write(folder, missing, make, batch, workers, bar)
     if all(shard_path(folder, shard).exists() for shard in range(math.ceil(count / shard_size))):
         skipped = {}
         for path in sorted(folder.glob("shard-*.skipped.json")):
@@ -74,19 +76,23 @@ def write_shards(
     return folder / "index.json"  # the last part to finish writes it
 
 
-def _write(folder: Path, missing: dict[int, range], make: Make, workers: int, bar: tqdm) -> None:
-    todo: dict[int, list[int]] = {}
+def _write(folder: Path, missing: dict[int, range], make: Make, batch: int, workers: int, bar: tqdm) -> None:
+    done: dict[int, set[str]] = {}
+    todo: dict[int, list[range]] = {}
     for shard, indices in missing.items():
-        done = {*written_keys(shard_path(folder, shard)), *_read_json(_skipped_path(folder, shard))}
-        todo[shard] = [index for index in indices if _key(index) not in done]
-        bar.update(len(indices) - len(todo[shard]))
-    bar.initial = bar.n  # so that the rate counts only what is rendered now
+        done[shard] = {*written_keys(shard_path(folder, shard)), *_read_json(_skipped_path(folder, shard))}
+        batches = [indices[start : start + batch] for start in range(0, len(indices), batch)]
+        todo[shard] = [part for part in batches if not all(_key(index) in done[shard] for index in part)]
+        bar.update(len(done[shard]))
+    bar.initial = bar.n  # so that the rate counts only what is made now
     results = _in_order(make, list(itertools.chain.from_iterable(todo.values())), workers)
     try:
-        for shard, indices in todo.items():
+        for shard, batches in todo.items():
             with ShardWriter(shard_path(folder, shard)) as writer:
-                for index in indices:
-                    members = next(results)
+                # the indices come first: at the end of a shard, zip must not take a result of the next one
+                for index, members in zip(itertools.chain.from_iterable(batches), results, strict=False):
+                    if _key(index) in done[shard]:
+                        continue
                     if isinstance(members, str):
                         path = _skipped_path(folder, shard)
                         _write_json(path, {**_read_json(path), _key(index): members})
@@ -97,21 +103,22 @@ def _write(folder: Path, missing: dict[int, range], make: Make, workers: int, ba
         results.close()
 
 
-def _in_order(make: Make, indices: list[int], workers: int) -> Iterator[dict[str, bytes] | str]:
-    """The results in the order of the indices, made here (one worker) or in `workers` processes."""
+def _in_order(make: Make, batches: list[range], workers: int) -> Iterator[Members]:
+    """The samples in the order of their indices, made here (one worker) or in `workers` processes."""
     if workers == 1:
-        yield from map(make, indices)
+        for part in batches:
+            yield from make(part)
         return
     context = multiprocessing.get_context("spawn")  # a fork would share the parent's OpenGL
-    pool = ProcessPoolExecutor(min(workers, max(len(indices), 1)), context, _start_worker)
+    pool = ProcessPoolExecutor(min(workers, max(len(batches), 1)), context, _start_worker)
     try:
         waiting: deque[Future] = deque()
-        for index in indices:
-            waiting.append(pool.submit(make, index))
+        for part in batches:
+            waiting.append(pool.submit(make, part))
             if len(waiting) > 4 * workers:
-                yield waiting.popleft().result()
+                yield from waiting.popleft().result()
         while waiting:
-            yield waiting.popleft().result()
+            yield from waiting.popleft().result()
     except BrokenProcessPool as error:
         raise RuntimeError(
             "a worker process died (out of memory?): run again to go on, perhaps with fewer workers"

@@ -6,7 +6,6 @@ the others come from the rest of the orbit. Everything is drawn from the step's 
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,7 +15,7 @@ from vfusion3d.cameras import add_camera_noise, camera_vector, turn_to_input
 from vfusion3d.curation.labels import SyntheticShards
 from vfusion3d.data.images import on_white, premultiplied, resize
 from vfusion3d.data.shards import MultiviewShards
-from vfusion3d.loop import step_generator
+from vfusion3d.loop import samples_of_step, step_generator
 from vfusion3d.profiles import Recipe
 from vfusion3d.training.schedule import render_resolution
 
@@ -60,10 +59,6 @@ class Supervision:
     ):
         self.shards, self.recipe, self.image_size = shards, recipe, image_size
         self.total_steps, self.seed, self.processes = total_steps, seed, processes
-        if recipe.batch_size % processes:
-            raise ValueError(
-                f"{processes} processes cannot share batches of {recipe.batch_size}: one must divide the other"
-            )
         first = shards[0].rgba  # every object of a data set has as many views
         self.view_count = len(first)
         if self.view_count < recipe.views:
@@ -76,8 +71,9 @@ class Supervision:
         """The share of process `rank` in the batch of a step (section 3.3)."""
         generator = step_generator(self.seed + 1, step, rank)
         recipe = self.recipe
-        objects = self._objects_of(step, rank)
-        picked = [self._views(int(index), generator) for index in objects]
+        how = {"batch_size": self.recipe.batch_size, "processes": self.processes, "seed": self.seed}
+        objects = samples_of_step(step, rank, count=len(self.shards), **how)
+        picked = [self._views(index, generator) for index in objects]
         keys, rgba, cam2world, intrinsics = zip(*picked, strict=True)
         rgba, cam2world, intrinsics = torch.stack(rgba), torch.stack(cam2world), torch.stack(intrinsics)
         cam2world = turn_to_input(cam2world, cam2world[:, 0])
@@ -109,14 +105,6 @@ class Supervision:
             mask=mask,
             patch=patch,
         )
-
-    def _objects_of(self, step: int, rank: int) -> np.ndarray:
-        """Whole epochs in random order: every object once before any object twice."""
-        share, count = self.recipe.batch_size // self.processes, len(self.shards)
-        first = step * self.recipe.batch_size + rank * share
-        at = np.arange(first, first + share)
-        orders = {e: np.random.default_rng((self.seed, e)).permutation(count) for e in set(at // count)}
-        return np.array([orders[i // count][i % count] for i in at])
 
     def _views(self, index: int, generator: torch.Generator) -> tuple[str, Tensor, Tensor, Tensor]:
         """The input view and others of one object: key, uint8 (V, 4, H, W), cameras, intrinsics."""

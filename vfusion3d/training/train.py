@@ -1,7 +1,6 @@
 """Train VFusion3D on multi-view shards by the recipe of section 3.3: a whole run, from profile to model folder."""
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -14,7 +13,7 @@ from vfusion3d.curation.labels import SyntheticShards
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.foundations.loading import source_of
 from vfusion3d.foundations.perceptual import perceptual_distance
-from vfusion3d.loop import LoopSettings, train
+from vfusion3d.loop import LoopSettings, fingerprint, train
 from vfusion3d.model.initialise import start_local
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.profiles import Profile
@@ -118,7 +117,6 @@ def train_vfusion3d(
         compile=recipe.compile,
         checkpoint_every=checkpoint_every,
     )
-    device = None if profile.device == "auto" else profile.device
     callback = (lambda step: show(model, step)) if show else None
     done = train(
         model,
@@ -129,19 +127,11 @@ def train_vfusion3d(
         show=callback,
         show_every=show_every,
         stop_after=stop_after,
-        device=device,
+        device=profile.device,
     )
     if done and state.is_main_process:
         save_whole(model, folder / "model")
     return model
-
-
-def fingerprint(model: VFusion3D) -> str:
-    """A short name of a model's weights: different weights have different ones."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def save_whole(model: VFusion3D, folder: Path) -> None:

@@ -10,7 +10,6 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from jaxtyping import Float
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.foundations.image_to_video import StableVideoDiffusion, VideoModel, load_video_model
-from vfusion3d.loop import LoopSettings, train
+from vfusion3d.loop import LoopSettings, fingerprint, samples_of_step, train
 from vfusion3d.profiles import Profile
 from vfusion3d.settings import claim_folder
 
@@ -49,10 +48,11 @@ def finetune_video_model(
     count = len(shards) if objects is None else objects
     if not 1 <= count <= len(shards):
         raise ValueError(f"objects is {objects}, but {data} holds {len(shards)}")
+    model = model or load_video_model(profile)
     if state.is_main_process:
         settings = {
             "video": asdict(recipe),
-            "image_to_video": profile.foundations.image_to_video,
+            "start": fingerprint(model.network),
             "data": shards.fingerprint,
             "objects": count,
             "seed": seed,
@@ -61,14 +61,12 @@ def finetune_video_model(
     state.wait_for_everyone()
     if (folder / "model").is_dir():
         return load_video_model(profile, folder / "model")
-    model = model or load_video_model(profile)
     learn_temporal_only(model)
 
     def batch_of(step: int, rank: int) -> Float[Tensor, "batch frames 3 size size"]:
         """Orbits of random objects, all of them once before any twice."""
-        share = recipe.batch_size // state.num_processes
-        first = step * recipe.batch_size + rank * share
-        indices = [_shuffled(first + i, count, seed) for i in range(share)]
+        how = {"batch_size": recipe.batch_size, "processes": state.num_processes, "seed": seed}
+        indices = samples_of_step(step, rank, count=count, **how)
         return torch.stack([orbit_video(shards, index, recipe.frames, recipe.size) for index in indices])
 
     def losses_of(network: nn.Module, videos: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -86,7 +84,6 @@ def finetune_video_model(
         checkpoint_every=50,
     )
     callback = (lambda step: show(model, step)) if show else None
-    device = None if profile.device == "auto" else profile.device
     done = train(
         model.network,
         batch_of,
@@ -96,7 +93,7 @@ def finetune_video_model(
         show=callback,
         show_every=show_every,
         stop_after=stop_after,
-        device=device,
+        device=profile.device,
     )
     if done and state.is_main_process:
         partial = folder / "model.partial"
@@ -127,8 +124,3 @@ def orbit_video(shards: MultiviewShards, index: int, frames: int, size: int) -> 
         )
     views = shards.read(index, range(0, stored, stored // frames))
     return resize(on_white(views.rgba), size)
-
-
-def _shuffled(place: int, count: int, seed: int) -> int:
-    order = np.random.default_rng((seed, place // count)).permutation(count)
-    return int(order[place % count])

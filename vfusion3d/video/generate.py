@@ -5,21 +5,21 @@ sample, on no worker. So any worker can make any shard, a killed one goes on at 
 result is the same however many there are.
 """
 
-import math
+import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from vfusion3d.data.shards import ShardWriter, encode_video, shard_path, write_index
+from vfusion3d.data.shards import encode_video
+from vfusion3d.data.write_shards import Members, write_shards
 from vfusion3d.foundations.image_to_video import VideoModel
 from vfusion3d.foundations.text_to_image import TextToImage
 from vfusion3d.profiles import Video
-from vfusion3d.settings import claim_folder
 
 
 def generate_videos(
@@ -43,40 +43,34 @@ def generate_videos(
     same call goes on where it stopped. Raises ValueError for an empty list of prompts and where the folder holds videos
     of other settings (overwrite: they are deleted).
     """
-    folder, (which, parts) = Path(folder), part
     if not prompts:
         raise ValueError("there are no prompts to make videos of")
-    if not 0 <= which < parts:
-        raise ValueError(f"part must be (k, n) with 0 <= k < n, not {part}")
     settings = {
-        "prompts": len(prompts),
-        "first": list(prompts[:3]),
+        "prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16],
         "model": made_by,
-        "size": recipe.size,
-        "frames": recipe.frames,
-        "inference_steps": recipe.inference_steps,
-        "guidance": list(recipe.guidance),
-        "motion_bucket": recipe.motion_bucket,
+        "video": asdict(recipe),
         "seed": seed,
         "shard_size": shard_size,
     }
-    claim_folder(folder, settings, overwrite=overwrite)
-    shards = math.ceil(len(prompts) / shard_size)
-    mine = [range(k * shard_size, min((k + 1) * shard_size, len(prompts))) for k in range(which, shards, parts)]
-    with tqdm(total=sum(map(len, mine)), unit="video", desc=f"generating {folder.name}", disable=not progress) as bar:
-        for indices in mine:
-            path = shard_path(folder, indices.start // shard_size)
-            if path.exists():
-                bar.update(len(indices))
-                continue
-            with ShardWriter(path) as writer:
-                for start in range(indices.start, indices.stop, recipe.generate_batch):
-                    batch = range(start, min(start + recipe.generate_batch, indices.stop))
-                    _write_batch(writer, batch, prompts, draw, model, recipe, seed)
-                    bar.update(len(batch))
-    if all(shard_path(folder, shard).exists() for shard in range(shards)):
-        return write_index(folder, settings=settings)
-    return folder / "index.json"  # the last worker to finish writes it
+
+    def make(indices: range) -> list[Members]:
+        _, videos = generate_batch(indices, prompts, draw, model, recipe, seed)
+        frames = (videos * 255).round().byte().permute(0, 1, 3, 4, 2).numpy()
+        known = [{"prompt": prompts[index], "index": index} for index in indices]
+        return [encode_video(f, k["prompt"], k) for f, k in zip(frames, known, strict=True)]
+
+    return write_shards(
+        folder,
+        make,
+        len(prompts),
+        settings=settings,
+        shard_size=shard_size,
+        batch=recipe.generate_batch,
+        part=part,
+        overwrite=overwrite,
+        progress=progress,
+        unit="video",
+    )
 
 
 def generate_batch(
@@ -101,14 +95,3 @@ def generate_batch(
 def sample_generator(seed: int, index: int) -> torch.Generator:
     """The random numbers of one sample."""
     return torch.Generator().manual_seed(int(np.random.default_rng([seed, index]).integers(2**63)))
-
-
-def _write_batch(writer: ShardWriter, indices: range, prompts, draw, model, recipe: Video, seed: int) -> None:
-    keys = [f"{index:08d}" for index in indices]
-    if all(key in writer.keys for key in keys):
-        return
-    _, videos = generate_batch(indices, prompts, draw, model, recipe, seed)
-    for key, index, video in zip(keys, indices, videos, strict=True):
-        if key not in writer.keys:
-            frames = (video * 255).round().byte().permute(0, 2, 3, 1).numpy()
-            writer.write(key, encode_video(frames, prompts[index], {"prompt": prompts[index], "index": index}))

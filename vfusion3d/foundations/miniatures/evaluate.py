@@ -84,7 +84,7 @@ def neighbour_accuracy(
     return classifier.score(features(probe.views).numpy(), probe.categories)
 
 
-def nearer_rates(distance: Callable[[Tensor, Tensor], Tensor], probe: Probe) -> float:
+def nearer_rate(distance: Callable[[Tensor, Tensor], Tensor], probe: Probe) -> float:
     """How often the same object from 5 degrees aside is nearer than another object of its category."""
     step = len(NAMES)  # the probe goes through the categories in turn
     other = probe.views.roll(-step, dims=0)
