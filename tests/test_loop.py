@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from vfusion3d.loop import LoopSettings, TrainingError, read_log, step_generator, train
+from vfusion3d.loop import LoopSettings, TrainingError, read_log, samples_of_step, step_generator, train
 from vfusion3d.muon import MuonAdamW
 
 RUN = """
@@ -190,3 +190,14 @@ def test_muon_takes_the_matrices_of_repeated_blocks_and_resumes(tmp_path):
     assert "optimizer/first.weight/exp_avg" in saved
     train(halves, batches, losses, settings, tmp_path / "halves", device="cpu")
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), halves.parameters(), strict=True))
+
+
+def test_processes_share_an_epoch_and_every_sample_comes_once_before_any_twice():
+    how = {"batch_size": 4, "processes": 2, "count": 6, "seed": 3}
+    stream = [index for step in range(6) for rank in range(2) for index in samples_of_step(step, rank, **how)]
+    epochs = [stream[start : start + 6] for start in range(0, 24, 6)]
+    assert all(sorted(epoch) == list(range(6)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+    assert stream[:4] == samples_of_step(0, 0, **{**how, "processes": 1})
+    with pytest.raises(ValueError, match="3 processes cannot share batches of 4"):
+        samples_of_step(0, 0, **{**how, "processes": 3})

@@ -165,3 +165,5 @@ def test_no_prompts_and_other_settings_are_refused(whole, model, tmp_path):
         generate(tmp_path / "none", model, prompts=[])
     with pytest.raises(ValueError, match="model: test there, better now"):
         generate(whole, model, made_by="better")
+    with pytest.raises(ValueError, match="prompts: "):
+        generate(whole, model, prompts=[*PROMPTS[:-1], "a hat"])
