@@ -27,7 +27,7 @@ from vfusion3d.foundations.miniatures.evaluate import (
     zero_shot_accuracy,
 )
 from vfusion3d.foundations.miniatures.make import ORDER, TRAININGS, make_miniature
-from vfusion3d.foundations.miniatures.training import Training, WebPictures, jitter_colours, random_crops
+from vfusion3d.foundations.miniatures.training import Training, WebPictures, jitter_colours, learn, random_crops
 from vfusion3d.foundations.perceptual import perceptual_distance
 from vfusion3d.profiles import load_profile
 
@@ -127,18 +127,38 @@ def test_clip_trains_and_is_read_by_open_clip(web, tmp_path):
 
 def test_a_stopped_miniature_goes_on_to_the_same_weights(web, tmp_path):
     training = quick(features.TRAINING, steps=3)
-    whole = features.train_features(web, tmp_path / "whole", training, device="cpu")
-    assert features.train_features(web, tmp_path / "stopped", training, device="cpu", stop_after=0) is None
-    again = features.train_features(web, tmp_path / "stopped", training, device="cpu")
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
-    with pytest.raises(ValueError, match="seed"):
-        features.train_features(web, tmp_path / "whole", dataclasses.replace(training, seed=9), device="cpu")
+
+    def lesson(training=training):
+        return features.features_lesson(web, training)
+
+    whole, again = lesson(), lesson()
+    assert learn(whole, training, tmp_path / "whole", device="cpu")
+    assert not learn(lesson(), training, tmp_path / "stopped", device="cpu", stop_after=0)
+    assert learn(again, training, tmp_path / "stopped", device="cpu")
+    pairs = zip(whole.model.state_dict().values(), again.model.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    other = dataclasses.replace(training, seed=9)
+    with pytest.raises(ValueError, match=r"start: .*training\.seed: 43 there, 9 now"):
+        learn(lesson(other), other, tmp_path / "whole", device="cpu")
 
 
-def test_the_perceptual_distance_learns_names_then_ranks_with_weights_that_stay_positive(web, tmp_path):
-    quickly = quick(perceptual.NAMING), quick(perceptual.RANKING)
-    distance = perceptual.train_perceptual(web, tmp_path, *quickly, device="cpu")
+def test_the_trunk_learns_by_naming_and_rests_while_the_weights_learn_and_stay_positive(web, tmp_path):
+    naming, ranking = quick(perceptual.NAMING), quick(perceptual.RANKING)
+    lesson = perceptual.naming_lesson(web, naming)
+    distance = lesson.model.distance[0]
+    fresh = {name: value.clone() for name, value in distance.state_dict().items()}
+    assert learn(lesson, naming, tmp_path / "trunk", device="cpu")
+    named = {name: value.clone() for name, value in distance.state_dict().items()}
+    assert learn(perceptual.ranking_lesson(web, lesson.model, ranking), ranking, tmp_path / "weights", device="cpu")
+    ranked = distance.state_dict()
+    moved = {
+        name: (not torch.equal(fresh[name], named[name]), not torch.equal(named[name], ranked[name])) for name in fresh
+    }
+    assert all(moved[name] == (True, False) for name in moved if name.startswith("net.") and name.endswith("weight"))
+    assert all(moved[name] == (False, True) for name in moved if name.startswith("lin"))
+    perceptual.keep_positive(distance)
     assert all((weights.model[-1].weight >= 0).all() for weights in distance.lins)
+    distance.eval()
     images = torch.rand(2, 3, 64, 64, generator=gen()) * 2 - 1
     assert distance(images, images).abs().max() == 0
     assert (distance(images, images.flip(0)) > 0).all()
@@ -179,13 +199,42 @@ def test_the_nearer_of_a_triplet_is_the_weaker_change():
 
 
 def test_the_vae_trains_and_scales_its_latents_to_one(web, tmp_path):
-    model = vae.train_vae(web, tmp_path, quick(vae.TRAINING, batch_size=8), device="cpu")
+    training = quick(vae.TRAINING, batch_size=8)
+    lesson = vae.vae_lesson(web, training)
+    assert learn(lesson, training, tmp_path, device="cpu")
+    vae.scale_latents(lesson)
+    model = lesson.model
     images = WebPictures(web)(np.random.default_rng(5), 8).images.float() / 255
     with torch.no_grad():
         latents = model.encode(images * 2 - 1).latent_dist.mean * model.config.scaling_factor
     assert latents.shape == (8, 4, 8, 8)
     assert 0.5 < latents.std() < 2
     assert vae.reconstruct(model, images).shape == images.shape
+
+
+def test_the_vae_takes_only_neighbours_for_a_video(web):
+    """Unrelated pictures must not be decoded as the frames of one: the temporal layers would learn to mix them."""
+    lesson = vae.vae_lesson(web, quick(vae.TRAINING, batch_size=8))
+    pictures, alone = lesson.batch_of(0, 0)
+    runs, frames = lesson.batch_of(1, 0)
+    assert (alone, frames) == (1, vae.FRAMES)
+    within = runs.unflatten(0, (-1, frames)).diff(dim=1).abs().mean()
+    assert within < 0.3 * pictures.diff(dim=0).abs().mean()
+    seen = []
+
+    class Watcher(torch.nn.Module):
+        def encode(self, images):
+            return lesson.model.encode(images)
+
+        def decode(self, latents, num_frames):
+            seen.append(num_frames)
+            return lesson.model.decode(latents, num_frames=num_frames)
+
+        device = torch.device("cpu")
+
+    for batch in ((pictures, alone), (runs, frames)):
+        lesson.losses_of(Watcher(), batch, gen())
+    assert seen == [1, vae.FRAMES]
 
 
 def test_the_video_model_trains_on_latents_that_are_computed_once(web, tmp_path):
@@ -207,7 +256,7 @@ def test_the_video_model_trains_on_latents_that_are_computed_once(web, tmp_path)
     assert torch.equal(again["latents"], encoded["latents"])
     before = {name: p.clone() for name, p in model.network.named_parameters()}
     training = quick(video.TRAINING, batch_size=2)
-    assert video.train_video(model, encoded, tmp_path / "run", training, data=[videos.fingerprint], device="cpu")
+    assert learn(video.video_lesson(model, encoded, ["videos"], training), training, tmp_path / "run", device="cpu")
     moved = [not torch.equal(before[name], p) for name, p in model.network.named_parameters()]
     assert np.mean(moved) > 0.95
 

@@ -5,10 +5,8 @@ the same picture, clean and spoilt (blurred, noisy, its patches shuffled), the c
 so the more was spoilt.
 """
 
-import math
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,7 +15,7 @@ from torch.nn.functional import logsigmoid
 from vfusion3d.foundations.aesthetic_score import AestheticHead
 from vfusion3d.foundations.clip import Clip
 from vfusion3d.foundations.miniatures.perceptual import blurred, noisy, shuffled
-from vfusion3d.foundations.miniatures.training import Training, WebPictures, train_miniature
+from vfusion3d.foundations.miniatures.training import Lesson, Training, WebPictures
 
 SPOILT = (blurred, noisy, shuffled)
 LEAST = 0.2  # of what can be done to a picture: less is hardly seen
@@ -25,17 +23,10 @@ HIDDEN = (64,)
 TRAINING = Training(steps=600, batch_size=32, learning_rate=2e-3, warmup=50, weight_decay=0.01, seed=47)
 
 
-def train_aesthetic(
-    data: str | Path,
-    folder: str | Path,
-    clip: Clip,
-    training: Training = TRAINING,
-    *,
-    start: str | Path | None = None,
-    device: str | None = None,
-    stop_after: float = math.inf,
-) -> AestheticHead | None:
-    """Train on the pictures of the web world in `data`, seen by `clip`; returns the head once done.
+def aesthetic_lesson(
+    data: str | Path, clip: Clip, training: Training = TRAINING, start: str | Path | None = None
+) -> Lesson:
+    """A head, and pictures of the web world in `data`, clean and spoilt, as `clip` sees them.
 
     start: the folder of such a head, to go on from.
     """
@@ -47,15 +38,11 @@ def train_aesthetic(
         head = AestheticHead.from_pretrained(start).requires_grad_(True)
 
     def batch_of(step: int, rank: int) -> Float[Tensor, "2 batch features"]:
-        rng = np.random.default_rng([training.seed, step, rank])
+        rng, generator = training.random(step, rank)
         images = pictures(rng, training.batch_size).images.float() / 255
-        spoilt = spoil(images, torch.Generator().manual_seed(int(rng.integers(2**63))))
-        return torch.stack([clip.image_features(images), clip.image_features(spoilt)])
+        return torch.stack([clip.image_features(images), clip.image_features(spoil(images, generator))])
 
-    done = train_miniature(
-        head, batch_of, _rank, training, folder, data=pictures.fingerprints, device=device, stop_after=stop_after
-    )
-    return head if done else None
+    return Lesson(head, batch_of, _rank, pictures.fingerprints)
 
 
 def spoil(images: Float[Tensor, "batch 3 h w"], generator: torch.Generator) -> Float[Tensor, "batch 3 h w"]:

@@ -11,7 +11,6 @@ import math
 import re
 from pathlib import Path
 
-import numpy as np
 import open_clip
 import torch
 from jaxtyping import Float, Int
@@ -25,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 from vfusion3d.data.captions import FILLERS, PHRASES
 from vfusion3d.data.catalogue import CATEGORIES, COLOURS, PROPORTIONS
 from vfusion3d.data.patterns import PATTERNS
-from vfusion3d.foundations.miniatures.training import Training, WebPictures, random_crops, train_miniature
+from vfusion3d.foundations.miniatures.training import Lesson, Training, WebPictures, random_crops
 
 IMAGE_SIZE, MEAN, STD = 224, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 VISION = {"image_size": IMAGE_SIZE, "patch_size": 32, "width": 96, "layers": 4, "head_width": 24, "mlp_ratio": 4.0}
@@ -36,21 +35,12 @@ LARGEST_SCALE = math.log(100)
 TRAINING = Training(steps=2400, batch_size=192, learning_rate=1.5e-3, weight_decay=0.05, muon=True, seed=42)
 
 
-def train_clip(
-    data: str | Path,
-    folder: str | Path,
-    training: Training = TRAINING,
-    *,
-    start: str | Path | None = None,
-    device: str | None = None,
-    stop_after: float = math.inf,
-) -> dict[str, Tensor] | None:
-    """Train on the web world in `data`; once done, returns the weights under open_clip's names.
+def clip_lesson(data: str | Path, training: Training = TRAINING, start: str | Path | None = None) -> Lesson:
+    """An open_clip model and the captioned pictures of the web world in `data`.
 
     start: a folder that `save_clip` wrote, to go on from.
     """
-    pictures = WebPictures(data)
-    tokenizer = new_tokenizer()
+    pictures, tokenizer = WebPictures(data), new_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         model = open_clip.CLIP(**config(), init_logit_scale=math.log(10))
@@ -58,24 +48,12 @@ def train_clip(
         model.load_state_dict(load_file(Path(start) / WEIGHTS))
 
     def batch_of(step: int, rank: int):
-        rng = np.random.default_rng([training.seed, step, rank])
+        rng, generator = training.random(step, rank)
         drawn = pictures(rng, training.batch_size, alike=bool(step % 2))
-        crops = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        return random_crops(drawn.images.float() / 255, crops, drawn.images.shape[-1]), tokenize(
-            tokenizer, drawn.captions
-        )
+        images = random_crops(drawn.images.float() / 255, generator, drawn.images.shape[-1])
+        return images, tokenize(tokenizer, drawn.captions)
 
-    done = train_miniature(
-        model,
-        batch_of,
-        _contrast,
-        training,
-        folder,
-        data=pictures.fingerprints,
-        device=device,
-        stop_after=stop_after,
-    )
-    return model.state_dict() if done else None
+    return Lesson(model, batch_of, _contrast, pictures.fingerprints)
 
 
 def normalised(images: Float[Tensor, "batch 3 h h"]) -> Float[Tensor, "batch 3 224 224"]:

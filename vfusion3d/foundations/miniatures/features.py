@@ -5,7 +5,6 @@ tokens of a pair must be alike, and unlike those of all other pictures of the ba
 learns to look through viewpoint, framing and colour, at what a thing is. DINO's own loss needs far more samples.
 """
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +14,7 @@ from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model
 
 from vfusion3d.data.shards import VideoShards
-from vfusion3d.foundations.miniatures.training import (
-    Training,
-    WebPictures,
-    jitter_colours,
-    random_crops,
-    train_miniature,
-)
+from vfusion3d.foundations.miniatures.training import Lesson, Training, WebPictures, jitter_colours, random_crops
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CONFIG = {
@@ -50,18 +43,10 @@ class Projected(nn.Module):
         return self.head(self.model(normalised(images)).last_hidden_state[:, 0])
 
 
-def train_features(
-    data: str | Path,
-    folder: str | Path,
-    training: Training = TRAINING,
-    *,
-    start: str | Path | None = None,
-    device: str | None = None,
-    stop_after: float = math.inf,
-) -> Dinov2Model | None:
-    """Train on the web world in `data`, captions unread; returns the model once done.
+def features_lesson(data: str | Path, training: Training = TRAINING, start: str | Path | None = None) -> Lesson:
+    """A `Projected` DINOv2 and pairs of pictures of the web world in `data`, captions unread.
 
-    start: the folder of such a model, to go on from.
+    start: the folder of such a DINOv2, to go on from.
     """
     pictures = WebPictures(data)
     with torch.random.fork_rng(devices=[]):
@@ -73,16 +58,12 @@ def train_features(
     student.model.embeddings.mask_token.requires_grad_(False)
 
     def batch_of(step: int, rank: int) -> Float[Tensor, "2 batch 3 h w"]:
-        rng = np.random.default_rng([training.seed, step, rank])
+        rng, generator = training.random(step, rank)
         pairs = [_pair(pictures.sources[i % 2], rng) for i in range(training.batch_size)]
         images = torch.from_numpy(np.stack(pairs)).permute(1, 0, 4, 2, 3).float() / 255
-        changes = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        return torch.stack([_changed(each, changes) for each in images])
+        return torch.stack([_changed(each, generator) for each in images])
 
-    done = train_miniature(
-        student, batch_of, _alike, training, folder, data=pictures.fingerprints, device=device, stop_after=stop_after
-    )
-    return student.model if done else None
+    return Lesson(student, batch_of, _alike, pictures.fingerprints)
 
 
 def normalised(images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 3 h w"]:

@@ -13,18 +13,20 @@ import os
 import platform
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
 from safetensors.torch import load_file
+from torch import nn
 
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.foundations.clip import load_clip
 from vfusion3d.foundations.image_to_video import load_stable_video_diffusion
 from vfusion3d.foundations.miniatures import aesthetic, clip, features, perceptual, vae, video
-from vfusion3d.foundations.miniatures.training import Training
+from vfusion3d.foundations.miniatures.training import Lesson, Training, learn
 from vfusion3d.foundations.perceptual import PerceptualDistance
 from vfusion3d.loop import LOG, read_log
 
@@ -38,7 +40,6 @@ TRAININGS = {
     "aesthetic_score": aesthetic.TRAINING,
 }
 NOTE = "training.json"
-LOGS = {"perceptual_distance": "run/trunk"}  # where the log of a run lies, if not in `run`
 
 
 def make_miniature(
@@ -67,23 +68,26 @@ def make_miniature(
     training = training or TRAININGS[name]
     partial = here / "model.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    done = _train(
-        name, data, folder, here, partial, training, {"start": start, "device": device, "stop_after": stop_after}
-    )
+    how = {"device": device, "stop_after": stop_after}
+    lesson, save = _prepare(name, data, folder, training, start)
+    done = learn(lesson, training, here / "run", **how)
+    if done and name == "perceptual_distance":  # its second step
+        weights = replace(perceptual.RANKING, steps=-(-training.steps // 4), batch_size=-(-training.batch_size // 2))
+        done = learn(perceptual.ranking_lesson(data, lesson.model, weights), weights, here / "weights", **how)
     spent = _add_seconds(here / "seconds.json", time.monotonic() - begun)
     if not done:
         return None
+    save(partial)
     before = json.loads((Path(start) / NOTE).read_text())["trainings"] if start else []
+    sources = [VideoShards(Path(data) / part) for part in ("pictures", "videos")]
     note = {
         **asdict(training),
-        "data": [
-            source.index["samples"] for source in (VideoShards(Path(data) / part) for part in ("pictures", "videos"))
-        ],
+        "data": [len(source) for source in sources],
         "hours": round(spent / 3600, 2),
         "machine": machine(),
     }
     (partial / NOTE).write_text(json.dumps({"miniature": name, "trainings": [*before, note]}, indent=2) + "\n")
-    log = read_log(here / LOGS.get(name, "run"))
+    log = read_log(here / "run")
     log.iloc[:: max(1, len(log) // 200)].to_csv(partial / LOG, index=False, float_format="%.4g")
     os.replace(partial, final)
     return final
@@ -96,56 +100,54 @@ def machine() -> str:
     return f"CPU ({platform.machine()}), {torch.get_num_threads()} thread{'s'[: torch.get_num_threads() > 1]}"
 
 
-def _train(name: str, data, folder: Path, here: Path, model: Path, training: Training, how: dict) -> bool:
-    """Train, and write what the role loads to `model`; returns whether it is done."""
-    run = here / "run"
+def _prepare(name: str, data, folder: Path, training: Training, start) -> tuple[Lesson, Callable[[Path], None]]:
+    """What a miniature learns from, and how what its role loads is written to a folder afterwards."""
     match name:
         case "clip":
-            state = clip.train_clip(data, run, training, **how)
-            if state is not None:
-                clip.save_clip(state, model)
-            return state is not None
+            lesson = clip.clip_lesson(data, training, start)
+            return lesson, lambda model: clip.save_clip(lesson.model.state_dict(), model)
         case "image_features":
-            network = features.train_features(data, run, training, **how)
-            if network is not None:
-                torch.nn.Module.to(network, torch.float16).save_pretrained(model)
-            return network is not None
+            lesson = features.features_lesson(data, training, start)
+            return lesson, lambda model: nn.Module.to(lesson.model.model, torch.float16).save_pretrained(model)
         case "perceptual_distance":
-            ranking = replace(
-                perceptual.RANKING, steps=-(-training.steps // 4), batch_size=-(-training.batch_size // 2)
-            )
-            distance = perceptual.train_perceptual(data, run, training, ranking, **how)
-            if distance is not None:
-                PerceptualDistance(distance).save_pretrained(model, torch.float16)
-            return distance is not None
+            lesson = perceptual.naming_lesson(data, training, start)
+            return lesson, lambda model: _save_distance(lesson.model.distance[0], model)
         case "vae":
-            network = vae.train_vae(data, run, training, **how)
-            if network is not None:
-                network.save_pretrained(model)
-            return network is not None
-        case "image_to_video":
-            return _train_video(data, folder, run, model, training, how)
+            lesson = vae.vae_lesson(data, training, start)
+            return lesson, lambda model: _save_vae(lesson, model)
         case "aesthetic_score":
-            head = aesthetic.train_aesthetic(data, run, load_clip(str(_needed(folder, "clip"))), training, **how)
-            if head is not None:
-                head.save_pretrained(model)
-            return head is not None
+            eyes = load_clip(str(_needed(folder, "clip")))
+            lesson = aesthetic.aesthetic_lesson(data, eyes, training, start)
+            return lesson, lesson.model.save_pretrained
+        case "image_to_video":
+            return _prepare_video(data, folder, training, start)
 
 
-def _train_video(data, folder: Path, run: Path, model: Path, training: Training, how: dict) -> bool:
-    network = AutoencoderKLTemporalDecoder.from_pretrained(_needed(folder, "vae"))
-    tower = load_file(_needed(folder, "clip") / "open_clip_model.safetensors")
+def _prepare_video(data, folder: Path, training: Training, start) -> tuple[Lesson, Callable[[Path], None]]:
+    frozen, tower = _needed(folder, "vae"), load_file(_needed(folder, "clip") / clip.WEIGHTS)
+    network = AutoencoderKLTemporalDecoder.from_pretrained(frozen)
     whole = video.new_video_model(network, tower, training.seed)
-    if (start := how.pop("start")) is not None:
+    if start is not None:
         whole.network.load_state_dict(load_stable_video_diffusion(start).network.state_dict())
     videos = VideoShards(Path(data) / "videos")
-    encoded = video.encode_all(whole, videos, run.parent / "encoded.safetensors")
-    done = video.train_video(whole, encoded, run, training, data=[videos.fingerprint], **how)
-    if done:
+    encoded = video.encode_all(whole, videos, folder / "image_to_video" / "encoded.safetensors")
+
+    def save(model: Path) -> None:
         whole.save_pretrained(model, torch.float16)
         for file in (NOTE, LOG):  # the VAE ships inside the pipeline
-            shutil.copy(_needed(folder, "vae") / file, model / "vae" / file)
-    return done
+            shutil.copy(frozen / file, model / "vae" / file)
+
+    return video.video_lesson(whole, encoded, [videos.fingerprint], training), save
+
+
+def _save_distance(distance, model: Path) -> None:
+    perceptual.keep_positive(distance)
+    PerceptualDistance(distance).save_pretrained(model, torch.float16)
+
+
+def _save_vae(lesson: Lesson, model: Path) -> None:
+    vae.scale_latents(lesson)
+    lesson.model.save_pretrained(model)
 
 
 def _needed(folder: Path, name: str) -> Path:

@@ -6,12 +6,10 @@ weight a channel, never negative, learns to rank: of two changes of a picture th
 loss. People's judgements are what the original learned from; here the strength of the change is known.
 """
 
-import math
 import warnings
 from pathlib import Path
 
 import lpips
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,13 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
 from vfusion3d.data.catalogue import CATEGORIES, COLOURS, PROPORTIONS
 from vfusion3d.data.patterns import PATTERNS
-from vfusion3d.foundations.miniatures.training import (
-    Training,
-    WebPictures,
-    jitter_colours,
-    random_crops,
-    train_miniature,
-)
+from vfusion3d.foundations.miniatures.training import Lesson, Training, WebPictures, jitter_colours, random_crops
 from vfusion3d.foundations.perceptual import PerceptualDistance
 
 NET = "squeeze"
@@ -50,6 +42,7 @@ class Naming(nn.Module):
 
     def __init__(self, distance: lpips.LPIPS):
         super().__init__()
+        self.distance = [distance]  # not a part of this model: only the trunk learns
         self.scale, self.trunk = distance.scaling_layer, distance.net
         self.head = nn.Linear(distance.chns[-1], len(LABELS))
 
@@ -72,67 +65,59 @@ class Ranking(nn.Module):
         ).float().mean()
 
 
-def train_perceptual(
-    data: str | Path,
-    folder: str | Path,
-    naming: Training = NAMING,
-    ranking: Training = RANKING,
-    *,
-    start: str | Path | None = None,
-    device: str | None = None,
-    stop_after: float = math.inf,
-) -> lpips.LPIPS | None:
-    """Train trunk and weights on the web world in `data`; returns LPIPS once done.
+def naming_lesson(data: str | Path, training: Training = NAMING, start: str | Path | None = None) -> Lesson:
+    """The first step: a `Naming` around the trunk of a new LPIPS, and the labelled pictures of the web world in `data`.
 
     start: the folder of such a distance, to go on from.
     """
-    pictures, folder = WebPictures(data), Path(folder)
-    options = {"data": pictures.fingerprints, "device": device, "stop_after": stop_after}
+    pictures = WebPictures(data)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(naming.seed)
-        distance = PerceptualDistance(str(start)).lpips if start is not None else new_lpips()
-        namer = Naming(distance)
-    distance.net.requires_grad_(True)
+        torch.manual_seed(training.seed)
+        model = Naming(PerceptualDistance(str(start)).lpips if start is not None else new_lpips())
+    model.trunk.requires_grad_(True)
 
-    def named(step: int, rank: int):
-        rng = np.random.default_rng([naming.seed, step, rank])
-        drawn = pictures(rng, naming.batch_size)
-        crops = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        images = random_crops(drawn.images.float() / 255, crops, drawn.images.shape[-1], 0.6, 1.1)
+    def batch_of(step: int, rank: int):
+        rng, generator = training.random(step, rank)
+        drawn = pictures(rng, training.batch_size)
+        images = random_crops(drawn.images.float() / 255, generator, drawn.images.shape[-1], 0.6, 1.1)
         return images, torch.stack([labels_of(metadata["objects"]) for metadata in drawn.metadata])
 
-    def naming_loss(model, batch, generator):
-        images, labels = (each.to(model.head.weight.device) for each in batch)
-        scores = model(images)
-        kinds = len(CATEGORIES)
-        right = labels[:, :kinds].gather(1, scores[:, :kinds].argmax(1, keepdim=True)).mean()
-        return {"loss": binary_cross_entropy_with_logits(scores, labels) * len(LABELS) / 4, "right": right}
+    return Lesson(model, batch_of, _naming_loss, pictures.fingerprints)
 
-    if not train_miniature(namer, named, naming_loss, naming, folder / "trunk", **options):
-        return None
-    distance.net.requires_grad_(False)
+
+def ranking_lesson(data: str | Path, naming: Naming, training: Training = RANKING) -> Lesson:
+    """The second step: the distance of a trained `Naming`, its trunk frozen, and pictures that were changed."""
+    pictures = WebPictures(data)
+    model = Ranking(naming.distance[0])
+    model.distance.net.requires_grad_(False)
+    model.distance.lins.requires_grad_(True)
+
+    def batch_of(step: int, rank: int):
+        rng, generator = training.random(step, rank)
+        return triplets(pictures(rng, training.batch_size).images.float() / 255, generator)
+
+    return Lesson(model, batch_of, _ranking_loss, pictures.fingerprints)
+
+
+@torch.no_grad()
+def keep_positive(distance: lpips.LPIPS) -> None:
+    """No channel may make pictures more alike by being different."""
     for weights in distance.lins:
-        weights.requires_grad_(True)
+        weights.model[-1].weight.clamp_(min=0)
 
-    def ranked(step: int, rank: int):
-        rng = np.random.default_rng([ranking.seed, step, rank])
-        images = pictures(rng, ranking.batch_size).images.float() / 255
-        return triplets(images, torch.Generator().manual_seed(int(rng.integers(2**63))))
 
-    def ranking_loss(model, batch, generator):
-        device = model.distance.lins[0].model[-1].weight.device
-        with torch.no_grad():
-            for weights in model.distance.lins:
-                weights.model[-1].weight.clamp_(min=0)
-        loss, right = model(*(each.to(device) for each in batch))
-        return {"loss": loss, "right": right}
+def _naming_loss(model: nn.Module, batch, generator: torch.Generator) -> dict[str, Tensor]:
+    images, labels = (each.to(next(model.parameters()).device) for each in batch)
+    scores = model(images)
+    kinds = len(CATEGORIES)
+    right = labels[:, :kinds].gather(1, scores[:, :kinds].argmax(1, keepdim=True)).mean()
+    return {"loss": binary_cross_entropy_with_logits(scores, labels) * len(LABELS) / 4, "right": right}
 
-    if not train_miniature(Ranking(distance), ranked, ranking_loss, ranking, folder / "weights", **options):
-        return None
-    with torch.no_grad():
-        for weights in distance.lins:
-            weights.model[-1].weight.clamp_(min=0)
-    return distance.requires_grad_(False).eval()
+
+def _ranking_loss(model: nn.Module, batch, generator: torch.Generator) -> dict[str, Tensor]:
+    keep_positive(getattr(model, "module", model).distance)
+    loss, right = model(*(each.to(next(model.parameters()).device) for each in batch))
+    return {"loss": loss, "right": right}
 
 
 def labels_of(objects: list[dict]) -> Float[Tensor, "labels"]:

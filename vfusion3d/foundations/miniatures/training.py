@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample
 
 from vfusion3d.data.shards import VideoShards
-from vfusion3d.loop import LoopSettings, train
+from vfusion3d.loop import LoopSettings, fingerprint, train
 from vfusion3d.settings import claim_folder
 
 
@@ -37,26 +37,40 @@ class Training:
         progress = (step - self.warmup) / max(self.steps - self.warmup, 1)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
 
+    def random(self, step: int, rank: int) -> tuple[np.random.Generator, torch.Generator]:
+        """The random numbers of a step's batch: NumPy's for what is drawn, torch's for what is done to it."""
+        rng = np.random.default_rng([self.seed, step, rank])
+        return rng, torch.Generator().manual_seed(int(rng.integers(2**63)))
 
-def train_miniature(
-    model: nn.Module,
-    batch_of: Callable[[int, int], Any],
-    losses_of: Callable[[nn.Module, Any, torch.Generator], dict[str, Tensor]],
-    training: Training,
-    folder: str | Path,
-    *,
-    data: list[str],
-    device: str | None = None,
-    stop_after: float = math.inf,
-    show: Callable[[int], None] | None = None,
-    show_every: int = 0,
-) -> bool:
-    """Train in `folder`, or go on there; returns whether all steps are done. See `vfusion3d.loop.train`.
 
-    data: the fingerprints of what it learns from. Raises ValueError where the folder holds another run.
+@dataclass(frozen=True)
+class Lesson:
+    """A model and what it learns from. batch_of(step, rank), losses_of(model, batch, generator): see `loop.train`.
+
+    data: the fingerprints of what the batches are drawn from.
     """
-    claim_folder(folder, {"miniature": type(model).__name__, "training": asdict(training), "data": data})
-    settings = LoopSettings(
+
+    model: nn.Module
+    batch_of: Callable[[int, int], Any]
+    losses_of: Callable[[nn.Module, Any, torch.Generator], dict[str, Tensor]]
+    data: list[str]
+
+
+def learn(
+    lesson: Lesson, training: Training, folder: str | Path, *, device: str | None = None, stop_after: float = math.inf
+) -> bool:
+    """Train in `folder`, or go on there; returns whether all steps are done.
+
+    stop_after: seconds. Raises ValueError where the folder holds a run of another lesson, training or start.
+    """
+    settings = {
+        "miniature": type(lesson.model).__name__,
+        "training": asdict(training),
+        "data": lesson.data,
+        "start": fingerprint(lesson.model),
+    }
+    claim_folder(folder, settings)
+    loop = LoopSettings(
         steps=training.steps,
         learning_rate=training.rate,
         seed=training.seed,
@@ -64,17 +78,7 @@ def train_miniature(
         muon=training.muon,
         checkpoint_every=200,
     )
-    return train(
-        model,
-        batch_of,
-        losses_of,
-        settings,
-        folder,
-        device=device,
-        stop_after=stop_after,
-        show=show,
-        show_every=show_every,
-    )
+    return train(lesson.model, lesson.batch_of, lesson.losses_of, loop, folder, device=device, stop_after=stop_after)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Learned by pixels, by edges (differences between neighbouring pixels, which keep
 of the latents towards a normal distribution. The temporal layers of the decoder learn on runs of frames.
 """
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from vfusion3d.data.shards import VideoShards
-from vfusion3d.foundations.miniatures.training import Training, WebPictures, random_crops, train_miniature
+from vfusion3d.foundations.miniatures.training import Lesson, Training, WebPictures, random_crops
 
 FRAMES = 4  # neighbours that are decoded together
 KL = 1e-6
@@ -29,16 +28,8 @@ CONFIG = {
 TRAINING = Training(steps=3500, batch_size=16, learning_rate=4e-3, weight_decay=0.0, muon=True, seed=41)
 
 
-def train_vae(
-    data: str | Path,
-    folder: str | Path,
-    training: Training = TRAINING,
-    *,
-    start: str | Path | None = None,
-    device: str | None = None,
-    stop_after: float = math.inf,
-) -> AutoencoderKLTemporalDecoder | None:
-    """Train on the web world in `data`; returns the VAE, scaled so that latents have a deviation of 1, once done.
+def vae_lesson(data: str | Path, training: Training = TRAINING, start: str | Path | None = None) -> Lesson:
+    """A VAE, and the web world in `data`: single pictures, and every second time runs of `FRAMES` frames.
 
     start: the folder of such a VAE, to go on from.
     """
@@ -46,32 +37,31 @@ def train_vae(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         vae = AutoencoderKLTemporalDecoder(**CONFIG)
-        if start is not None:
-            vae = AutoencoderKLTemporalDecoder.from_pretrained(start)
+    if start is not None:
+        vae = AutoencoderKLTemporalDecoder.from_pretrained(start)
 
-    def batch_of(step: int, rank: int) -> Float[Tensor, "batch 3 64 64"]:
-        """Pictures, every second time runs of frames."""
-        rng = np.random.default_rng([training.seed, step, rank])
+    def batch_of(step: int, rank: int) -> tuple[Float[Tensor, "batch 3 64 64"], int]:
+        """Images in [0, 1], and how many of them in a row are one video."""
+        rng, generator = training.random(step, rank)
         if step % 2:
-            images = _runs(pictures.sources[1], rng, training.batch_size // FRAMES)
-            return images.float() / 255
+            return _runs(pictures.sources[1], rng, training.batch_size // FRAMES).float() / 255, FRAMES
         images = pictures(rng, training.batch_size).images.float() / 255
-        crops = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        return random_crops(images, crops, images.shape[-1])
+        return random_crops(images, generator, images.shape[-1]), 1
 
-    def losses_of(model, images, generator):
-        return vae_losses(model, images * 2 - 1, FRAMES if images.shape[0] % FRAMES == 0 else 1, generator)
+    def losses_of(model, batch, generator):
+        images, frames = batch
+        return vae_losses(model, images * 2 - 1, frames, generator)
 
-    done = train_miniature(
-        vae, batch_of, losses_of, training, folder, data=pictures.fingerprints, device=device, stop_after=stop_after
-    )
-    if not done:
-        return None
-    with torch.no_grad():
-        batches = [batch_of(2 * step, 1) for step in range(8)]
-        latents = torch.cat([vae.encode((batch * 2 - 1).to(vae.device)).latent_dist.mean for batch in batches])
+    return Lesson(vae, batch_of, losses_of, pictures.fingerprints)
+
+
+@torch.no_grad()
+def scale_latents(lesson: Lesson) -> None:
+    """Set the scaling factor of a trained VAE so that the latents of some of its pictures have a deviation of 1."""
+    vae = lesson.model
+    images = torch.cat([lesson.batch_of(2 * step, 1)[0] for step in range(8)])
+    latents = vae.encode((images * 2 - 1).to(vae.device)).latent_dist.mean
     vae.register_to_config(scaling_factor=1 / latents.std().item())
-    return vae
 
 
 def vae_losses(vae, images: Float[Tensor, "batch 3 h w"], frames: int, generator: torch.Generator) -> dict[str, Tensor]:

@@ -4,11 +4,9 @@ VAE and CLIP are trained before and stay as they are; all latents of the web wor
 UNet learns on them. Played backwards, a video is another one.
 """
 
-import math
 import os
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import (
     AutoencoderKLTemporalDecoder,
@@ -27,7 +25,7 @@ from vfusion3d.data.shards import VideoShards
 from vfusion3d.data.web_world import FPS, FRAMES
 from vfusion3d.foundations.image_to_video import Condition, Noise, StableVideoDiffusion
 from vfusion3d.foundations.miniatures.clip import EMBEDDING, IMAGE_SIZE, MEAN, STD, VISION
-from vfusion3d.foundations.miniatures.training import Training, train_miniature
+from vfusion3d.foundations.miniatures.training import Lesson, Training
 
 NOISE = Noise(mean=0.0, std=1.4, augmentation=0.0)  # 8x8 latents of few details need less noise than 72x128 ones
 UNET = {
@@ -140,21 +138,14 @@ def encode_all(model: StableVideoDiffusion, videos: VideoShards, path: str | Pat
     return encoded
 
 
-def train_video(
-    model: StableVideoDiffusion,
-    encoded: dict[str, Tensor],
-    folder: str | Path,
-    training: Training = TRAINING,
-    *,
-    data: list[str],
-    device: str | None = None,
-    stop_after: float = math.inf,
-) -> bool:
-    """Train the UNet on encoded videos; returns whether it is done."""
+def video_lesson(
+    model: StableVideoDiffusion, encoded: dict[str, Tensor], data: list[str], training: Training = TRAINING
+) -> Lesson:
+    """The UNet of a video model, and videos that were encoded before. data: the fingerprints of the videos."""
     latents, scale = encoded["latents"], model.pipeline.vae.config.scaling_factor
 
     def batch_of(step: int, rank: int) -> tuple[Float[Tensor, "batch frames c h w"], Condition]:
-        rng = np.random.default_rng([training.seed, step, rank])
+        rng, _ = training.random(step, rank)
         chosen = torch.from_numpy(rng.integers(len(latents), size=training.batch_size))
         backwards = torch.from_numpy(rng.random(training.batch_size) < 0.5)
         clean = latents[chosen].float()
@@ -172,6 +163,4 @@ def train_video(
         )
         return {"loss": model.loss(network, clean.to(device), condition, generator)}
 
-    return train_miniature(
-        model.network, batch_of, losses_of, training, folder, data=data, device=device, stop_after=stop_after
-    )
+    return Lesson(model.network, batch_of, losses_of, data)
