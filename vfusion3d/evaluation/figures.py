@@ -319,6 +319,7 @@ def plot_cameras(
                     va="center",
                     weight="bold",
                     zorder=5,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
                 )
         reach = np.abs(cameras[..., 3]).max() * 1.05
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach * 0.55, reach * 0.95))
