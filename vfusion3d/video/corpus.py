@@ -9,6 +9,10 @@ import hashlib
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 WEB_CAPTIONS = Path(__file__).parent / "web_captions.txt.gz"
 LABELS = Path(__file__).parent / "labelled_captions.csv"
@@ -50,6 +54,13 @@ def check_corpus(path: str | Path) -> str:
             file.seek(start)
             ends.update(file.read(2**20))
     return f"{Path(path).name}, {size} bytes, {ends.hexdigest()[:16]}"
+
+
+def labelled_captions() -> "pd.DataFrame":
+    """The captions of `LABELS`: columns caption (as it is in the corpus), label ("keep" or "drop"), note."""
+    import pandas as pd
+
+    return pd.read_csv(LABELS, dtype=str, keep_default_na=False)  # "null" and "" are captions too
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -112,7 +112,7 @@ def _colour(rng: np.random.Generator) -> str:
 
 
 def _plural(name: str) -> str:
-    irregular = {"cactus": "cacti", "snowman": "snowmen"}
+    irregular = {"cactus": "cacti", "snowman": "snowmen", "trophy": "trophies"}
     return irregular.get(name) or name + ("es" if name.endswith(("s", "x", "ch", "sh")) else "s")
 
 
@@ -232,7 +232,7 @@ def _unreadable(rng: np.random.Generator, before: str) -> str:
 def _overlong(rng: np.random.Generator, before: str) -> str:
     length = 10_000 if rng.random() < 0.2 else int(rng.integers(250, 1500))
     words = [f"{one(rng)}, {_pick(rng, 'new', 'cheap', 'online', '4k', 'wallpaper')}" for _ in range(12)]
-    return (", ".join(words) + ", ") * (length // 100)
+    return ((", ".join(words) + ", ") * (length // 100))[:length]
 
 
 KINDS: dict[str, tuple[float, Callable[[np.random.Generator, str], str]]] = {  # how often, and how it is made
