@@ -32,12 +32,12 @@ PLACES = _phrases(
     "in a field of flowers|under a cloudy sky|in the forest|in the snow|on the living room floor|by the river"
 )
 VIEWS = _phrases(
-    "Aerial view of the harbour at sunset|a quiet street in the old town|Snowy mountains and a frozen lake|"
+    "Aerial view of the port at dawn|a quiet street in the old town|Snowy mountains and a frozen lake|"
     "living room with large windows|Night sky over the desert|the market square in spring|a forest path in the fog|"
     "Sunrise above the clouds|kitchen interior with wooden shelves|the beach after the storm"
 )
 WHO = _phrases(
-    "a little girl|two boys|my sister and her husband|an old man|a group of tourists|the bride|"
+    "a little girl|two boys|my aunt and her neighbour|an old man|a group of tourists|the bride|"
     "a young woman|my dad|a footballer|our team|the mayor|a family of four"
 )
 DOES = _phrases("standing next to|holding|looking at|sitting beside|pointing at|posing with|painting|carrying")
@@ -152,7 +152,7 @@ def _shop(rng: np.random.Generator, before: str) -> str:
     thing, price = _category(rng), f"{rng.integers(5, 90)}.99"
     return _pick(
         rng,
-        f"BUY NOW!! {rng.integers(1, 9)}0% off all {_plural(thing)}, free shipping",
+        f"SALE!! {rng.integers(1, 9)}0% off all {_plural(thing)} this weekend",
         f"{describe(sample_object(rng)).split(' ', 1)[1].title()} | {_pick(rng, *SHOPS)}",
         f"{_colour(rng).title()} {thing.title()} - ${price} - {_pick(rng, *SHOPS)}",
         f"Vintage {thing} for sale, good condition, pick-up only",
