@@ -3,6 +3,7 @@
 import gzip
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections import Counter
 from dataclasses import replace
@@ -10,12 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from tiny_foundations import profile_with, save_chat
 
 from vfusion3d.cli import main
 from vfusion3d.data.captions import describe, make_object, meaning
 from vfusion3d.data.catalogue import COMMON, UNCOMMON
 from vfusion3d.data.eval_prompts import eval_prompts
-from vfusion3d.foundations.prompt_filter import Decision
+from vfusion3d.foundations.prompt_filter import Decision, prompt_filter, question
 from vfusion3d.profiles import load_profile
 from vfusion3d.video import prompts as prompts_module
 from vfusion3d.video.clean import clean, same_caption_key
@@ -172,6 +174,20 @@ def test_a_caption_that_cannot_be_used_says_why(caption, trouble):
     assert len(clean(caption).caption) <= 200
 
 
+def test_captions_that_are_made_to_be_slow_to_read_are_not():
+    nasty = [piece * 2000 for piece in "<@|.#&\u0301"] + [
+        "<a" * 999,
+        "<!--" * 499,
+        "<script>" * 249,
+        "a@" * 999,
+        "a." * 999,
+    ]
+    start = time.perf_counter()
+    for caption in nasty:
+        clean(caption[:2000])
+    assert time.perf_counter() - start < 5
+
+
 def test_case_space_punctuation_and_articles_make_no_other_caption():
     same = ["a red mug", "A Red  Mug.", "the red mug", "red mug", "RED-MUG!"]
     assert {same_caption_key(caption) for caption in same} == {"red mug"}
@@ -251,6 +267,16 @@ def test_meaning_ignores_order_fillers_plurals_and_synonyms_only():
     assert len(set(map(meaning, ["a red mug", "a blue mug", "a red hat", "a tall red mug", "a red violin"]))) == 5
 
 
+def test_a_chat_model_can_be_the_filter(tmp_path):
+    asked = [question(caption) for caption in CAPTIONS if len(caption) < 200]
+    (tmp_path / "chat").mkdir()
+    save_chat(tmp_path / "chat", asked, always="yes")
+    profile = profile_with(prompt_filter=str(tmp_path / "chat"))
+    how = {"held_out": HELD_OUT, "corpus": corpus_of(tmp_path / "in.txt"), "progress": False}
+    path = collect_prompts(profile, tmp_path / "out", **how)
+    assert read_prompts(path) == ["A Green chair.", "two green chairs", "a blue hat", "a robot", "a violin in Paris"]
+
+
 def test_collecting_stops_at_the_count_and_reads_no_further(tmp_path):
     table = collected(tmp_path / "out", corpus_of(tmp_path / "in.txt"), count=2)
     assert list(table.caption[table.split == "train"]) == KEPT[:2]
@@ -263,11 +289,9 @@ def test_collecting_stops_at_the_count_and_reads_no_further(tmp_path):
 def test_a_run_that_is_killed_goes_on_to_the_same_table_and_asks_about_nothing_twice(tmp_path, monkeypatch):
     corpus = corpus_of(tmp_path / "in.txt", [caption for _, caption in web_captions(400)])
     monkeypatch.setitem(prompts_module.BATCH, "web", 32)
-    asked = []
+    asked, real = [], prompt_filter(load_profile("smoke"))
 
     def filter_that_dies(after):
-        real = prompts_module.real_filter
-
         def keep(captions):
             if len(asked) >= after:
                 raise KeyboardInterrupt
@@ -276,7 +300,6 @@ def test_a_run_that_is_killed_goes_on_to_the_same_table_and_asks_about_nothing_t
 
         return keep
 
-    prompts_module.real_filter = prompts_module.prompt_filter(load_profile("smoke"))
     whole = collected(tmp_path / "whole", corpus)
     for after in (3, 8, 10**6):
         monkeypatch.setattr(prompts_module, "prompt_filter", lambda profile, after=after: filter_that_dies(after))
@@ -385,6 +408,19 @@ def test_a_full_disk_is_one_error_that_names_the_file_and_what_is_safe(tmp_path,
         assert ledger.known("mug")
         assert not ledger.known("hat")
         assert [[prompt.caption for prompt in batch] for batch in ledger.batches(10)] == [["a mug"]]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_disk_that_is_full_when_the_table_is_written_costs_nothing_that_was_done(tmp_path, monkeypatch):
+    corpus = corpus_of(tmp_path / "in.txt")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "prompts.parquet.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"prompts\.parquet\.partial: .*all prompts are kept in work\.partial"):
+        collected(tmp_path / "out", corpus)
+    (tmp_path / "out" / "prompts.parquet.partial").unlink()
+    monkeypatch.setattr(prompts_module, "judge", None)  # nothing is judged again
+    table = collected(tmp_path / "out", corpus)
+    assert list(table.caption[table.split == "train"]) == KEPT
 
 
 # ------------------------------------------------------------------------------------- what is bundled, and the command

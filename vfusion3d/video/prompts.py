@@ -172,9 +172,12 @@ def _write_table(ledger: Ledger, path: Path) -> None:
 
     schema = pa.schema([(name, pa.string()) for name in Prompt.__dataclass_fields__])
     partial = path.with_name(path.name + ".partial")
-    with parquet.ParquetWriter(partial, schema) as writer:
-        for prompts in ledger.batches(ROWS):
-            writer.write_table(pa.Table.from_pylist([vars(prompt) for prompt in prompts], schema))
+    try:
+        with parquet.ParquetWriter(partial, schema) as writer:
+            for prompts in ledger.batches(ROWS):
+                writer.write_table(pa.Table.from_pylist([vars(prompt) for prompt in prompts], schema))
+    except OSError as error:
+        raise OSError(f"{partial}: {error}; all prompts are kept in {WORK}: make room and run again") from error
     os.replace(partial, path)
 
 
