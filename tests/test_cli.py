@@ -13,7 +13,7 @@ from tiny_model import tiny_model
 
 from vfusion3d.cli import BACKGROUNDS, build_parser, main
 
-COMMANDS = ("reconstruct", "render", "train", "evaluate")
+COMMANDS = ("reconstruct", "render", "prompts", "train", "evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +186,8 @@ def test_render_refuses_half_an_order(arguments, complaint, capsys):
     ("arguments", "complaint"),
     [
         (["train"], "`vfusion3d render --profile smoke` makes it"),
+        (["prompts"], "`vfusion3d render --profile smoke` makes it"),
+        (["prompts", "--corpus", "nowhere.txt"], "nowhere.txt does not exist: give a file of captions"),
         (["evaluate"], "`vfusion3d render --profile smoke` makes it"),
         (["render", "--objects", "nowhere", "-o", "shards"], "--objects nowhere: no such folder"),
     ],

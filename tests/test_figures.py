@@ -93,6 +93,17 @@ def test_a_film_strip_reads_from_left_to_right_and_then_down(drawn):
     assert (boxes[4:, 2] == boxes[:2, 2]).all()
 
 
+def test_labels_of_several_lines_stay_clear_of_the_row_below(drawn):
+    frames = flat_images(4)
+    picture = drawn(figures.film_strip(frames, ["one\ntwo\nthree"] * 2 + ["a", "b"], columns=2))
+    boxes = np.array([find(picture, frame[:, 0, 0]) for frame in frames])
+    between = picture[boxes[0, 1] + 3 : boxes[2, 0] - 3, boxes[0, 2] : boxes[0, 3]]
+    dark = (between < 0.6).any(axis=(1, 2))
+    lines = np.flatnonzero(np.diff(dark.astype(int)) == 1)
+    assert len(lines) == 3
+    assert not dark[-3:].any()
+
+
 def test_the_same_figure_gives_the_same_bytes_without_a_date_and_leaves_no_partial_file(tmp_path):
     def once(folder):
         paths = figures.save(figures.film_strip(flat_images(3), title="twice"), tmp_path / folder / "strip")

@@ -103,6 +103,7 @@ def test_the_stand_in_keeps_every_caption_of_the_world_and_can_build_what_it_kee
         ("two red mugs", "several objects"),
         ("red mugs", "several objects"),
         ("snowmen", "several objects"),
+        ("blue trophies", "several objects"),
         ("a mug and a mug", "several objects"),
         ("a teapot, a sofa", "several objects"),
         ("a lamp on a table", "several objects"),

@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         "`vfusion3d COMMAND --help` tells more, with an example.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (add_reconstruct, add_render, add_train, add_evaluate):
+    for add in (add_reconstruct, add_render, add_prompts, add_train, add_evaluate):
         add(commands)
     return parser
 
@@ -263,6 +263,11 @@ def test_data(run_dir: Path) -> Path:
     return run_dir / "data" / "test"
 
 
+def prompt_table(run_dir: Path) -> Path:
+    """Where a run collects its prompts; the table is the file prompts.parquet in it."""
+    return run_dir / "data" / "prompts"
+
+
 def trained_model(run_dir: Path) -> Path:
     """Where a run trains VFusion3D; the finished model is the folder `model` in it."""
     return run_dir / "vfusion3d"
@@ -350,6 +355,75 @@ def _object_source(which: str):
     if not Path(which).is_dir():
         raise ValueError(f"--objects {which}: no such folder, and none of procedural, common, uncommon, primitives")
     return MeshFolder(which)
+
+
+# ---------------------------------------------------------------------------------------------------------- prompts
+
+
+def add_prompts(commands) -> None:
+    page = _page(
+        commands,
+        "prompts",
+        run_prompts,
+        "captions of the web and of 3D objects to prompts (section 3.2)",
+        "Collect as many prompts as the profile wants into RUN_DIR/data/prompts/prompts.parquet: captions of the 3D\n"
+        "objects in RUN_DIR/data/train_3d (made by `vfusion3d render`), then captions of a corpus, cleaned, without\n"
+        "duplicates, and only those that describe a single object. The table has a row for every caption that was\n"
+        "read, with the reason where it was dropped. No prompt to train on means the same as an evaluation prompt or\n"
+        "as the caption of an unseen object in RUN_DIR/data/test: these are the table's split `eval`.\n"
+        "A corpus of any size is read bit by bit, no further than needed.\n"
+        "Interrupt it at any time: the same command goes on where it stopped.",
+        """
+vfusion3d prompts --profile laptop
+vfusion3d prompts --profile gpu --corpus captions.parquet
+vfusion3d prompts --profile paper --corpus laion.txt.gz --eval-prompts mvdream.txt
+""",
+    )
+    _add_run(page)
+    page.add_argument(
+        "--corpus",
+        type=Path,
+        metavar="FILE",
+        help="captions: .txt or .txt.gz, one a line, or .parquet with a column `caption` (default: the bundled ones)",
+    )
+    page.add_argument(
+        "--eval-prompts",
+        type=Path,
+        metavar="FILE",
+        help="such a file of the prompts to evaluate with (default: the bundled ones, as many as the profile says)",
+    )
+    page.add_argument("--overwrite", action="store_true", help="delete prompts that were collected with other settings")
+
+
+def run_prompts(options: argparse.Namespace) -> int:
+    from vfusion3d.data.eval_prompts import eval_prompts
+    from vfusion3d.data.shards import MultiviewShards
+    from vfusion3d.video.corpus import WEB_CAPTIONS, check_corpus, read_captions
+    from vfusion3d.video.prompts import collect_prompts, read_prompts
+
+    profile, run_dir = _run(options)
+    corpus = options.corpus or WEB_CAPTIONS
+    check_corpus(corpus)
+    chosen = eval_prompts(profile.data.eval_prompts)
+    if options.eval_prompts is not None:
+        check_corpus(options.eval_prompts)
+        chosen = [caption for caption in read_captions(options.eval_prompts) if caption.strip()]
+    for data in (training_data(run_dir), test_data(run_dir)):
+        _require(data / "index.json", _again(options, "render"))
+    unseen = MultiviewShards(test_data(run_dir))
+    table = collect_prompts(
+        profile,
+        prompt_table(run_dir),
+        held_out={"evaluation prompts": chosen, "unseen objects": [unseen.caption(i) for i in range(len(unseen))]},
+        objects=training_data(run_dir),
+        corpus=corpus,
+        seed=options.seed,
+        overwrite=options.overwrite,
+    )
+    found, wanted = len(read_prompts(table)), profile.data.prompts
+    print(f"{found:,} of {wanted:,} prompts" + (f": {corpus} has no more" if found < wanted else ""))
+    print(table)
+    return 0
 
 
 # ------------------------------------------------------------------------------------------------ train and evaluate

@@ -85,24 +85,42 @@ def _singulars(word: str) -> list[str]:
     return [word, *(word[: -len(end)] + new for end, new in endings if word.endswith(end))]
 
 
-def _read(caption: str) -> list[str]:
-    """The meaning of each phrase of the caption, longest phrases first, fillers left out."""
-    words = re.findall(r"[a-z0-9]+", caption.lower().replace("-", " ").replace("'s", ""))
-    meanings, i = [], 0
+def _phrases(caption: str) -> list[tuple[str, str | None]]:
+    """The caption in phrases, longest first, fillers left out: each with its meaning, or None where it has none."""
+    words = re.findall(r"[^\W_]+", caption.lower().replace("-", " ").replace("'s", ""))
+    phrases, i = [], 0
     while i < len(words):
         for length in (3, 2, 1):
             *stem, last = words[i : i + length]
             found = [PHRASES[key] for end in _singulars(last) if (key := " ".join([*stem, end])) in PHRASES]
             if found and i + length <= len(words):
-                meanings.append(found[0])
+                phrases.append((" ".join([*stem, last]), found[0]))
                 i += length
                 break
         else:
             if words[i] not in FILLERS:
-                near = difflib.get_close_matches(words[i], PHRASES, 1)
-                hint = f" (did you mean {near[0]!r}?)" if near else ""
-                _fail(caption, f"the word {words[i]!r} means nothing here{hint}")
+                phrases.append((words[i], None))
             i += 1
+    return phrases
+
+
+def meaning(caption: str) -> frozenset[str]:
+    """What a caption says, whatever its order, fillers, plurals and synonyms; unknown words stand for themselves.
+
+    "a mug with white and red stripes" means the same as "a striped red and white mug".
+    """
+    return frozenset(known or word for word, known in _phrases(caption)) - {"plain"}
+
+
+def _read(caption: str) -> list[str]:
+    """The meaning of each phrase of the caption, once each."""
+    meanings = []
+    for word, known in _phrases(caption):
+        if known is None:
+            near = difflib.get_close_matches(word, PHRASES, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            _fail(caption, f"the word {word!r} means nothing here{hint}")
+        meanings.append(known)
     return list(dict.fromkeys(meanings))
 
 

@@ -166,21 +166,25 @@ def film_strip(
     *,
     columns: int = 8,
 ) -> Figure:
-    """Frames of one video or one turn around an object, in reading order, numbered from 1 unless they have labels."""
+    """Frames of one video or one turn around an object, in reading order, numbered from 1 unless they have labels.
+
+    A label may have several lines.
+    """
     count, _, height, width = _checked(frames, "frames 3 h w", "film_strip")
     labels = [str(number + 1) for number in range(count)] if labels is None else labels
     if len(labels) != count:
         raise ValueError(f"{len(labels)} labels for {count} frames")
     columns = min(columns, count)
     cell = min(1.0, (TEXT_WIDTH - 2 * MARGIN) / (columns + GAP * (columns - 1)))
-    top, across, down = MARGIN + TITLE * bool(title), cell * (1 + GAP), cell * height / width + 0.18
+    top, across, tall = MARGIN + TITLE * bool(title), cell * (1 + GAP), cell * height / width
+    down = tall + 0.18 + LINE * max(label.count("\n") for label in labels)
     pixels = _array(frames.clamp(0, 1)).transpose(0, 2, 3, 1)
     with paper_style():
         figure, axes = page(columns * across - GAP * cell + 2 * MARGIN, top + math.ceil(count / columns) * down)
         for number, label in enumerate(labels):
             x, y = MARGIN + number % columns * across, top + number // columns * down
             _picture(axes, pixels[number], x, y, cell)
-            axes.text(x + cell / 2, y + down - 0.165, label, ha="center", va="top", fontsize=8, color="0.3")
+            axes.text(x + cell / 2, y + tall + 0.015, label, ha="center", va="top", fontsize=8, color="0.3")
         _title(axes, title)
     return figure
 

@@ -13,6 +13,8 @@ def _any(words: str) -> re.Pattern:
 
 
 def _plural(name: str) -> str:
+    if name.endswith("y") and name[-2] not in "aeiou":
+        return name[:-1] + "ies"
     return name + ("es" if name.endswith(("s", "x", "ch", "sh")) else "s")
 
 

@@ -28,7 +28,7 @@ class Chat:
     def answers(self, questions: Sequence[str], longest: int, progress: str | None = None) -> list[str]:
         """The answer to each question, of at most `longest` tokens. progress: what a progress bar is to say."""
         answers = []
-        for start in tqdm(range(0, len(questions), BATCH), desc=progress, disable=progress is None):
+        for start in tqdm(range(0, len(questions), BATCH), desc=progress, disable=progress is None, leave=False):
             texts = [self._as_chat(question) for question in questions[start : start + BATCH]]
             has_template = self.tokenizer.chat_template is not None  # which brings its own special tokens
             tokens = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not has_template)

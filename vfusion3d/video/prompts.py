@@ -1,0 +1,186 @@
+"""Prompt collection and filtering (section 3.2): from a corpus of captions and from 3D objects to prompts.
+
+Captions of 3D objects come first, then those of the web until there are as many prompts as the profile wants. Each is
+cleaned; a duplicate is dropped, and so is what means the same as an evaluation prompt; of the web's captions the rest
+is put before the prompt filter, in batches. What is dropped stays in the table, with the reason.
+"""
+
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from vfusion3d.data.captions import meaning
+from vfusion3d.data.images import on_white
+from vfusion3d.data.shards import MultiviewShards
+from vfusion3d.foundations.caption_rules import OVERLONG
+from vfusion3d.foundations.captioner import Captioner, captioner
+from vfusion3d.foundations.prompt_filter import Decision, PromptFilter, prompt_filter
+from vfusion3d.profiles import Profile
+from vfusion3d.settings import claim_folder
+from vfusion3d.video.clean import clean, same_caption_key
+from vfusion3d.video.corpus import WEB_CAPTIONS, check_corpus, read_captions
+from vfusion3d.video.ledger import Ledger, Prompt
+
+PROMPTS, WORK = "prompts.parquet", "work.partial"
+WEB, OBJECTS = "web", "3D"  # the sources of what can be trained on
+BATCH = {WEB: 512, OBJECTS: 16}  # captions between two moments at which a kill loses nothing
+CAPTIONED_VIEWS = 8  # of an object, as in Cap3D
+ROWS = 2**14  # of the table that are in memory at a time
+
+
+def collect_prompts(
+    profile: Profile,
+    folder: str | Path,
+    *,
+    held_out: Mapping[str, Sequence[str]],
+    objects: str | Path | None = None,
+    corpus: str | Path = WEB_CAPTIONS,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Collect `profile.data.prompts` prompts into `folder`/prompts.parquet; returns that path.
+
+    held_out: evaluation prompts by where they come from; they are in the table as the split "eval", and no prompt that
+    can be trained on means the same as one of them (`meaning`). objects: shards of 3D objects (`MultiviewShards`),
+    captioned by the captioner role. corpus: a file for `read_captions`; it is read no further than needed, and there
+    are fewer prompts where it ends too soon. seed: of the captioner. The table has one row for each caption that was
+    read; its columns are the fields of `Prompt`.
+
+    Interrupted at any moment, the same call goes on where it stopped; what is finished is not done again. Raises
+    CorpusError for a corpus that cannot be read, ValueError where the folder holds prompts of other settings
+    (overwrite: they are deleted), ModelUnavailable where a model cannot be had, OSError where nothing can be written.
+    """
+    folder, wanted = Path(folder), profile.data.prompts
+    shards = [] if objects is None else MultiviewShards(objects)
+    settings = {
+        "prompts": wanted,
+        "prompt_filter": profile.foundations.prompt_filter,
+        "captioner": profile.foundations.captioner,
+        "corpus": check_corpus(corpus),
+        "objects": shards.fingerprint if shards else None,
+        "held_out": _checksum(held_out),
+        "seed": seed,
+    }
+    claim_folder(folder, settings, overwrite=overwrite)
+    if (folder / PROMPTS).exists():
+        return folder / PROMPTS
+
+    keep, describe = prompt_filter(profile), captioner(profile)
+    never = frozenset(meaning(clean(caption).caption) for captions in held_out.values() for caption in captions)
+    with Ledger(folder / WORK) as ledger:
+        for source, captions in held_out.items():
+            if not ledger.read(source):
+                ledger.write(source, [Prompt(caption, source, "keep", split="eval") for caption in captions])
+        start = ledger.trainable
+        with tqdm(total=wanted, initial=start, unit="prompt", desc="collecting prompts", disable=not progress) as bar:
+            captions = object_captions(describe, shards, seed, ledger.read(OBJECTS))
+            _collect(ledger, OBJECTS, captions, _all, never, wanted, bar)
+            captions = itertools.islice(read_captions(corpus), ledger.read(WEB), None)
+            _collect(ledger, WEB, captions, keep, never, wanted, bar)
+        _write_table(ledger, folder / PROMPTS)
+    (folder / WORK).unlink()
+    return folder / PROMPTS
+
+
+def read_prompts(path: str | Path, split: str = "train") -> list[str]:
+    """The prompts of one split ("train" or "eval") of a table, in its order. Raises ValueError for another split."""
+    from pyarrow import parquet
+
+    if split not in ("train", "eval"):
+        raise ValueError(f"split must be train or eval, not {split!r}")
+    table = parquet.read_table(path, columns=["caption"], filters=[("split", "=", split)])
+    return table.column("caption").to_pylist()
+
+
+def object_captions(describe: Captioner, shards: Sequence, seed: int, start: int = 0) -> Iterator[str]:
+    """The captions of 3D objects from object `start` on, each of 8 uniform views; a caption depends on its object."""
+    for index in range(start, len(shards)):
+        count = len(shards.picture_names(index))
+        chosen = [count * view // CAPTIONED_VIEWS for view in range(CAPTIONED_VIEWS)] if count else []
+        sample = shards.read(index, views=sorted(set(chosen)))
+        draws = torch.Generator().manual_seed(seed * 10**9 + index)
+        yield describe(on_white(sample.rgba), draws, description=sample.caption)
+
+
+def judge(
+    captions: Sequence[str],
+    source: str,
+    keep: PromptFilter,
+    known: Callable[[str], bool] = lambda key: False,
+    never: frozenset[frozenset[str]] = frozenset(),
+) -> list[Prompt]:
+    """What becomes of each caption: cleaned, checked for duplicates and for evaluation prompts, filtered.
+
+    known: whether a key (`same_caption_key`) has been met before. never: the meanings of the evaluation prompts.
+    """
+    rows: list[Prompt | None] = []
+    asked, met = [], set()
+    for caption in captions:
+        cleaned = clean(caption)
+        key = same_caption_key(cleaned.caption)
+        if cleaned.trouble:
+            rows.append(Prompt(caption[:OVERLONG], source, "drop", f"clean: {cleaned.trouble}"))
+        elif key in met or known(key):
+            rows.append(Prompt(cleaned.caption, source, "drop", "duplicate"))
+        elif meaning(cleaned.caption) in never:
+            rows.append(Prompt(cleaned.caption, source, "drop", "held out: an evaluation prompt"))
+        else:
+            rows.append(None)
+            asked.append(cleaned.caption)
+        if not cleaned.trouble:
+            met.add(key)
+    answers = iter(keep(asked))
+    return [row or _decided(next(answers), source) for row in rows]
+
+
+def _decided(decision: Decision, source: str) -> Prompt:
+    if decision.kept:
+        return Prompt(decision.caption, source, "keep", split="train")
+    return Prompt(decision.caption, source, "drop", f"filter: {decision.reason}")
+
+
+def _all(captions: Sequence[str]) -> list[Decision]:
+    """In the place of the filter for captions of 3D objects, which show one object anyway."""
+    return [Decision(caption, True, "") for caption in captions]
+
+
+def _collect(
+    ledger: Ledger, source: str, captions: Iterable[str], keep: PromptFilter, never: frozenset, wanted: int, bar: tqdm
+) -> None:
+    """Put captions into the ledger, batch by batch, until it has as many prompts as wanted; the rest is not read."""
+    captions = iter(captions)
+    while ledger.trainable < wanted and (batch := list(itertools.islice(captions, BATCH[source]))):
+        before, prompts = ledger.trainable, judge(batch, source, keep, ledger.known, never)
+        kept = itertools.accumulate(prompt.split == "train" for prompt in prompts)
+        last = next((place for place, count in enumerate(kept, 1) if before + count == wanted), len(prompts))
+        prompts = prompts[:last]
+        keys = [same_caption_key(prompt.caption) for prompt in prompts if not prompt.reason.startswith("clean")]
+        ledger.write(source, prompts, keys)
+        bar.set_postfix_str(f"{ledger.read(source):,} {source} captions read")
+        bar.update(ledger.trainable - before)
+
+
+def _write_table(ledger: Ledger, path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    schema = pa.schema([(name, pa.string()) for name in Prompt.__dataclass_fields__])
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with parquet.ParquetWriter(partial, schema) as writer:
+            for prompts in ledger.batches(ROWS):
+                writer.write_table(pa.Table.from_pylist([vars(prompt) for prompt in prompts], schema))
+    except OSError as error:
+        raise OSError(f"{partial}: {error}; all prompts are kept in {WORK}: make room and run again") from error
+    os.replace(partial, path)
+
+
+def _checksum(held_out: Mapping[str, Sequence[str]]) -> str:
+    text = "\n".join(f"{source}: {caption}" for source, captions in held_out.items() for caption in captions)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
