@@ -155,9 +155,9 @@ def test_a_sample_depends_on_its_index_and_on_no_other_sample(model):
     images, videos = generate_batch([2, 7], PROMPTS, colours, model, RECIPE, seed=5)
     alone_images, alone = generate_batch([7], PROMPTS, colours, model, RECIPE, seed=5)
     assert torch.equal(images[1:], alone_images)
-    assert torch.allclose(videos[1:], alone, atol=2e-3)  # another batch size, another order of sums
     other = generate_batch([7], PROMPTS, colours, model, RECIPE, seed=6)[1]
-    assert not torch.allclose(other, alone, atol=0.05)
+    rounding = (videos[1:] - alone).abs().mean()  # another batch size, another order of sums
+    assert rounding < 0.1 * (other - alone).abs().mean()
 
 
 def test_no_prompts_and_other_settings_are_refused(whole, model, tmp_path):
