@@ -106,6 +106,11 @@ class WebPictures:
         return [source.fingerprint for source in self.sources]
 
     @functools.cached_property
+    def size(self) -> int:
+        """Pixels a side of a picture."""
+        return self.sources[0].pictures(0, [0]).shape[1]
+
+    @functools.cached_property
     def by_colour(self) -> dict[str, list[list[int]]]:
         """For each colour, the samples of each source whose first object has it as its first colour."""
         groups: dict[str, list[list[int]]] = {}

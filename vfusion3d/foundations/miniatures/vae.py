@@ -1,7 +1,9 @@
 """The miniature VAE: 64x64 pixels to 8x8x4 latents and back, the class that Stable Video Diffusion uses.
 
-Learned by pixels, by edges (differences between neighbouring pixels, which keeps thin things sharp) and by a weak pull
-of the latents towards a normal distribution. The temporal layers of the decoder learn on runs of frames.
+Learned by pixels, by their means over small squares (or the latents spend all they have on edges and colours turn
+grey), by edges (differences between neighbouring pixels, which keeps thin things sharp) and by a weak pull of the
+latents towards a normal distribution. Mostly on windows of a quarter of a picture, so that a step shows four times as
+many; the temporal layers of the decoder learn on runs of frames.
 """
 
 from pathlib import Path
@@ -11,13 +13,16 @@ import torch
 from diffusers import AutoencoderKLTemporalDecoder
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import mse_loss
+from torch.nn.functional import avg_pool2d, mse_loss
 
 from vfusion3d.data.shards import VideoShards
-from vfusion3d.foundations.miniatures.training import Lesson, Training, WebPictures, random_crops
+from vfusion3d.foundations.miniatures.training import Lesson, Training, WebPictures, jitter_colours, random_crops
 
 FRAMES = 4  # neighbours that are decoded together
-KL = 1e-6
+WINDOW = 32  # pixels a side of what most steps show
+WHOLE = 8  # every so many steps whole pictures are shown
+SQUARE = 4  # pixels a side
+COLOURS, EDGES, KL = 2.0, 0.25, 1e-6  # weights of the losses, beside 1 for pixels
 CONFIG = {
     "block_out_channels": [32, 32, 64, 64],
     "down_block_types": ["DownEncoderBlock2D"] * 4,
@@ -25,7 +30,7 @@ CONFIG = {
     "latent_channels": 4,
     "sample_size": 64,
 }
-TRAINING = Training(steps=3500, batch_size=16, learning_rate=4e-3, weight_decay=0.0, muon=True, seed=41)
+TRAINING = Training(steps=3500, batch_size=48, learning_rate=4e-3, weight_decay=0.0, muon=True, seed=41)
 
 
 def vae_lesson(data: str | Path, training: Training = TRAINING, start: str | Path | None = None) -> Lesson:
@@ -40,13 +45,18 @@ def vae_lesson(data: str | Path, training: Training = TRAINING, start: str | Pat
     if start is not None:
         vae = AutoencoderKLTemporalDecoder.from_pretrained(start)
 
-    def batch_of(step: int, rank: int) -> tuple[Float[Tensor, "batch 3 64 64"], int]:
+    def batch_of(step: int, rank: int) -> tuple[Float[Tensor, "batch 3 size size"], int]:
         """Images in [0, 1], and how many of them in a row are one video."""
         rng, generator = training.random(step, rank)
+        whole = step // 2 % (WHOLE // 2) == 0
+        size = pictures.size if whole else WINDOW
+        count = -(-training.batch_size // (4 if whole else 1))
         if step % 2:
-            return _runs(pictures.sources[1], rng, training.batch_size // FRAMES).float() / 255, FRAMES
-        images = pictures(rng, training.batch_size).images.float() / 255
-        return random_crops(images, generator, images.shape[-1]), 1
+            return _runs(pictures.sources[1], rng, -(-count // FRAMES), size).float() / 255, FRAMES
+        images = pictures(rng, count).images.float() / 255
+        images = torch.cat([images[::2], jitter_colours(images[1::2], generator)])
+        share = size / pictures.size
+        return random_crops(images, generator, size, 0.8 * share, 1.2 * share), 1
 
     def losses_of(model, batch, generator):
         images, frames = batch
@@ -72,9 +82,11 @@ def vae_losses(vae, images: Float[Tensor, "batch 3 h w"], frames: int, generator
     noise = torch.randn(posterior.mean.shape, generator=generator).to(images)
     decoded = bare.decode(posterior.mean + posterior.std * noise, num_frames=frames).sample
     pixels = mse_loss(decoded, images)
+    colours = mse_loss(avg_pool2d(decoded, SQUARE), avg_pool2d(images, SQUARE))
     edges = mse_loss(decoded.diff(dim=-1), images.diff(dim=-1)) + mse_loss(decoded.diff(dim=-2), images.diff(dim=-2))
     kl = posterior.kl().mean() / posterior.mean[0].numel()
-    return {"loss": pixels + edges + KL * kl, "pixels": pixels, "edges": edges, "kl": kl}
+    loss = pixels + COLOURS * colours + EDGES * edges + KL * kl
+    return {"loss": loss, "pixels": pixels, "colours": colours, "edges": edges, "kl": kl}
 
 
 @torch.no_grad()
@@ -86,10 +98,13 @@ def reconstruct(
     return (vae.decode(latents, num_frames=1).sample / 2 + 0.5).clamp(0, 1).to(images.device)
 
 
-def _runs(videos: VideoShards, rng: np.random.Generator, count: int) -> Tensor:
+def _runs(videos: VideoShards, rng: np.random.Generator, count: int, size: int) -> Tensor:
+    """Neighbouring frames of `count` videos, of each the same window of `size` pixels a side."""
     runs = []
     for _ in range(count):
         index = int(rng.integers(len(videos)))
         start = int(rng.integers(len(videos.picture_names(index)) - FRAMES + 1))
-        runs.append(videos.pictures(index, range(start, start + FRAMES)))
+        frames = videos.pictures(index, range(start, start + FRAMES))
+        top, left = rng.integers(frames.shape[1] - size + 1, size=2)
+        runs.append(frames[:, top : top + size, left : left + size])
     return torch.from_numpy(np.concatenate(runs)).permute(0, 3, 1, 2)
