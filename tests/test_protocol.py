@@ -107,6 +107,25 @@ def test_repeating_the_input_is_compared_with_the_other_views_only():
     assert row.lpips == pytest.approx(expected, abs=1e-5)
 
 
+def test_with_clip_every_view_is_compared_with_the_caption_and_with_the_input_view():
+    class Compass:
+        """A CLIP that sees the azimuth only: its features are the red and the green of the beacon, at unit length."""
+
+        def image_features(self, images):
+            return torch.nn.functional.normalize(middle_colour(images)[:, :2], dim=-1)
+
+        def text_features(self, texts):
+            assert texts == ["a beacon 0.2"]
+            return torch.tensor([[0.0, -1.0]])
+
+    plain = evaluate(seer, [sample("a", 0.2)], input_view=4)
+    row = evaluate(seer, [sample("a", 0.2)], input_view=4, clip=Compass()).iloc[0]
+    assert row.clip_image == pytest.approx(-1 / 32, abs=1e-3)  # all 33 cosines around a circle sum to 0
+    assert row.clip_text == pytest.approx(math.sin(4 * 2 * math.pi / 33) / 32, abs=1e-3)
+    assert row.ssim == plain.iloc[0].ssim
+    assert "clip_image" not in plain
+
+
 @pytest.mark.parametrize("input_view", [0, 7, 32])
 def test_33_stored_views_leave_the_paper_s_32_and_none_is_the_input(input_view):
     seen = {}

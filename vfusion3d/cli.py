@@ -494,6 +494,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from vfusion3d.evaluation.baselines import build_index, repeat_input, retrieval, white
     from vfusion3d.evaluation.protocol import evaluate_3d, model_predictor
     from vfusion3d.evaluation.tables import mean_over_objects
+    from vfusion3d.foundations.clip import clip
     from vfusion3d.foundations.image_features import image_features
     from vfusion3d.foundations.loading import device_of
     from vfusion3d.foundations.perceptual import perceptual_distance
@@ -517,6 +518,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         shards,
         size=size,
         perceptual=perceptual_distance(profile).to(device),
+        clip=clip(profile),
         generator=np.random.default_rng(options.seed),
         device=device,
     )

@@ -30,6 +30,7 @@ from vfusion3d.evaluation.metrics import PerceptualDistance, lpips, psnr, ssim
 
 if TYPE_CHECKING:
     from vfusion3d.data.shards import MultiviewSample, MultiviewShards
+    from vfusion3d.foundations.clip import Clip
     from vfusion3d.model.vfusion3d import VFusion3D
 
 NOVEL_VIEWS = 32
@@ -48,6 +49,7 @@ def evaluate_3d(
     size: int,
     perceptual: PerceptualDistance,
     generator: np.random.Generator,
+    clip: "Clip | None" = None,
     views: int = NOVEL_VIEWS,
     input_view: int | None = None,
     device: torch.device | str = "cpu",
@@ -57,11 +59,13 @@ def evaluate_3d(
     predict: one method, or several by name; all of them see the same inputs.
     size: pixels of the compared views; larger stored views are reduced to it.
     perceptual: the LPIPS role, living on `device`, where the metrics are computed and the methods get their inputs.
+    clip: the CLIP role; with it, each view is compared with the object's caption and with the input view (section 4.2).
     generator: draws each object's input view, one number an object whatever the number of views, so that the same seed
         gives the same inputs; ignored where `input_view` names one stored view for all objects.
 
     Returns one row per object and method: `method`, `key`, `category` (empty if the metadata has none), `input_view`,
-    `views` (how many were compared) and `psnr`, `ssim`, `lpips`, each the mean over the object's novel views.
+    `views` (how many were compared) and `psnr`, `ssim`, `lpips` (with clip also `clip_text`, `clip_image`), each the
+    mean over the object's novel views.
     Raises ValueError for views under 32 pixels, an empty set, an object with a single view, stored views smaller than
     `size`, an `input_view` that an object does not have, and a method whose result has the wrong shape or is not
     finite.
@@ -83,6 +87,8 @@ def evaluate_3d(
                 rgb = ask(image, camera, cam2world, intrinsics, size).to(device)
                 _check_prediction(rgb, truth, method, sample.key)
                 scores = _scores(rgb[0].float(), truth, perceptual)
+                if clip is not None:
+                    scores |= _similarities(rgb[0].float(), sample.caption, resize(image, size), clip)
             rows.append(
                 {
                     "method": method,
@@ -158,3 +164,9 @@ def _scores(rgb: Tensor, truth: Tensor, perceptual: PerceptualDistance) -> dict[
         for ours, true in zip(rgb.split(METRIC_CHUNK), truth.split(METRIC_CHUNK), strict=True)
     ]
     return dict(zip(("psnr", "ssim", "lpips"), torch.cat(chunks, dim=1).double().mean(dim=1).tolist(), strict=True))
+
+
+def _similarities(rgb: Tensor, caption: str, image: Tensor, clip: "Clip") -> dict[str, float]:
+    seen = clip.image_features(rgb)
+    text, image = clip.text_features([caption]).to(seen), clip.image_features(image).to(seen)
+    return {"clip_text": (seen @ text[0]).mean().item(), "clip_image": (seen @ image[0]).mean().item()}
