@@ -189,6 +189,7 @@ class Profile:
     foundations: Foundations
     video: Video
     training: Recipe
+    finetuning: Recipe | None = None  # of the trained VFusion3D on 3D data (section 3.3); null: not at all
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the pretrained models in `foundations`
     workers: int | None = None  # processes that render; null: one a CPU core

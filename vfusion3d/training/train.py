@@ -16,7 +16,7 @@ from vfusion3d.foundations.perceptual import perceptual_distance
 from vfusion3d.loop import LoopSettings, fingerprint, train
 from vfusion3d.model.initialise import start_local
 from vfusion3d.model.vfusion3d import VFusion3D
-from vfusion3d.profiles import Profile
+from vfusion3d.profiles import Profile, Recipe
 from vfusion3d.settings import claim_folder
 from vfusion3d.training.losses import Losses
 from vfusion3d.training.schedule import learning_rate, total_steps
@@ -68,6 +68,7 @@ def train_vfusion3d(
     data: str | Path | SyntheticShards,
     folder: str | Path,
     *,
+    recipe: Recipe | None = None,
     model: VFusion3D | None = None,
     seed: int = 0,
     show=None,
@@ -76,16 +77,17 @@ def train_vfusion3d(
     stop_after: float = math.inf,
     overwrite: bool = False,
 ) -> VFusion3D:
-    """Train by `profile.training` on `data`: a folder of rendered shards, or labelled synthetic videos.
+    """Train on `data`: a folder of rendered shards, or labelled synthetic videos.
 
     The run's checkpoint and log go to `folder`.
 
+    recipe: by default `profile.training`; `profile.finetuning`, with a trained `model`, is section 3.3's fine-tuning.
     model: what to start from, else `new_model`. Interrupted, the same call goes on where it stopped; once done, it
     loads `folder/model` and returns. stop_after: seconds after which to stop early (`folder/model` is then not there).
     Raises ValueError where the folder holds a run of another recipe, data set, seed or start; with overwrite, that run
     is deleted.
     """
-    folder, recipe, state = Path(folder), profile.training, PartialState(cpu=profile.device == "cpu")
+    folder, recipe, state = Path(folder), recipe or profile.training, PartialState(cpu=profile.device == "cpu")
     shards = MultiviewShards(data) if isinstance(data, str | Path) else data
     steps = total_steps(recipe, len(shards))
     given = model is not None or profile.model.start is not None
