@@ -1,6 +1,6 @@
 import pytest
 
-from vfusion3d.settings import claim_folder
+from vfusion3d.settings import claim_folder, save_whole
 
 SETTINGS = {"views": 16, "objects": {"name": "primitives", "count": 3}, "elevation": (0.0, 0.5)}
 
@@ -34,3 +34,21 @@ def test_a_folder_of_something_else_is_neither_used_nor_deleted(tmp_path):
 def test_a_setting_that_an_older_version_did_not_know_is_no_difference(tmp_path):
     claim_folder(tmp_path / "run", SETTINGS)
     claim_folder(tmp_path / "run", SETTINGS | {"compile": False})
+
+
+def test_a_folder_is_replaced_only_by_a_whole_one(tmp_path):
+    def save(folder, text, dies=False):
+        folder.mkdir()
+        (folder / "first").write_text(text)
+        if dies:
+            raise KeyboardInterrupt
+        (folder / "second").write_text(text)
+
+    model = tmp_path / "model"
+    save_whole(lambda folder: save(folder, "old"), model)
+    with pytest.raises(KeyboardInterrupt):
+        save_whole(lambda folder: save(folder, "new", dies=True), model)
+    assert [file.read_text() for file in sorted(model.iterdir())] == ["old", "old"]
+    save_whole(lambda folder: save(folder, "new"), model)
+    assert [file.read_text() for file in sorted(model.iterdir())] == ["new", "new"]
+    assert list(tmp_path.iterdir()) == [model]

@@ -106,6 +106,21 @@ def test_a_writer_left_by_an_error_leaves_no_finished_shard(tmp_path):
         write_index(tmp_path)
 
 
+def test_a_shard_that_is_finished_while_it_is_looked_at_shows_its_keys(folder, tmp_path, monkeypatch):
+    path = shard_path(tmp_path, 0)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(shard_path(folder, 0).read_bytes())
+    scan = shards._scan
+
+    def scan_late(found):
+        if found == partial and partial.exists():
+            partial.rename(path)
+        return scan(found)
+
+    monkeypatch.setattr(shards, "_scan", scan_late)
+    assert shards.written_keys(path) == shards.written_keys(shard_path(folder, 0)) != []
+
+
 def test_a_full_disk_names_the_file_and_keeps_what_is_whole(tmp_path):
     resource = pytest.importorskip("resource")  # a limit on the file's size stands in for the full disk
     import signal

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,19 @@ def claim_folder(folder: str | Path, settings: dict[str, Any], *, overwrite: boo
         partial = path.with_name(f"{SETTINGS}.{os.getpid()}.partial")
         partial.write_text(json.dumps(settings, indent=1))
         os.replace(partial, path)
+
+
+def save_whole(save: Callable[[Path], Any], folder: str | Path) -> None:
+    """`save(folder)`, such as a model's `save_pretrained`, under a temporary name that is renamed when complete.
+
+    Only then does it take the place of a folder that is there.
+    """
+    folder = Path(folder)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of an attempt that was cut short
+    save(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
 
 
 def _differences(name: str, old: Any, new: Any):

@@ -4,12 +4,12 @@ python workflow/bundle.py runs/base/vfusion3d/model base
 """
 
 import argparse
-import os
-import shutil
+from functools import partial
 from pathlib import Path
 
 from vfusion3d.model.vfusion3d import BUNDLED_WEIGHTS, VFusion3D
-from vfusion3d.training.train import SIZES, save_whole
+from vfusion3d.settings import save_whole
+from vfusion3d.training.train import SIZES, save_model
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -18,8 +18,6 @@ if __name__ == "__main__":
     options = parser.parse_args()
     model = VFusion3D.from_pretrained(options.model).half()
     model.register_to_config(samples_per_ray=SIZES["mini"]["samples_per_ray"])
-    fresh, target = BUNDLED_WEIGHTS / f".{options.name}", BUNDLED_WEIGHTS / options.name
-    save_whole(model, fresh)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(fresh, target)
+    target = BUNDLED_WEIGHTS / options.name
+    save_whole(partial(save_model, model), target)
     print(f"{target}: {model.num_parameters() / 1e6:.2f} million parameters")

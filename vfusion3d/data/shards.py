@@ -9,6 +9,7 @@ Reading needs neither renderer nor tar library: the index knows where every memb
 """
 
 import bisect
+import contextlib
 import errno
 import hashlib
 import json
@@ -92,8 +93,10 @@ def written_keys(path: str | Path) -> list[str]:
     """The keys of the whole samples in a shard, finished or still `.partial`; none where there is neither."""
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    found = path if path.exists() else partial
-    return list(_scan(found)[0]) if found.exists() else []
+    for found in (path, partial, path):  # twice, for a writer may finish it meanwhile
+        with contextlib.suppress(FileNotFoundError):
+            return list(_scan(found)[0])
+    return []
 
 
 class ShardWriter:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-import os
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from vfusion3d.loop import LoopSettings, fingerprint, train
 from vfusion3d.model.initialise import start_local
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.profiles import Profile, Recipe
-from vfusion3d.settings import claim_folder
+from vfusion3d.settings import claim_folder, save_whole
 from vfusion3d.training.losses import Losses
 from vfusion3d.training.schedule import learning_rate, total_steps
 from vfusion3d.training.supervision import Supervision
@@ -119,28 +119,16 @@ def train_vfusion3d(
         compile=recipe.compile,
         checkpoint_every=checkpoint_every,
     )
-    callback = (lambda step: show(model, step)) if show else None
-    done = train(
-        model,
-        supervision.batch,
-        losses,
-        settings,
-        folder,
-        show=callback,
-        show_every=show_every,
-        stop_after=stop_after,
-        device=profile.device,
-    )
+    watch = {"show": show and partial(show, model), "show_every": show_every, "stop_after": stop_after}
+    done = train(model, supervision.batch, losses, settings, folder, device=profile.device, **watch)
     if done and state.is_main_process:
-        save_whole(model, folder / "model")
+        save_whole(partial(save_model, model), folder / "model")
     return model
 
 
-def save_whole(model: VFusion3D, folder: Path) -> None:
-    """`save_pretrained` under a temporary name, renamed when complete."""
-    partial = folder.with_name(folder.name + ".partial")
-    model.save_pretrained(partial)
-    config = json.loads((partial / "config.json").read_text())
-    config.pop("_name_or_path", None)  # where its start was loaded from, on this machine
-    (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    os.replace(partial, folder)
+def save_model(model: VFusion3D, folder: Path) -> None:
+    """`save_pretrained` without the place where its start was loaded from, on this machine."""
+    model.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("_name_or_path", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -6,8 +6,8 @@ convolutions and attentions, so the model keeps what it knows about pictures, an
 """
 
 import math
-import os
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.foundations.image_to_video import StableVideoDiffusion, VideoModel, load_video_model
 from vfusion3d.loop import LoopSettings, fingerprint, samples_of_step, train
 from vfusion3d.profiles import Profile
-from vfusion3d.settings import claim_folder
+from vfusion3d.settings import claim_folder, save_whole
 
 
 def finetune_video_model(
@@ -83,22 +83,10 @@ def finetune_video_model(
         mixed_precision=recipe.mixed_precision,
         checkpoint_every=50,
     )
-    callback = (lambda step: show(model, step)) if show else None
-    done = train(
-        model.network,
-        batch_of,
-        losses_of,
-        settings,
-        folder,
-        show=callback,
-        show_every=show_every,
-        stop_after=stop_after,
-        device=profile.device,
-    )
+    watch = {"show": show and partial(show, model), "show_every": show_every, "stop_after": stop_after}
+    done = train(model.network, batch_of, losses_of, settings, folder, device=profile.device, **watch)
     if done and state.is_main_process:
-        partial = folder / "model.partial"
-        model.save_pretrained(partial)
-        os.replace(partial, folder / "model")
+        save_whole(model.save_pretrained, folder / "model")
     return model
 
 
