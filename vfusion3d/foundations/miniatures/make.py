@@ -9,7 +9,6 @@ layout, what `vfusion3d/weights/ROLE` ships, with `training.json` (how, where an
 
 import json
 import math
-import os
 import platform
 import shutil
 import time
@@ -29,6 +28,7 @@ from vfusion3d.foundations.miniatures import aesthetic, clip, features, perceptu
 from vfusion3d.foundations.miniatures.training import Lesson, Training, learn
 from vfusion3d.foundations.perceptual import PerceptualDistance
 from vfusion3d.loop import LOG, read_log
+from vfusion3d.settings import save_whole
 
 ORDER = ("clip", "image_features", "perceptual_distance", "vae", "image_to_video", "aesthetic_score")
 TRAININGS = {
@@ -66,8 +66,6 @@ def make_miniature(
     if final.is_dir():
         return final
     training = training or TRAININGS[name]
-    partial = here / "model.partial"
-    shutil.rmtree(partial, ignore_errors=True)
     how = {"device": device, "stop_after": stop_after}
     lesson, save = _prepare(name, data, folder, training, start)
     done = learn(lesson, training, here / "run", **how)
@@ -77,7 +75,6 @@ def make_miniature(
     spent = _add_seconds(here / "seconds.json", time.monotonic() - begun)
     if not done:
         return None
-    save(partial)
     before = json.loads((Path(start) / NOTE).read_text())["trainings"] if start else []
     sources = [VideoShards(Path(data) / part) for part in ("pictures", "videos")]
     note = {
@@ -86,10 +83,14 @@ def make_miniature(
         "hours": round(spent / 3600, 2),
         "machine": machine(),
     }
-    (partial / NOTE).write_text(json.dumps({"miniature": name, "trainings": [*before, note]}, indent=2) + "\n")
     log = read_log(here / "run")
-    log.iloc[:: max(1, len(log) // 200)].to_csv(partial / LOG, index=False, float_format="%.4g")
-    os.replace(partial, final)
+
+    def save_with_note(model: Path) -> None:
+        save(model)
+        (model / NOTE).write_text(json.dumps({"miniature": name, "trainings": [*before, note]}, indent=2) + "\n")
+        log.iloc[:: max(1, len(log) // 200)].to_csv(model / LOG, index=False, float_format="%.4g")
+
+    save_whole(save_with_note, final)
     return final
 
 
