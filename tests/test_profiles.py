@@ -125,6 +125,8 @@ def test_a_missing_key_is_named(edited):
         ("training", "patch_size", 33, r"training: patch_size 33 does not fit .* 32"),
         ("training", "restart_after_stage", 6, r"training: restart_after_stage 6 is none of the 5"),
         ("training", "losses", {"lpips": 0, "opacity": 0}, r"training\.losses: the weights of lpips"),
+        ("video", "motion_bucket", 256, r"video: motion_bucket is 256"),
+        ("video", "frames", 8, r"data\.views_video is 16 and video\.frames 8"),
         ("model", "size", "huge", r"model\.size must be one of mini, released"),
     ],
 )

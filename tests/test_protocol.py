@@ -5,6 +5,7 @@ azimuth in the object's own frame. A method that reads the input's colour knows 
 can paint every other view, but only if the cameras it is given were turned to the input view as they should be.
 """
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -122,6 +123,8 @@ def test_with_clip_every_view_is_compared_with_the_caption_and_with_the_input_vi
     row = evaluate(seer, [sample("a", 0.2)], input_view=4, clip=Compass()).iloc[0]
     assert row.clip_image == pytest.approx(-1 / 32, abs=1e-3)  # all 33 cosines around a circle sum to 0
     assert row.clip_text == pytest.approx(math.sin(4 * 2 * math.pi / 33) / 32, abs=1e-3)
+    nameless = dataclasses.replace(sample("a", 0.2), caption="")
+    assert np.isnan(evaluate(seer, [nameless], input_view=4, clip=Compass()).iloc[0].clip_text)
     assert row.ssim == plain.iloc[0].ssim
     assert "clip_image" not in plain
 

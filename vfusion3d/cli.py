@@ -470,8 +470,8 @@ def add_evaluate(commands) -> None:
         "evaluate",
         run_evaluate,
         "compare novel views of unseen objects with the truth (Table 5's protocol)",
-        "One view in, 32 novel views out, PSNR, SSIM and LPIPS against the true renders, beside simple baselines\n"
-        "(the nearest training object where RUN_DIR/data/train_3d is there).\n"
+        "One view in, 32 novel views out: PSNR, SSIM and LPIPS against the true renders, CLIP similarity to caption\n"
+        "and input, beside simple baselines (the nearest training object where RUN_DIR/data/train_3d is there).\n"
         "Reads RUN_DIR/data/test (made by `vfusion3d render`) and RUN_DIR/vfusion3d/model (by `vfusion3d train`).\n"
         "Prints the means and writes one row per object and method to the file given by -o.",
         """

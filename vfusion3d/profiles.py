@@ -159,7 +159,7 @@ class Video:
     batch_size: int  # videos a step, over all devices
     learning_rate: float
     inference_steps: int  # of denoising
-    generate_batch: int  # videos that are generated at once
+    generate_batch: int  # videos that are generated at once; more are faster and need more memory
     frames: int = 16
     fps: int = 7
     motion_bucket: int = 127  # the same for all orbits, in fine-tuning and in generating
@@ -172,6 +172,8 @@ class Video:
         _positive(self, "size", "steps", "batch_size", "learning_rate", "inference_steps", "generate_batch")
         _positive(self, "frames", "fps")
         _not_negative(self, "motion_bucket", "warmup_steps", "weight_decay")
+        if self.motion_bucket > 255:
+            raise ProfileError(f"motion_bucket is {self.motion_bucket}: Stable Video Diffusion knows 0 to 255")
         if len(self.guidance) != 2:
             raise ProfileError(f"guidance has two numbers, of the first and of the last frame, not {self.guidance}")
 
@@ -196,6 +198,11 @@ class Profile:
 
     def __post_init__(self):
         _positive(self, "scale", "scale_3d")
+        if self.data.views_video != self.video.frames:
+            raise ProfileError(
+                f"data.views_video is {self.data.views_video} and video.frames {self.video.frames}: "
+                "a video has one frame for each view of the orbit it learns from"
+            )
         if self.workers is not None:
             _positive(self, "workers")
         if not self.name or not self.name.replace("-", "").replace("_", "").isalnum():

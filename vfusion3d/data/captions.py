@@ -72,6 +72,11 @@ def describe(spec: ObjectSpec) -> str:
     """An object's caption, such as "a tall striped red and white mug"; `make_object` reads it back."""
     pattern = "" if spec.pattern == "plain" else spec.pattern
     words = " ".join(word for word in (spec.proportion, pattern, " and ".join(spec.colours), spec.category) if word)
+    return with_article(words)
+
+
+def with_article(words: str) -> str:
+    """The words after "a" or "an"."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 

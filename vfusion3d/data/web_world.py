@@ -21,7 +21,7 @@ from scipy.ndimage import zoom
 from torch import Tensor
 
 from vfusion3d import cameras
-from vfusion3d.data.captions import describe
+from vfusion3d.data.captions import describe, with_article
 from vfusion3d.data.catalogue import COLOURS, ObjectSpec
 from vfusion3d.data.motion import motion_of
 from vfusion3d.data.objects import build_mesh, sample_object
@@ -222,7 +222,7 @@ def _caption(specs: tuple[ObjectSpec, ...], background: str, colours: list[str],
     for spec in specs:
         bare = dataclasses.replace(spec, colours=spec.colours[:1], pattern="plain", proportion="")
         said = rng.choice(["all", "plain", "name"], p=[0.65, 0.2, 0.15])
-        kind = f"{'an' if spec.category[0] in 'aeiou' else 'a'} {spec.category}"
+        kind = with_article(spec.category)
         names.append({"all": describe(spec), "plain": describe(bare), "name": kind}[said])
     caption = " and ".join(names)
     if background == "plain" and rng.random() < 0.5:

@@ -15,12 +15,14 @@ Every method is a `Predictor`, so the model and the baselines that keep it hones
     rgb                (B, V, 3, size, size) in [0, 1] on white
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -82,13 +84,15 @@ def evaluate_3d(
         chosen = _input_view(sample, draws[index], input_view)
         novel = novel_views(len(sample.rgba), chosen, views)
         image, camera, cam2world, intrinsics, truth = _question(sample, chosen, novel, size, device)
+        targets = {} if clip is None else _clip_targets(sample.caption, resize(image, size), clip)
         for method, ask in methods.items():
             with torch.no_grad():
                 rgb = ask(image, camera, cam2world, intrinsics, size).to(device)
                 _check_prediction(rgb, truth, method, sample.key)
                 scores = _scores(rgb[0].float(), truth, perceptual)
                 if clip is not None:
-                    scores |= _similarities(rgb[0].float(), sample.caption, resize(image, size), clip)
+                    seen = clip.image_features(rgb[0].float())
+                    scores |= {name: (seen @ target).mean().item() for name, target in targets.items()}
             rows.append(
                 {
                     "method": method,
@@ -166,7 +170,8 @@ def _scores(rgb: Tensor, truth: Tensor, perceptual: PerceptualDistance) -> dict[
     return dict(zip(("psnr", "ssim", "lpips"), torch.cat(chunks, dim=1).double().mean(dim=1).tolist(), strict=True))
 
 
-def _similarities(rgb: Tensor, caption: str, image: Tensor, clip: "Clip") -> dict[str, float]:
-    seen = clip.image_features(rgb)
-    text, image = clip.text_features([caption]).to(seen), clip.image_features(image).to(seen)
-    return {"clip_text": (seen @ text[0]).mean().item(), "clip_image": (seen @ image[0]).mean().item()}
+def _clip_targets(caption: str, image: Float[Tensor, "1 3 size size"], clip: "Clip") -> dict[str, Float[Tensor, "D"]]:
+    """The features that those of a view are compared with; not a number for an object without a caption."""
+    seen = clip.image_features(image)[0]
+    read = clip.text_features([caption])[0].to(seen) if caption else torch.full_like(seen, math.nan)
+    return {"clip_text": read, "clip_image": seen}

@@ -45,7 +45,7 @@ class Supervision:
     """Batches of a data set for a recipe; `batch(step, rank)` is a function of its arguments and the seed alone.
 
     image_size: pixels a side of the input. total_steps: of the whole run, which the stages divide among them.
-    Raises ValueError where the data have fewer views than the recipe wants, or the processes cannot share its batch.
+    Raises ValueError where the data have fewer views than the recipe wants.
     """
 
     def __init__(
@@ -68,7 +68,10 @@ class Supervision:
         self._cached = [None] * len(shards) if first.numel() * len(shards) <= CACHE_BYTES else None
 
     def batch(self, step: int, rank: int = 0) -> Batch:
-        """The share of process `rank` in the batch of a step (section 3.3)."""
+        """The share of process `rank` in the batch of a step (section 3.3).
+
+        Raises ValueError where the processes cannot share the batch.
+        """
         generator = step_generator(self.seed + 1, step, rank)
         recipe = self.recipe
         how = {"batch_size": self.recipe.batch_size, "processes": self.processes, "seed": self.seed}

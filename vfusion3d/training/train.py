@@ -77,9 +77,7 @@ def train_vfusion3d(
     stop_after: float = math.inf,
     overwrite: bool = False,
 ) -> VFusion3D:
-    """Train on `data`: a folder of rendered shards, or labelled synthetic videos.
-
-    The run's checkpoint and log go to `folder`.
+    """Train on `data`, a folder of rendered shards or labelled synthetic videos; checkpoint and log go to `folder`.
 
     recipe: by default `profile.training`; `profile.finetuning`, with a trained `model`, is section 3.3's fine-tuning.
     model: what to start from, else `new_model`. Interrupted, the same call goes on where it stopped; once done, it

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vfusion3d.data.captions import describe
+from vfusion3d.data.captions import describe, with_article
 from vfusion3d.data.catalogue import CATEGORIES, COLOURS
 from vfusion3d.data.objects import sample_object
 from vfusion3d.video.corpus import WEB_CAPTIONS
@@ -100,7 +100,7 @@ def one(rng: np.random.Generator, before: str = "") -> str:
 
 
 def _named(category: str) -> str:
-    return f"{'an' if category[0] in 'aeiou' else 'a'} {category}"
+    return with_article(category)
 
 
 def _category(rng: np.random.Generator) -> str:

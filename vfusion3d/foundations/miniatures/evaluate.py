@@ -12,6 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from vfusion3d import cameras
+from vfusion3d.data.captions import with_article
 from vfusion3d.data.catalogue import CATEGORIES
 from vfusion3d.data.images import on_white
 from vfusion3d.data.motion import motion_bucket, motion_of
@@ -59,7 +60,7 @@ def zero_shot_accuracy(clip, images: Float[Tensor, "n 3 h w"], categories: Seque
 
 def named_by(clip, images: Float[Tensor, "n 3 h w"]) -> list[str]:
     """The category that CLIP sees in each image."""
-    texts = clip.text_features([f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in NAMES])
+    texts = clip.text_features([f"a photo of {with_article(name)}" for name in NAMES])
     return [NAMES[i] for i in (clip.image_features(images) @ texts.T).argmax(dim=1).tolist()]
 
 

@@ -88,7 +88,9 @@ def naming_lesson(data: str | Path, training: Training = NAMING, start: str | Pa
 def ranking_lesson(data: str | Path, naming: Naming, training: Training = RANKING) -> Lesson:
     """The second step: the distance of a trained `Naming`, its trunk frozen, and pictures that were changed."""
     pictures = WebPictures(data)
-    model = Ranking(naming.distance[0])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        model = Ranking(naming.distance[0])
     model.distance.net.requires_grad_(False)
     model.distance.lins.requires_grad_(True)
 
