@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from safetensors.torch import load_file
+from torch.utils.tensorboard import SummaryWriter
 
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.data.web_world import render_web
@@ -28,7 +30,7 @@ from vfusion3d.foundations.miniatures.evaluate import (
     render_probe,
     zero_shot_accuracy,
 )
-from vfusion3d.foundations.miniatures.make import ORDER, TRAININGS, make_miniature
+from vfusion3d.foundations.miniatures.make import ORDER, TRAININGS, make_miniature, training_hours
 from vfusion3d.foundations.miniatures.training import Training, WebPictures, jitter_colours, learn, random_crops
 from vfusion3d.foundations.perceptual import perceptual_distance
 from vfusion3d.loop import fingerprint
@@ -368,6 +370,13 @@ def test_each_miniature_is_made_in_the_layout_that_its_role_loads(web, tmp_path)
     assert aesthetic_score(profile)(images).shape == (2,)
     videos = image_to_video(profile).generate(images, gen(), steps=1)
     assert videos.shape == (2, 16, 3, 64, 64)
+
+
+def test_the_hours_of_all_processes_are_counted_and_not_those_between_them(tmp_path):
+    for run, hours in (("trunk", 1.5), ("trunk", 0.25), ("weights", 0.5)):
+        with SummaryWriter(tmp_path / run) as log:
+            log.add_scalar("loss", 1.0, walltime=time.time() + hours * 3600)
+    assert training_hours(tmp_path) == pytest.approx(2.25, abs=0.01)
 
 
 @pytest.mark.parametrize("name", ["image_features", "perceptual_distance"])

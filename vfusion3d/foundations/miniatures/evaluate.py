@@ -26,7 +26,7 @@ NAMES = [kind.name for kind in CATEGORIES]
 
 @dataclass(frozen=True)
 class Probe:
-    """Unseen objects on white, each from a random side and from 5 degrees further along the orbit."""
+    """Unseen objects on white, each from a random side and from a little further along the orbit."""
 
     views: Float[Tensor, "objects 3 size size"]
     aside: Float[Tensor, "objects 3 size size"]
@@ -34,23 +34,26 @@ class Probe:
     captions: list[str]
 
 
-def render_probe(per_category: int, seed: int, size: int = 64) -> Probe:
-    """`per_category` objects of each category, as 3D data shows them: elevation in [0, pi/4], distance 1.5."""
+def render_probe(per_category: int, seed: int, size: int = 64, aside: float = ASIDE) -> Probe:
+    """`per_category` objects of each category, as 3D data shows them: elevation in [0, pi/4], distance 1.5.
+
+    aside: radians between the two sides that each is shown from.
+    """
     from vfusion3d.data.objects import build_mesh, describe, sample_object
     from vfusion3d.data.render import render_views
 
-    views, categories, captions = [], [], []
+    shown, categories, captions = [], [], []
     for index in range(per_category * len(NAMES)):
         rng = np.random.default_rng([seed, index])
         spec = sample_object(rng, (NAMES[index % len(NAMES)],))
         azimuth, elevation = rng.uniform(-math.pi, math.pi), rng.uniform(0, math.pi / 4)
-        where = cameras.sphere_position(torch.tensor([azimuth, azimuth + ASIDE]), elevation)
+        where = cameras.sphere_position(torch.tensor([azimuth, azimuth + aside]), elevation)
         rendered = render_views(build_mesh(spec), cameras.look_at_origin(where), cameras.INTRINSICS, size).rgba
-        views.append(on_white(torch.from_numpy(rendered).permute(0, 3, 1, 2)))
+        shown.append(on_white(torch.from_numpy(rendered).permute(0, 3, 1, 2)))
         categories.append(spec.category)
         captions.append(describe(spec))
-    stacked = torch.stack(views)
-    return Probe(stacked[:, 0], stacked[:, 1], categories, captions)
+    views = torch.stack(shown)
+    return Probe(views[:, 0], views[:, 1], categories, captions)
 
 
 def zero_shot_accuracy(clip, images: Float[Tensor, "n 3 h w"], categories: Sequence[str]) -> float:
@@ -86,7 +89,7 @@ def neighbour_accuracy(
 
 
 def nearer_rate(distance: Callable[[Tensor, Tensor], Tensor], probe: Probe) -> float:
-    """How often the same object from 5 degrees aside is nearer than another object of its category."""
+    """How often the same object from aside is nearer than another object of its category."""
     step = len(NAMES)  # the probe goes through the categories in turn
     other = probe.views.roll(-step, dims=0)
     with torch.no_grad():

@@ -11,7 +11,6 @@ import json
 import math
 import platform
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch import nn
 
 from vfusion3d.data.shards import VideoShards
@@ -61,7 +61,7 @@ def make_miniature(
     if name not in ORDER:
         raise ValueError(f"there is no miniature {name!r}: the names are {', '.join(ORDER)}")
     folder = Path(folder)
-    here, begun = folder / name, time.monotonic()
+    here = folder / name
     final = here / "model"
     if final.is_dir():
         return final
@@ -72,7 +72,6 @@ def make_miniature(
     if done and name == "perceptual_distance":  # its second step
         weights = replace(perceptual.RANKING, steps=-(-training.steps // 4), batch_size=-(-training.batch_size // 2))
         done = learn(perceptual.ranking_lesson(data, lesson.model, weights), weights, here / "weights", **how)
-    spent = _add_seconds(here / "seconds.json", time.monotonic() - begun)
     if not done:
         return None
     before = json.loads((Path(start) / NOTE).read_text())["trainings"] if start else []
@@ -80,7 +79,7 @@ def make_miniature(
     note = {
         **asdict(training),
         "data": [len(source) for source in sources],
-        "hours": round(spent / 3600, 2),
+        "hours": round(training_hours(here), 2),
         "machine": machine(),
     }
     log = read_log(here / "run")
@@ -158,8 +157,10 @@ def _needed(folder: Path, name: str) -> Path:
     return path
 
 
-def _add_seconds(path: Path, seconds: float) -> float:
-    spent = seconds + (json.loads(path.read_text()) if path.exists() else 0.0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(spent))
-    return spent
+def training_hours(folder: Path) -> float:
+    """How long the runs in `folder` trained, by their logs for TensorBoard; each process that took part wrote one."""
+    hours = 0.0
+    for log in folder.rglob("events.out.tfevents.*"):
+        times = [event.wall_time for event in EventFileLoader(str(log)).Load()]
+        hours += (times[-1] - times[0]) / 3600
+    return hours
