@@ -359,6 +359,7 @@ def test_each_miniature_is_made_in_the_layout_that_its_role_loads(web, tmp_path)
         make_miniature("image_to_video", web, tmp_path, steps["image_to_video"], device="cpu")
     made = {name: make_miniature(name, web, tmp_path, steps[name], device="cpu") for name in ORDER}
     assert all((folder / "training.json").is_file() and (folder / "log.csv").is_file() for folder in made.values())
+    assert not any((folder / "README.md").exists() for folder in made.values())
     assert made["clip"] == make_miniature("clip", web, tmp_path, steps["clip"], device="cpu")  # at once
     roles = {name: str(folder) for name, folder in made.items() if name != "vae"}
     smoke = load_profile("smoke")

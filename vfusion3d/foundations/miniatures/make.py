@@ -22,6 +22,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from torch import nn
 
 from vfusion3d.data.shards import VideoShards
+from vfusion3d.foundations.aesthetic_score import AestheticHead
 from vfusion3d.foundations.clip import load_clip
 from vfusion3d.foundations.image_to_video import load_stable_video_diffusion
 from vfusion3d.foundations.miniatures import aesthetic, clip, features, perceptual, vae, video
@@ -118,7 +119,7 @@ def _prepare(name: str, data, folder: Path, training: Training, start) -> tuple[
         case "aesthetic_score":
             eyes = load_clip(str(_needed(folder, "clip")))
             lesson = aesthetic.aesthetic_lesson(data, eyes, training, start)
-            return lesson, lesson.model.save_pretrained
+            return lesson, lambda model: _save_aesthetic_score(lesson.model, model)
         case "image_to_video":
             return _prepare_video(data, folder, training, start)
 
@@ -155,6 +156,11 @@ def _needed(folder: Path, name: str) -> Path:
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is missing: make the miniature {name} first")
     return path
+
+
+def _save_aesthetic_score(head: AestheticHead, model: Path) -> None:
+    head.save_pretrained(model)
+    (model / "README.md").unlink()  # huggingface_hub's model card, which says nothing
 
 
 def training_hours(folder: Path) -> float:
