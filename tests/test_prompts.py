@@ -4,6 +4,7 @@ import gzip
 import subprocess
 import sys
 import time
+import timeit
 import tracemalloc
 from collections import Counter
 from dataclasses import replace
@@ -177,7 +178,10 @@ def test_a_caption_that_cannot_be_used_says_why(caption, trouble):
     assert len(clean(caption).caption) <= 200
 
 
-def test_captions_that_are_made_to_be_slow_to_read_are_not():
+def test_captions_that_are_made_to_be_slow_to_read_take_at_most_the_square_of_their_length():
+    def seconds(caption):
+        return min(timeit.repeat(lambda: clean(caption), timer=time.process_time, repeat=5, number=1))
+
     nasty = [piece * 2000 for piece in "<@|.#&\u0301"] + [
         "<a" * 999,
         "<!--" * 499,
@@ -185,10 +189,8 @@ def test_captions_that_are_made_to_be_slow_to_read_are_not():
         "a@" * 999,
         "a." * 999,
     ]
-    start = time.perf_counter()
     for caption in nasty:
-        clean(caption[:2000])
-    assert time.perf_counter() - start < 5
+        assert seconds(caption[:2000]) < 6 * seconds(caption[:1000])
 
 
 def test_case_space_punctuation_and_articles_make_no_other_caption():
@@ -371,7 +373,10 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
 
 
 def test_memory_of_collecting_stays_flat_while_the_table_grows(tmp_path, monkeypatch):
-    """Six times the captions, all of them kept: the same memory, the keys of duplicates included."""
+    """Six times the captions, all of them kept: the same memory of Python's own objects.
+
+    SQLite's and Arrow's buffers are not seen; they have sizes of their own.
+    """
     monkeypatch.setattr(prompts_module, "prompt_filter", lambda profile: keep_all)
     monkeypatch.setattr(prompts_module, "ROWS", 512)
     peaks = []
