@@ -8,13 +8,16 @@ import pytest
 import skops.io
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.neural_network import MLPRegressor
 from tiny_model import tiny_model
 
 from vfusion3d import cameras
 from vfusion3d.curation.elevation import mean_error, predict_elevation, train_elevation
-from vfusion3d.curation.features import features_of_all, uniform_frames, video_features
+from vfusion3d.curation.features import features_of_all, video_features
 from vfusion3d.curation.labels import Labeller, SyntheticShards, label_videos
-from vfusion3d.curation.quality import judge_filter, load_model, quality_scores, save_model, train_filter
+from vfusion3d.curation.quality import judge_filter, quality_scores, train_filter
+from vfusion3d.curation.saving import load_model, save_model
+from vfusion3d.data.frames import uniform_frames
 from vfusion3d.data.shards import Shards, ShardWriter, VideoShards, encode_video, shard_path, write_index
 from vfusion3d.loop import read_log
 from vfusion3d.profiles import Losses as LossWeights
@@ -103,7 +106,7 @@ def test_labels_of_one_kind_cannot_teach_a_filter():
     assert math.isnan(judge_filter(model, np.array([[0.2]]), np.array([True])).auc)
 
 
-def test_models_survive_their_file_and_files_with_foreign_classes_are_refused(tmp_path):
+def test_models_survive_their_file_and_files_with_other_classes_or_broken_ones_are_refused(tmp_path):
     rng = np.random.default_rng(1)
     features = rng.normal(size=(80, 4))
     model = train_filter(features, features[:, 0] > 0)
@@ -120,6 +123,14 @@ def test_models_survive_their_file_and_files_with_foreign_classes_are_refused(tm
     skops.io.dump(Foreign(), tmp_path / "foreign.skops")
     with pytest.raises(ValueError, match=r"foreign\.skops holds .*Foreign"):
         load_model(tmp_path / "foreign.skops")
+    other = MLPRegressor(solver="sgd").partial_fit(features, features[:, 0])
+    skops.io.dump(other, tmp_path / "other.skops")
+    with pytest.raises(ValueError, match=r"other\.skops holds sklearn\..*SGDOptimizer"):
+        load_model(tmp_path / "other.skops")
+    whole = (tmp_path / "new" / "filter.skops").read_bytes()
+    (tmp_path / "torn.skops").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"torn\.skops is not a whole skops file"):
+        load_model(tmp_path / "torn.skops")
 
 
 def test_the_elevation_is_read_off_features_that_show_it():
@@ -170,6 +181,9 @@ def test_labelled_videos_are_multi_view_samples_above_the_threshold(videos, labe
     label_videos(videos, tmp_path / "labels", labeller, settings={}, progress=False)
     everything = SyntheticShards(videos, tmp_path / "labels", threshold=None)
     assert len(everything) == 7
+    assert everything.facts == [Shards(tmp_path / "labels").metadata(index) for index in range(7)]
+    best = max(facts["score"] for facts in everything.facts)
+    assert len(SyntheticShards(videos, tmp_path / "labels", threshold=best)) == 1  # what is equal is not lower
     kept = SyntheticShards(videos, tmp_path / "labels")
     assert kept.keys == ["003", "004", "005", "006"]  # from a mean brightness of 0.2 on
     sample = kept.read(0, [0, 5, 10])
@@ -181,7 +195,7 @@ def test_labelled_videos_are_multi_view_samples_above_the_threshold(videos, labe
     assert azimuth[:2].tolist() == pytest.approx([0, 5 * 2 * math.pi / 16], abs=1e-5)
     assert elevation.tolist() == pytest.approx([kept.metadata(0)["elevation"]] * 3, abs=1e-5)
     assert distance.tolist() == pytest.approx([1.5] * 3, abs=1e-5)
-    with pytest.raises(ValueError, match="score over 9"):
+    with pytest.raises(ValueError, match="score of 9 or more"):
         SyntheticShards(videos, tmp_path / "labels", threshold=9)
 
 
@@ -207,3 +221,44 @@ def test_labels_of_other_videos_are_refused(videos, labeller, tmp_path):
     label_videos(tmp_path / "other", tmp_path / "labels", labeller, settings={}, progress=False)
     with pytest.raises(ValueError, match="label these videos again"):
         SyntheticShards(videos, tmp_path / "labels")
+
+
+def test_labels_of_other_videos_with_the_same_keys_are_refused(labeller, tmp_path):
+    for name in ("dark", "bright"):
+        with ShardWriter(shard_path(tmp_path / name, 0)) as writer:
+            frames = np.full((FRAMES, SIZE, SIZE, 3), {"dark": 100, "bright": 200}[name], np.uint8)
+            writer.write("00000000", encode_video(frames, "", {}))
+        write_index(tmp_path / name)
+    label_videos(tmp_path / "dark", tmp_path / "labels", labeller, settings={}, progress=False)
+    assert len(SyntheticShards(tmp_path / "dark", tmp_path / "labels")) == 1
+    with pytest.raises(ValueError, match="label these videos again"):
+        SyntheticShards(tmp_path / "bright", tmp_path / "labels")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"part": (2, 2)}, "part must be"),
+        ({"part": (0, 0)}, "part must be"),
+        ({"part": (0, 2), "overwrite": True}, "cannot overwrite"),
+        ({"batch": 0}, "batch must be"),
+    ],
+)
+def test_a_part_or_a_batch_out_of_range_is_refused_before_anything_is_written(
+    videos, labeller, tmp_path, change, message
+):
+    with pytest.raises(ValueError, match=message):
+        label_videos(videos, tmp_path / "labels", labeller, settings={}, progress=False, **change)
+    assert not (tmp_path / "labels").exists()
+
+
+def test_each_frame_is_looked_at_once(videos, tmp_path):
+    looked = []
+
+    def features(images):
+        looked.append(len(images))
+        return colour(images)
+
+    labeller = Labeller(features, Bright(), Bright(), middle)
+    label_videos(videos, tmp_path / "labels", labeller, settings={}, progress=False)
+    assert sum(looked) == 7 * 8

@@ -18,7 +18,8 @@ import trimesh
 from vfusion3d import cameras
 from vfusion3d.data.render import render_views
 from vfusion3d.data.render_dataset import MeshFolder, ProceduralObjects, RandomPrimitives, render_dataset
-from vfusion3d.data.shards import MultiviewShards, written_keys
+from vfusion3d.data.shards import MultiviewShards, encode_video, written_keys
+from vfusion3d.data.write_shards import write_shards
 
 pytest.importorskip("pyvista")
 
@@ -149,6 +150,15 @@ def test_a_folder_of_mesh_files_goes_on_past_broken_ones_and_lists_them(tmp_path
     assert "b.obj" in skipped["00000001"]
 
 
+def test_a_batch_with_a_sample_too_few_is_refused_and_shifts_no_key(tmp_path):
+    def make(indices):
+        return [encode_video(np.zeros((1, 8, 8, 3), np.uint8), "", {"index": index}) for index in indices if index != 2]
+
+    with pytest.raises(ValueError, match="shorter"):
+        write_shards(tmp_path, make, 8, settings={}, batch=2, shard_size=4, progress=False)
+    assert written_keys(tmp_path / "shard-000000.tar") == ["00000000", "00000001"]
+
+
 def test_more_objects_than_the_folder_has_are_refused_before_anything_is_written(tmp_path):
     (tmp_path / "files").mkdir()
     trimesh.creation.box().export(tmp_path / "files" / "box.ply")
@@ -159,7 +169,12 @@ def test_more_objects_than_the_folder_has_are_refused_before_anything_is_written
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"views": 0}, "views must be"), ({"workers": 0}, "workers must be"), ({"part": (2, 2)}, "part must be")],
+    [
+        ({"views": 0}, "views must be"),
+        ({"workers": 0}, "workers must be"),
+        ({"part": (2, 2)}, "part must be"),
+        ({"part": (0, 2), "overwrite": True}, "cannot overwrite"),
+    ],
 )
 def test_values_out_of_range_are_refused(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from vfusion3d.settings import claim_folder, save_whole
@@ -51,4 +53,33 @@ def test_a_folder_is_replaced_only_by_a_whole_one(tmp_path):
     assert [file.read_text() for file in sorted(model.iterdir())] == ["old", "old"]
     save_whole(lambda folder: save(folder, "new"), model)
     assert [file.read_text() for file in sorted(model.iterdir())] == ["new", "new"]
+    assert list(tmp_path.iterdir()) == [model]
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_kill_while_a_folder_is_replaced_loses_neither_the_old_one_nor_the_next(tmp_path, monkeypatch, renames):
+    def save(folder, text):
+        folder.mkdir()
+        (folder / "weights").write_text(text)
+
+    done, rename = [], os.replace
+
+    def dies(old, new):
+        if len(done) == renames:
+            raise KeyboardInterrupt
+        done.append(new)
+        rename(old, new)
+
+    model = tmp_path / "model"
+    save_whole(lambda folder: save(folder, "old"), model)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dies)
+        with pytest.raises(KeyboardInterrupt):
+            save_whole(lambda folder: save(folder, "new"), model)
+    assert "old" in [file.read_text() for file in tmp_path.glob("*/weights")]
+    with pytest.raises(ZeroDivisionError):
+        save_whole(lambda folder: 1 / 0, model)
+    assert (model / "weights").read_text() == "old"
+    save_whole(lambda folder: save(folder, "newer"), model)
+    assert (model / "weights").read_text() == "newer"
     assert list(tmp_path.iterdir()) == [model]

@@ -40,14 +40,20 @@ def claim_folder(folder: str | Path, settings: dict[str, Any], *, overwrite: boo
 def save_whole(save: Callable[[Path], Any], folder: str | Path) -> None:
     """`save(folder)`, such as a model's `save_pretrained`, under a temporary name that is renamed when complete.
 
-    Only then does it take the place of a folder that is there.
+    Only then does it take the place of a folder that is there, which is renamed first and deleted last. The next call
+    puts that one back where a kill fell between the two renames.
     """
     folder = Path(folder)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of an attempt that was cut short
+    partial, old = (folder.with_name(f"{folder.name}{ending}") for ending in (".partial", ".old.partial"))
+    if old.exists() and not folder.exists():
+        os.replace(old, folder)
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     save(partial)
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
     os.replace(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _differences(name: str, old: Any, new: Any):

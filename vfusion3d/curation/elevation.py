@@ -11,7 +11,7 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-VIEWS = 4
+ELEVATION_VIEWS = 4
 HIDDEN = 128
 
 

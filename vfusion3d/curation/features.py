@@ -8,23 +8,23 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from vfusion3d.data.frames import uniform_frames
 from vfusion3d.foundations.image_features import ImageFeatures
-
-
-def uniform_frames(stored: int, count: int) -> list[int]:
-    """The numbers of `count` frames at equal distances among `stored`, the first of them 0. ValueError: too few."""
-    if not 1 <= count <= stored:
-        raise ValueError(f"{count} frames cannot be taken from a video of {stored}")
-    return [number * stored // count for number in range(count)]
 
 
 def video_features(
     features: ImageFeatures, videos: Float[Tensor, "batch frames 3 h w"], count: int
 ) -> Float[np.ndarray, "batch width"]:
     """The mean features of `count` uniform frames of each video in [0, 1]."""
+    return frame_features(features, videos, count).mean(axis=1)
+
+
+def frame_features(
+    features: ImageFeatures, videos: Float[Tensor, "batch frames 3 h w"], count: int
+) -> Float[np.ndarray, "batch count width"]:
+    """The features of `count` uniform frames of each video in [0, 1], frame by frame."""
     frames = videos[:, uniform_frames(videos.shape[1], count)]
-    seen = features(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-    return seen.mean(dim=1).float().cpu().numpy()
+    return features(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).float().cpu().numpy()
 
 
 def features_of_all(

@@ -1,10 +1,11 @@
 """What is known of each synthetic video, written beside it: its quality, its elevation, a mask for every frame.
 
-Shard for shard and key for key as the videos themselves. The filter's decision is a score, stored in no video's place:
-who reads chooses the threshold (`SyntheticShards`).
+Shard for shard and key for key as the videos themselves. The filter's decision is stored as a score beside the video,
+and no video is removed: who reads chooses the threshold (`SyntheticShards`).
 """
 
 import json
+import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,17 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Float
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.pipeline import Pipeline
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from vfusion3d import cameras
-from vfusion3d.curation.elevation import VIEWS, predict_elevation
-from vfusion3d.curation.features import video_features
-from vfusion3d.curation.quality import FRAMES, quality_scores
+from vfusion3d.curation.elevation import ELEVATION_VIEWS, predict_elevation
+from vfusion3d.curation.features import frame_features
+from vfusion3d.curation.quality import QUALITY_FRAMES, quality_scores
 from vfusion3d.data.shards import MultiviewSample, Shards, ShardWriter, VideoShards, shard_path, write_index
+from vfusion3d.data.write_shards import check_part
 from vfusion3d.foundations.image_features import ImageFeatures
 from vfusion3d.foundations.saliency import Saliency
 from vfusion3d.settings import claim_folder
@@ -31,7 +35,7 @@ SURE = 0.5  # what of a soft mask counts as the object
 
 @dataclass(frozen=True)
 class Labels:
-    """Of one batch of videos. score: above 0 the filter keeps it. elevation: radians. masks: in [0, 1]."""
+    """Of one batch of videos. score: from 0 on the filter keeps it. elevation: radians. masks: in [0, 1]."""
 
     score: Float[np.ndarray, "batch"]
     elevation: Float[np.ndarray, "batch"]
@@ -43,14 +47,17 @@ class Labeller:
     """The three models that label videos, and the features that two of them read."""
 
     features: ImageFeatures
-    quality: Any  # of `quality.train_filter`
-    elevation: Any  # of `elevation.train_elevation`
+    quality: Pipeline  # of `quality.train_filter`
+    elevation: TransformedTargetRegressor  # of `elevation.train_elevation`
     saliency: Saliency
 
     def __call__(self, videos: Float[Tensor, "batch frames 3 h w"]) -> Labels:
+        """Label videos in [0, 1]; the elevations are radians in [0, pi/4]. Raises ValueError for under 8 frames."""
+        seen = frame_features(self.features, videos, QUALITY_FRAMES)
+        views = seen[:, :: QUALITY_FRAMES // ELEVATION_VIEWS]  # every second of 8 uniform frames: 4 uniform frames
         return Labels(
-            quality_scores(self.quality, video_features(self.features, videos, FRAMES)),
-            predict_elevation(self.elevation, video_features(self.features, videos, VIEWS)),
+            quality_scores(self.quality, seen.mean(axis=1)),
+            predict_elevation(self.elevation, views.mean(axis=1)),
             self.saliency(videos.flatten(0, 1)).unflatten(0, videos.shape[:2]),
         )
 
@@ -68,12 +75,17 @@ def label_videos(
 ) -> Path:
     """Label the videos in a folder of shards; returns the path of the labels' `index.json`, written last.
 
+    The index says of which videos the labels are, and repeats the scores and elevations of all in the videos' order.
     settings: what names the labeller, kept beside the labels. part (k, n): every n-th shard only, beginning with the
     k-th. Interrupted, the same call goes on where it stopped. Raises ValueError where the folder holds labels of other
-    videos or of another labeller (overwrite: they are deleted).
+    videos or of another labeller (overwrite: they are deleted), and for a batch or a part out of range.
     """
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, not {batch}")
+    check_part(part, overwrite)
     source, folder, (which, parts) = VideoShards(videos), Path(folder), part
-    claim_folder(folder, {"videos": source.fingerprint, **settings}, overwrite=overwrite)
+    settings = {**settings, "videos": source.fingerprint}
+    claim_folder(folder, settings, overwrite=overwrite)
     counts = [len(shard["samples"]) for shard in source.index["shards"]]
     starts = np.cumsum([0, *counts])
     mine = range(which, len(counts), parts)
@@ -89,9 +101,15 @@ def label_videos(
                     if not all(source.keys[index] in writer.keys for index in indices):
                         _write_batch(writer, source, indices, labeller)
                     bar.update(len(indices))
-    if all(shard_path(folder, shard).exists() for shard in range(len(counts))):
-        return write_index(folder, settings=settings)
+    paths = [shard_path(folder, shard) for shard in range(len(counts))]
+    if all(path.exists() for path in paths):
+        return write_index(folder, settings=settings, labels=[known for path in paths for known in _labels_in(path)])
     return folder / "index.json"  # the last worker to finish writes it
+
+
+def _labels_in(path: Path) -> list[dict[str, float]]:
+    with tarfile.open(path) as tar:
+        return [json.load(tar.extractfile(member)) for member in tar if member.name.endswith(".json")]
 
 
 def _write_batch(writer: ShardWriter, source: VideoShards, indices: range, labeller: Labeller) -> None:
@@ -119,13 +137,14 @@ class SyntheticShards(Sequence):
     def __init__(self, videos: str | Path, labels: str | Path, threshold: float | None = 0.0):
         self.videos, self.labels = VideoShards(videos), Shards(labels)
         self.folder = self.videos.folder
-        if self.videos.keys != self.labels.keys:
+        index = self.labels.index
+        if "labels" not in index or index["settings"]["videos"] != self.videos.fingerprint:
             raise ValueError(f"{labels} are not the labels of {videos}: label these videos again")
-        self.facts = [self.labels.metadata(index) for index in range(len(self.labels.keys))]
+        self.facts: list[dict[str, float]] = index["labels"]
         least = -np.inf if threshold is None else threshold
-        self.kept = [index for index, facts in enumerate(self.facts) if facts["score"] > least]
+        self.kept = [place for place, facts in enumerate(self.facts) if facts["score"] >= least]
         if not self.kept:
-            raise ValueError(f"none of the {len(self.facts)} videos in {videos} has a score over {threshold}")
+            raise ValueError(f"none of the {len(self.facts)} videos in {videos} has a score of {threshold} or more")
         self.keys = [self.videos.keys[index] for index in self.kept]
         self.threshold = threshold
 

@@ -1,12 +1,10 @@
 """The quality filter: which synthetic videos show one object that turns (section 3.2).
 
 Features of 8 uniform frames, averaged, and a support vector machine on top, trained on videos that were judged one by
-one. Its file is skops', which holds numbers and names of classes and runs no code when it is read.
+one.
 """
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -15,7 +13,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-FRAMES = 8
+QUALITY_FRAMES = 8
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ def train_filter(features: Float[np.ndarray, "videos width"], good: Bool[np.ndar
 
 
 def quality_scores(model: Pipeline, features: Float[np.ndarray, "videos width"]) -> Float[np.ndarray, "videos"]:
-    """How far each video is on the good side: above 0 the filter keeps it; a reader may choose another threshold."""
+    """How far each video is on the good side: from 0 on the filter keeps it; a reader may choose another threshold."""
     return model.decision_function(features)
 
 
@@ -54,31 +52,10 @@ def judge_filter(
     both = 0 < good.sum() < len(good)
     roc = np.stack(roc_curve(good, scores)[:2]) if both else np.full((2, 1), np.nan)
     return FilterReport(
-        accuracy=float(((scores > 0) == good).mean()),
+        accuracy=float(((scores >= 0) == good).mean()),
         auc=float(roc_auc_score(good, scores)) if both else float("nan"),
         roc=roc,
         good=float(good.mean()),
-        kept=float((scores > 0).mean()),
+        kept=float((scores >= 0).mean()),
         videos=len(good),
     )
-
-
-def save_model(model: Pipeline, path: str | Path) -> None:
-    """Write a fitted scikit-learn model with skops, to a temporary name that is renamed when whole."""
-    import skops.io
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    skops.io.dump(model, partial)
-    os.replace(partial, path)
-
-
-def load_model(path: str | Path) -> Pipeline:
-    """Read it back. Raises ValueError for a file that holds classes other than NumPy's and scikit-learn's."""
-    import skops.io
-
-    unknown = skops.io.get_untrusted_types(file=path)  # to skops, which does not list all of scikit-learn's own
-    if foreign := [name for name in unknown if not name.startswith("sklearn.")]:
-        raise ValueError(f"{path} holds {', '.join(foreign)}: it is not a model of this project")
-    return skops.io.load(path, trusted=unknown)

@@ -49,16 +49,13 @@ def write_shards(
 
     Interrupted at any moment, the same call goes on where it stopped. Returns the path of `index.json`, which is
     written last. Raises ValueError where the folder already holds data of other settings (overwrite: they are
-    deleted), and for values out of range.
+    deleted), for values out of range, and where `make` returns more or fewer samples than it was asked for.
     """
     folder, (which, parts) = Path(folder), part
     for name, value in {"count": count, "shard_size": shard_size, "batch": batch, "workers": workers}.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
-    if not 0 <= which < parts:
-        raise ValueError(f"part must be (k, n) with 0 <= k < n, not {part}")
-    if overwrite and parts > 1:
-        raise ValueError("machines that share a folder cannot overwrite it: delete it first")
+    check_part(part, overwrite)
     claim_folder(folder, settings, overwrite=overwrite)
 
     shards = range(which, math.ceil(count / shard_size), parts)
@@ -76,6 +73,15 @@ def write_shards(
     return folder / "index.json"  # the last part to finish writes it
 
 
+def check_part(part: tuple[int, int], overwrite: bool) -> None:
+    """Raise ValueError where a part (k, n) of a job does not exist, or would delete what the others wrote."""
+    which, parts = part
+    if not 0 <= which < parts:
+        raise ValueError(f"part must be (k, n) with 0 <= k < n, not {part}")
+    if overwrite and parts > 1:
+        raise ValueError("machines that share a folder cannot overwrite it: delete it first")
+
+
 def _write(folder: Path, missing: dict[int, range], make: Make, batch: int, workers: int, bar: tqdm) -> None:
     done: dict[int, set[str]] = {}
     todo: dict[int, list[range]] = {}
@@ -89,8 +95,7 @@ def _write(folder: Path, missing: dict[int, range], make: Make, batch: int, work
     try:
         for shard, batches in todo.items():
             with ShardWriter(shard_path(folder, shard)) as writer:
-                # the indices come first: at the end of a shard, zip must not take a result of the next one
-                for index, members in zip(itertools.chain.from_iterable(batches), results, strict=False):
+                for index, members in itertools.islice(results, sum(map(len, batches))):
                     if _key(index) in done[shard]:
                         continue
                     if isinstance(members, str):
@@ -103,18 +108,18 @@ def _write(folder: Path, missing: dict[int, range], make: Make, batch: int, work
         results.close()
 
 
-def _in_order(make: Make, batches: list[range], workers: int) -> Iterator[Members]:
-    """The samples in the order of their indices, made here (one worker) or in `workers` processes."""
+def _in_order(make: Make, batches: list[range], workers: int) -> Iterator[tuple[int, Members]]:
+    """The samples with their indices, in order, made here (one worker) or in `workers` processes."""
     if workers == 1:
         for part in batches:
-            yield from make(part)
+            yield from _samples(make, part)
         return
     context = multiprocessing.get_context("spawn")  # a fork would share the parent's OpenGL
     pool = ProcessPoolExecutor(min(workers, max(len(batches), 1)), context, _start_worker)
     try:
         waiting: deque[Future] = deque()
         for part in batches:
-            waiting.append(pool.submit(make, part))
+            waiting.append(pool.submit(_samples, make, part))
             if len(waiting) > 4 * workers:
                 yield from waiting.popleft().result()
         while waiting:
@@ -125,6 +130,10 @@ def _in_order(make: Make, batches: list[range], workers: int) -> Iterator[Member
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _samples(make: Make, part: range) -> list[tuple[int, Members]]:
+    return list(zip(part, make(part), strict=True))
 
 
 def _start_worker() -> None:

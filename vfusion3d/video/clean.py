@@ -33,12 +33,11 @@ def clean(caption: str) -> Cleaned:
 
     Unicode becomes NFKC without invisible characters and pictograms; tags, entities, addresses, hashtags and what
     follows a bar are removed, white space is collapsed, and what is all in capitals becomes small. A caption that is
-    then empty, too long, a file name, or has characters that could not be read is in trouble.
+    then empty, too short, too long, a file name, or has characters that could not be read is in trouble.
     """
     if len(caption) > HOPELESS:
         return Cleaned(caption[:OVERLONG], _overlong(caption))
-    text = html.unescape(_TAG.sub(" ", _SCRIPT.sub(" ", caption)))
-    text = _TAG.sub(" ", text)  # those that were written as entities
+    text = _without_tags(html.unescape(_without_tags(caption)))  # again, for those that were written as entities
     text = "".join(_plain(character) for character in text)
     text = unicodedata.normalize("NFKC", text)
     text = _SITE.sub("", _HASHTAG.sub(" ", _ADDRESS.sub(" ", text)))
@@ -51,9 +50,10 @@ def clean(caption: str) -> Cleaned:
         return Cleaned(text[:OVERLONG], _overlong(text))
     if _FILE.fullmatch(text):
         return Cleaned(text, "a file name")
-    if sum(character.isalpha() for character in text) < LEAST_LETTERS:
-        was_text = any(character.isalpha() for character in caption)
-        return Cleaned(text, "nothing left" if was_text else "empty")
+    if not any(map(str.isalpha, text)):
+        return Cleaned(text, "nothing left" if any(map(str.isalpha, caption)) else "empty")
+    if sum(map(str.isalpha, text)) < LEAST_LETTERS:
+        return Cleaned(text, "too few letters")
     return Cleaned(text)
 
 
@@ -61,6 +61,10 @@ def same_caption_key(caption: str) -> str:
     """Captions with the same key count as the same: case, white space, punctuation and articles make no difference."""
     words = re.findall(r"[^\W_]+", caption.casefold())
     return " ".join(word for word in words if word not in ARTICLES)
+
+
+def _without_tags(text: str) -> str:
+    return _TAG.sub(" ", _SCRIPT.sub(" ", text))
 
 
 def _plain(character: str) -> str:

@@ -6,6 +6,7 @@ convolutions and attentions, so the model keeps what it knows about pictures, an
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -31,12 +32,15 @@ def finetune_video_model(
     objects: int | None = None,
     model: StableVideoDiffusion | None = None,
     seed: int = 0,
-    show=None,
+    show: Callable[[StableVideoDiffusion, int], None] | None = None,
     show_every: int = 0,
+    checkpoint_every: int = 50,
     stop_after: float = math.inf,
     overwrite: bool = False,
 ) -> StableVideoDiffusion:
-    """Fine-tune by `profile.video` on the orbits in `data`; checkpoint and log go to `folder`, the pipeline to `model`.
+    """Fine-tune by `profile.video` on the orbits in `data`; the pipeline goes to `FOLDER/model`.
+
+    The log goes to `folder` too, and every `checkpoint_every` steps a checkpoint, which holds the whole network.
 
     objects: learn from the first so many only (Table 3). model: what to start from, by default the profile's video
     model. show(model, step): called every `show_every` steps and at the end. Interrupted, the same call goes on where
@@ -61,6 +65,7 @@ def finetune_video_model(
     state.wait_for_everyone()
     if (folder / "model").is_dir():
         return load_video_model(profile, folder / "model")
+    model.pipeline.to(state.device)  # the loop moves only what learns
     learn_temporal_only(model)
 
     def batch_of(step: int, rank: int) -> Float[Tensor, "batch frames 3 size size"]:
@@ -81,7 +86,7 @@ def finetune_video_model(
         seed=seed,
         weight_decay=recipe.weight_decay,
         mixed_precision=recipe.mixed_precision,
-        checkpoint_every=50,
+        checkpoint_every=checkpoint_every,
     )
     watch = {"show": show and partial(show, model), "show_every": show_every, "stop_after": stop_after}
     done = train(model.network, batch_of, losses_of, settings, folder, device=profile.device, **watch)
@@ -90,13 +95,17 @@ def finetune_video_model(
     return model
 
 
-def learn_temporal_only(model: VideoModel) -> float:
-    """Freeze all of the network but its temporal parameters; returns the share of its numbers that learn."""
+def learn_temporal_only(model: VideoModel) -> None:
+    """Freeze all of the network but its temporal parameters."""
     learning = set(model.temporal_parameters())
     for name, parameter in model.network.named_parameters():
         parameter.requires_grad_(name in learning)
+
+
+def temporal_share(model: VideoModel) -> float:
+    """The share of the network's numbers that are temporal."""
     sizes = {name: parameter.numel() for name, parameter in model.network.named_parameters()}
-    return sum(sizes[name] for name in learning) / sum(sizes.values())
+    return sum(sizes[name] for name in model.temporal_parameters()) / sum(sizes.values())
 
 
 def orbit_video(shards: MultiviewShards, index: int, frames: int, size: int) -> Float[Tensor, "frames 3 size size"]:

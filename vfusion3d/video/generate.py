@@ -7,7 +7,6 @@ result is the same however many there are.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,11 @@ from vfusion3d.data.shards import encode_video
 from vfusion3d.data.write_shards import Members, write_shards
 from vfusion3d.foundations.image_to_video import VideoModel
 from vfusion3d.foundations.text_to_image import TextToImage
+from vfusion3d.loop import fingerprint
 from vfusion3d.profiles import Video
+
+SETTINGS = ("size", "frames", "fps", "motion_bucket", "guidance", "inference_steps")  # what changes a video
+Picture = tuple[Float[Tensor, "1 3 size size"], torch.Generator]
 
 
 def generate_videos(
@@ -29,7 +32,7 @@ def generate_videos(
     model: VideoModel,
     recipe: Video,
     *,
-    made_by: str,
+    drawn_by: str,
     seed: int = 0,
     shard_size: int = 100,
     part: tuple[int, int] = (0, 1),
@@ -38,26 +41,40 @@ def generate_videos(
 ) -> Path:
     """One video a prompt, in shards that `VideoShards` reads. Returns the path of `index.json`, written last.
 
-    draw: the text-to-image role. model: the fine-tuned video model; made_by: its name in the settings that stand beside
-    the shards. part (k, n): every n-th shard only, beginning with the k-th; n workers share a folder. Interrupted, the
-    same call goes on where it stopped. Raises ValueError for an empty list of prompts and where the folder holds videos
-    of other settings (overwrite: they are deleted).
+    draw: the text-to-image role; drawn_by: the name of its model (`profile.foundations.text_to_image`). model: the
+    fine-tuned video model. The settings beside the shards hold that name, a fingerprint of the model's network, and
+    what of the recipe changes a video.
+
+    part (k, n): every n-th shard only, beginning with the k-th; n workers share a folder. A prompt that
+    `draw` refuses with a ValueError is left out, and listed with the reason under "skipped" in the index. Interrupted,
+    the same call goes on where it stopped. Raises ValueError for an empty list of prompts and where the folder holds
+    videos of other settings (overwrite: they are deleted), OSError where the disk is full: what is whole is kept.
     """
     if not prompts:
         raise ValueError("there are no prompts to make videos of")
     settings = {
         "prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16],
-        "model": made_by,
-        "video": asdict(recipe),
+        "text_to_image": drawn_by,
+        "model": fingerprint(model.network),
+        "video": {name: getattr(recipe, name) for name in SETTINGS},
         "seed": seed,
         "shard_size": shard_size,
     }
 
     def make(indices: range) -> list[Members]:
-        _, videos = generate_batch(indices, prompts, draw, model, recipe, seed)
-        frames = (videos * 255).round().byte().permute(0, 1, 3, 4, 2).numpy()
-        known = [{"prompt": prompts[index], "index": index} for index in indices]
-        return [encode_video(f, k["prompt"], k) for f, k in zip(frames, known, strict=True)]
+        made: dict[int, Members] = {}
+        pictures = {}
+        for index in indices:
+            try:
+                pictures[index] = draw_picture(index, prompts, draw, recipe, seed)
+            except ValueError as error:
+                made[index] = str(error)
+        videos = animate(list(pictures.values()), model, recipe) if pictures else []
+        for index, video in zip(pictures, videos, strict=True):
+            frames = (video * 255).round().byte().permute(0, 2, 3, 1).numpy()
+            known = {"prompt": prompts[index], "index": index, "frames": len(frames)}
+            made[index] = encode_video(frames, prompts[index], known)
+        return [made[index] for index in indices]
 
     return write_shards(
         folder,
@@ -77,19 +94,27 @@ def generate_batch(
     indices: Sequence[int], prompts: Sequence[str], draw: TextToImage, model: VideoModel, recipe: Video, seed: int
 ) -> tuple[Float[Tensor, "batch 3 size size"], Float[Tensor, "batch frames 3 size size"]]:
     """The images and the videos of some prompts (by index), each from random numbers of its own."""
-    generators = [sample_generator(seed, index) for index in indices]
-    pairs = zip(indices, generators, strict=True)
-    images = torch.cat([draw([prompts[index]], generator, recipe.size) for index, generator in pairs])
-    videos = model.generate(
-        images,
-        generators,
+    pictures = [draw_picture(index, prompts, draw, recipe, seed) for index in indices]
+    return torch.cat([image for image, _ in pictures]), animate(pictures, model, recipe)
+
+
+def draw_picture(index: int, prompts: Sequence[str], draw: TextToImage, recipe: Video, seed: int) -> Picture:
+    """The image of one prompt, and the random numbers that are left for its video."""
+    generator = sample_generator(seed, index)
+    return draw([prompts[index]], generator, recipe.size), generator
+
+
+def animate(pictures: Sequence[Picture], model: VideoModel, recipe: Video) -> Float[Tensor, "batch frames 3 size size"]:
+    """A video from each picture, all at once."""
+    return model.generate(
+        torch.cat([image for image, _ in pictures]),
+        [generator for _, generator in pictures],
         bucket=recipe.motion_bucket,
         frames=recipe.frames,
         steps=recipe.inference_steps,
         guidance=recipe.guidance,
         fps=recipe.fps,
     )
-    return images, videos
 
 
 def sample_generator(seed: int, index: int) -> torch.Generator:

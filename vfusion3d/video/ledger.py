@@ -4,6 +4,7 @@ Notable: the rows of a batch, the keys that tell duplicates, and how far each so
 transaction. After a kill, the file holds whole batches and nothing else.
 """
 
+import contextlib
 import hashlib
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -11,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TABLES = """
+BEGIN EXCLUSIVE;
 CREATE TABLE IF NOT EXISTS prompts (caption TEXT, source TEXT, decision TEXT, reason TEXT, split TEXT);
 CREATE TABLE IF NOT EXISTS keys (key INTEGER PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS sources (source TEXT PRIMARY KEY, captions INTEGER);
+COMMIT;
 """
 
 
@@ -40,42 +43,39 @@ class Ledger:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        try:
+        with self._errors():
             self._file = sqlite3.connect(self.path, timeout=1)
-            self._file.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._file.execute("PRAGMA locking_mode = EXCLUSIVE")  # the first lock is kept until the end
             self._file.executescript(TABLES)
             (self.trainable,) = self._file.execute("SELECT count(*) FROM prompts WHERE split = 'train'").fetchone()
-        except sqlite3.Error as error:
-            raise self._trouble(error) from error
 
     def read(self, source: str) -> int:
         """How many captions of this source are in the ledger."""
-        found = self._file.execute("SELECT captions FROM sources WHERE source = ?", (source,)).fetchone()
+        with self._errors():
+            found = self._file.execute("SELECT captions FROM sources WHERE source = ?", (source,)).fetchone()
         return found[0] if found else 0
 
     def known(self, key: str) -> bool:
-        """Whether a batch was written with this key."""
-        found = self._file.execute("SELECT 1 FROM keys WHERE key = ?", (_number(key),))
-        return found.fetchone() is not None
+        """Whether this key was written before."""
+        with self._errors():
+            return self._file.execute("SELECT 1 FROM keys WHERE key = ?", (_number(key),)).fetchone() is not None
 
     def write(self, source: str, prompts: Sequence[Prompt], keys: Sequence[str] = ()) -> None:
         """Add the next captions of a source, and keys to know: all of it, or after a kill nothing of it."""
         rows = [(p.caption, p.source, p.decision, p.reason, p.split) for p in prompts]
-        try:
-            with self._file:
-                self._file.executemany("INSERT INTO prompts VALUES (?, ?, ?, ?, ?)", rows)
-                self._file.executemany("INSERT OR IGNORE INTO keys VALUES (?)", [(_number(key),) for key in keys])
-                position = self.read(source) + len(prompts)
-                self._file.execute("INSERT OR REPLACE INTO sources VALUES (?, ?)", (source, position))
-        except sqlite3.Error as error:
-            raise self._trouble(error) from error
+        with self._errors(), self._file:
+            self._file.executemany("INSERT INTO prompts VALUES (?, ?, ?, ?, ?)", rows)
+            self._file.executemany("INSERT OR IGNORE INTO keys VALUES (?)", [(_number(key),) for key in keys])
+            position = self.read(source) + len(prompts)
+            self._file.execute("INSERT OR REPLACE INTO sources VALUES (?, ?)", (source, position))
         self.trainable += sum(prompt.split == "train" for prompt in prompts)
 
     def batches(self, size: int) -> Iterator[list[Prompt]]:
         """All prompts in the order in which they were written, `size` at a time."""
-        rows = self._file.execute("SELECT * FROM prompts ORDER BY rowid")
-        while batch := rows.fetchmany(size):
-            yield [Prompt(*row) for row in batch]
+        with self._errors():
+            rows = self._file.execute("SELECT * FROM prompts ORDER BY rowid")
+            while batch := rows.fetchmany(size):
+                yield [Prompt(*row) for row in batch]
 
     def close(self) -> None:
         """Leave the file as it is, to go on later."""
@@ -87,10 +87,15 @@ class Ledger:
     def __exit__(self, *exception) -> None:
         self.close()
 
-    def _trouble(self, error: sqlite3.Error) -> OSError:
-        if "locked" in str(error):
-            return OSError(f"{self.path}: another process collects prompts here; wait for it, or use another folder")
-        return OSError(f"{self.path}: {error}; what was finished is kept: mend that (make room?) and run again")
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            message = f"{error}; what was finished is kept: mend that (make room?) and run again"
+            if "locked" in str(error):
+                message = "another process collects prompts here; wait for it, or use another folder"
+            raise OSError(f"{self.path}: {message}") from error
 
 
 def _number(key: str) -> int:

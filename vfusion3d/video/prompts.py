@@ -15,6 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from vfusion3d.data.captions import meaning
+from vfusion3d.data.frames import uniform_frames
 from vfusion3d.data.images import on_white
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.foundations.caption_rules import OVERLONG
@@ -54,9 +55,12 @@ def collect_prompts(
 
     Interrupted at any moment, the same call goes on where it stopped; what is finished is not done again. Raises
     CorpusError for a corpus that cannot be read, ValueError where the folder holds prompts of other settings
-    (overwrite: they are deleted), ModelUnavailable where a model cannot be had, OSError where nothing can be written.
+    (overwrite: they are deleted) and where something held out comes from "web" or "3D", the names of what is trained
+    on, ModelUnavailable where a model cannot be had, OSError where nothing can be written.
     """
     folder, wanted = Path(folder), profile.data.prompts
+    if taken := held_out.keys() & BATCH.keys():
+        raise ValueError(f"held_out names {', '.join(sorted(taken))}, where captions to train on come from: rename it")
     shards = [] if objects is None else MultiviewShards(objects)
     settings = {
         "prompts": wanted,
@@ -71,15 +75,17 @@ def collect_prompts(
     if (folder / PROMPTS).exists():
         return folder / PROMPTS
 
-    keep, describe = prompt_filter(profile), captioner(profile)
-    never = frozenset(meaning(clean(caption).caption) for captions in held_out.values() for caption in captions)
+    keep = prompt_filter(profile)
+    never = {meaning(clean(caption).caption): source for source, captions in held_out.items() for caption in captions}
     with Ledger(folder / WORK) as ledger:
         for source, captions in held_out.items():
             if not ledger.read(source):
                 ledger.write(source, [Prompt(caption, source, "keep", split="eval") for caption in captions])
         start = ledger.trainable
         with tqdm(total=wanted, initial=start, unit="prompt", desc="collecting prompts", disable=not progress) as bar:
-            captions = object_captions(describe, shards, seed, ledger.read(OBJECTS))
+            done = ledger.read(OBJECTS)
+            left = done < len(shards) and start < wanted
+            captions = object_captions(captioner(profile), shards, seed, done) if left else ()
             _collect(ledger, OBJECTS, captions, _all, never, wanted, bar)
             captions = itertools.islice(read_captions(corpus), ledger.read(WEB), None)
             _collect(ledger, WEB, captions, keep, never, wanted, bar)
@@ -102,8 +108,7 @@ def object_captions(describe: Captioner, shards: Sequence, seed: int, start: int
     """The captions of 3D objects from object `start` on, each of 8 uniform views; a caption depends on its object."""
     for index in range(start, len(shards)):
         count = len(shards.picture_names(index))
-        chosen = [count * view // CAPTIONED_VIEWS for view in range(CAPTIONED_VIEWS)] if count else []
-        sample = shards.read(index, views=sorted(set(chosen)))
+        sample = shards.read(index, uniform_frames(count, min(count, CAPTIONED_VIEWS)))
         draws = torch.Generator().manual_seed(seed * 10**9 + index)
         yield describe(on_white(sample.rgba), draws, description=sample.caption)
 
@@ -113,11 +118,12 @@ def judge(
     source: str,
     keep: PromptFilter,
     known: Callable[[str], bool] = lambda key: False,
-    never: frozenset[frozenset[str]] = frozenset(),
+    never: Mapping[frozenset[str], str] = {},
 ) -> list[Prompt]:
     """What becomes of each caption: cleaned, checked for duplicates and for evaluation prompts, filtered.
 
-    known: whether a key (`same_caption_key`) has been met before. never: the meanings of the evaluation prompts.
+    known: whether a key (`same_caption_key`) has been met before. never: the meanings of what is held out,
+    and where each comes from.
     """
     rows: list[Prompt | None] = []
     asked, met = [], set()
@@ -128,8 +134,8 @@ def judge(
             rows.append(Prompt(caption[:OVERLONG], source, "drop", f"clean: {cleaned.trouble}"))
         elif key in met or known(key):
             rows.append(Prompt(cleaned.caption, source, "drop", "duplicate"))
-        elif meaning(cleaned.caption) in never:
-            rows.append(Prompt(cleaned.caption, source, "drop", "held out: an evaluation prompt"))
+        elif (said := meaning(cleaned.caption)) in never:
+            rows.append(Prompt(cleaned.caption, source, "drop", f"held out: {never[said]}"))
         else:
             rows.append(None)
             asked.append(cleaned.caption)
@@ -151,7 +157,7 @@ def _all(captions: Sequence[str]) -> list[Decision]:
 
 
 def _collect(
-    ledger: Ledger, source: str, captions: Iterable[str], keep: PromptFilter, never: frozenset, wanted: int, bar: tqdm
+    ledger: Ledger, source: str, captions: Iterable[str], keep: PromptFilter, never: Mapping, wanted: int, bar: tqdm
 ) -> None:
     """Put captions into the ledger, batch by batch, until it has as many prompts as wanted; the rest is not read."""
     captions = iter(captions)

@@ -2,7 +2,7 @@
 
     python -m vfusion3d.video.web_captions
 
-writes `corpus.WEB_CAPTIONS` again, byte for byte. A kind of line says how it was made, not whether it should be kept:
+writes `corpus.WEB_CAPTIONS` again, the same lines. A kind of line says how it was made, not whether it should be kept:
 that is for a reader to judge (`corpus.LABELS`).
 """
 
@@ -78,7 +78,7 @@ def web_captions(lines: int = LINES, seed: int = SEED) -> list[tuple[str, str]]:
     return made
 
 
-def one(rng: np.random.Generator, before: str = "") -> str:
+def caption_of_one_object(rng: np.random.Generator, before: str = "") -> str:
     """A caption of one object, in one of the ways in which people put it."""
     spec = sample_object(rng)
     said = rng.choice(["all", "plain", "name", "with", "bare"], p=[0.62, 0.12, 0.06, 0.08, 0.12])
@@ -139,13 +139,19 @@ def _several(rng: np.random.Generator, before: str) -> str:
 def _scene(rng: np.random.Generator, before: str) -> str:
     place = _pick(rng, *PLACES)
     return _pick(
-        rng, f"{one(rng)} {place}", f"{_plural(_category(rng))} {place}", _pick(rng, *VIEWS), _pick(rng, *VIEWS)
+        rng,
+        f"{caption_of_one_object(rng)} {place}",
+        f"{_plural(_category(rng))} {place}",
+        _pick(rng, *VIEWS),
+        _pick(rng, *VIEWS),
     )
 
 
 def _people(rng: np.random.Generator, before: str) -> str:
     who, does, what = _pick(rng, *WHO), _pick(rng, *DOES), _named(_category(rng))
-    return _pick(rng, f"{who} {does} {what}", f"{who} {_pick(rng, *PLACES)}", f"{who} with {one(rng)}")
+    return _pick(
+        rng, f"{who} {does} {what}", f"{who} {_pick(rng, *PLACES)}", f"{who} with {caption_of_one_object(rng)}"
+    )
 
 
 def _shop(rng: np.random.Generator, before: str) -> str:
@@ -161,7 +167,7 @@ def _shop(rng: np.random.Generator, before: str) -> str:
 
 
 def _markup(rng: np.random.Generator, before: str) -> str:
-    caption, alt = one(rng), _category(rng)
+    caption, alt = caption_of_one_object(rng), _category(rng)
     return _pick(
         rng,
         f"<p>{caption}</p>",
@@ -171,7 +177,7 @@ def _markup(rng: np.random.Generator, before: str) -> str:
         f'<div class="caption"><a href="#top">{caption}</a>&nbsp;</div>',
         f"[caption id=attachment_{rng.integers(999)}] {caption} [/caption]",
         f"<script>show('{alt}')</script>",
-        f"{caption}<br><br>{one(rng)}",
+        f"{caption}<br><br>{caption_of_one_object(rng)}",
         f"{{{{ product.title }}}} - {alt}",
     )
 
@@ -179,13 +185,24 @@ def _markup(rng: np.random.Generator, before: str) -> str:
 def _address(rng: np.random.Generator, before: str) -> str:
     thing = _category(rng).replace(" ", "-")
     link = _pick(rng, f"https://www.example.org/{thing}/{rng.integers(9999)}", f"www.{thing}-world.example")
-    return _pick(rng, link, f"{one(rng)} {link}", f"{link} {one(rng)}", f"contact: info@{thing}.example")
+    return _pick(
+        rng,
+        link,
+        f"{caption_of_one_object(rng)} {link}",
+        f"{link} {caption_of_one_object(rng)}",
+        f"contact: info@{thing}.example",
+    )
 
 
 def _hashtags(rng: np.random.Generator, before: str) -> str:
     tags = " ".join(f"#{_pick(rng, 'love', 'design', 'instagood', 'art', _colour(rng))}" for _ in range(3))
     return _pick(
-        rng, f"{one(rng)} {tags}", f"{one(rng)} 😍✨ {tags}", tags, f"{_scene(rng, '')} {tags}", f"😍😍 {one(rng)}"
+        rng,
+        f"{caption_of_one_object(rng)} {tags}",
+        f"{caption_of_one_object(rng)} 😍✨ {tags}",
+        tags,
+        f"{_scene(rng, '')} {tags}",
+        f"😍😍 {caption_of_one_object(rng)}",
     )
 
 
@@ -197,7 +214,7 @@ def _camera(rng: np.random.Generator, before: str) -> str:
         f"DSC{number}",
         f"{_category(rng).replace(' ', '_')}_{number}.png",
         f"Canon EOS 5D, f/{rng.integers(2, 11)}, 1/{rng.integers(30, 900)} s, ISO {100 * rng.integers(1, 16)}",
-        f"{one(rng)} (f/2.8, 50 mm, ISO 400)",
+        f"{caption_of_one_object(rng)} (f/2.8, 50 mm, ISO 400)",
         f"Screenshot 20{rng.integers(10, 24)}-0{rng.integers(1, 9)}-14 at 10.22.{rng.integers(10, 60)}",
     )
 
@@ -211,7 +228,7 @@ def _again(rng: np.random.Generator, before: str) -> str:
 
 
 def _typo(rng: np.random.Generator, before: str) -> str:
-    caption = one(rng)
+    caption = caption_of_one_object(rng)
     place = int(rng.integers(2, len(caption) - 1))
     swapped = caption[: place - 1] + caption[place] + caption[place - 1] + caption[place + 1 :]
     return _pick(rng, swapped, caption[:place] + caption[place + 1 :], caption[:place] + caption[place - 1 :])
@@ -223,7 +240,7 @@ def _odd(rng: np.random.Generator, before: str) -> str:
 
 
 def _unreadable(rng: np.random.Generator, before: str) -> str:
-    caption = one(rng)
+    caption = caption_of_one_object(rng)
     return _pick(
         rng, "", "   ", "...", "-", "\u200b", "?!", caption.replace("a", "\ufffd"), caption[: len(caption) // 2]
     )
@@ -231,12 +248,14 @@ def _unreadable(rng: np.random.Generator, before: str) -> str:
 
 def _overlong(rng: np.random.Generator, before: str) -> str:
     length = 10_000 if rng.random() < 0.2 else int(rng.integers(250, 1500))
-    words = [f"{one(rng)}, {_pick(rng, 'new', 'cheap', 'online', '4k', 'wallpaper')}" for _ in range(12)]
+    words = [
+        f"{caption_of_one_object(rng)}, {_pick(rng, 'new', 'cheap', 'online', '4k', 'wallpaper')}" for _ in range(12)
+    ]
     return ((", ".join(words) + ", ") * (length // 100))[:length]
 
 
 KINDS: dict[str, tuple[float, Callable[[np.random.Generator, str], str]]] = {  # how often, and how it is made
-    "one object": (0.44, one),
+    "one object": (0.44, caption_of_one_object),
     "several": (0.09, _several),
     "scene": (0.09, _scene),
     "people": (0.06, _people),
@@ -250,14 +269,14 @@ KINDS: dict[str, tuple[float, Callable[[np.random.Generator, str], str]]] = {  #
     "language": (0.02, lambda rng, before: _pick(rng, *OTHER)),
     "camera": (0.02, _camera),
     "address": (0.015, _address),
-    "capitals": (0.015, lambda rng, before: one(rng).upper()),
+    "capitals": (0.015, lambda rng, before: caption_of_one_object(rng).upper()),
     "unreadable": (0.015, _unreadable),
     "overlong": (0.004, _overlong),
 }
 
 
 def write_web_captions() -> None:
-    """Write the bundled corpus: the same bytes each time."""
+    """Write the bundled corpus: the same lines each time."""
     text = "".join(f"{caption}\n" for _, caption in web_captions())
     partial = WEB_CAPTIONS.with_name(WEB_CAPTIONS.name + ".partial")
     partial.write_bytes(gzip.compress(text.encode(), mtime=0))
