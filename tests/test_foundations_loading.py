@@ -7,7 +7,7 @@ import torch
 
 from vfusion3d.foundations import loading
 from vfusion3d.foundations.loading import ModelUnavailable, device_of, dtype_of, load_once, source_of
-from vfusion3d.profiles import Foundations, load_profile
+from vfusion3d.profiles import Foundations, ProfileError, load_profile
 
 
 def profile(role: str, name: str, **changes):
@@ -70,7 +70,18 @@ def test_auto_is_a_gpu_if_there_is_one(monkeypatch):
     for there, device in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         assert device_of(auto) == torch.device(device)
+    with pytest.raises(ProfileError, match="smoke runs on cuda, and PyTorch finds no GPU here"):
+        device_of(replace(auto, device="cuda"))
     assert dtype_of(auto) == torch.float16
+
+
+def test_the_advice_names_no_miniature_that_is_not_bundled(tmp_path, monkeypatch):
+    there = profile("image_features", str(tmp_path))
+    (tmp_path / "image_features").mkdir()
+    for bundled, ways in ((tmp_path, "stand-in, mini or"), (tmp_path / "empty", "stand-in or")):
+        monkeypatch.setattr(loading, "BUNDLED", bundled)
+        advice = str(loading.unavailable(there, "image_features", "no network"))
+        assert f"set foundations.image_features to {ways} a folder" in advice
 
 
 def test_every_role_has_a_word_for_running_offline():

@@ -179,7 +179,12 @@ def test_a_notebook_is_told_profile_run_dir_and_seed_and_keeps_its_figures(tmp_p
         "import os\nprint(os.path.abspath('../runs/x'), os.path.expanduser('~/secret'))",
         "import sys\nfor i in range(3):\n    print(f'\\r{i} of 3', end='', file=sys.stderr, flush=True)",
     )
+    notebook = nbformat.read(source, 4)
+    notebook.cells.append(nbformat.v4.new_markdown_cell("Solutions are in [solutions.md](solutions.md)."))
+    nbformat.write(notebook, source)
     executed = run_notebook(source, "smoke", root=tmp_path, seed=7)
+    (link,) = [cell.source for cell in nbformat.read(executed, 4).cells if cell.cell_type == "markdown"]
+    assert link == "Solutions are in [solutions.md](../../notebooks/solutions.md)."
     assert executed == tmp_path / "papermill_runs" / "smoke" / "00_first.ipynb"
     *_, parameters, figure, paths, bar = code_cells(executed)
     assert parameters.outputs[0].text == "smoke ../runs/smoke 7\n"

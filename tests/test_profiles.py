@@ -15,7 +15,7 @@ def edited(tmp_path):
     """A function that writes the laptop profile with one change and returns its path."""
 
     def write(change) -> str:
-        content = yaml.safe_load((FOLDER / "laptop.yaml").read_text())
+        content = yaml.safe_load((FOLDER / "laptop.yaml").read_text()) | {"name": "mine"}
         change(content)
         path = tmp_path / "mine.yaml"
         path.write_text(yaml.safe_dump(content))
@@ -135,6 +135,12 @@ def test_a_wrong_value_is_named(edited, section, key, value, message):
         value = float("nan")
     with pytest.raises(ProfileError, match=message):
         load_profile(edited(lambda content: content[section].update({key: value})))
+
+
+def test_a_profile_of_ones_own_has_a_name_of_its_own(edited):
+    assert load_profile(edited(lambda content: None)).name == "mine"
+    with pytest.raises(ProfileError, match=r"mine\.yaml: name: gpu is another profile's"):
+        load_profile(edited(lambda content: content.update(name="gpu")))
 
 
 def test_an_unknown_dtype_lists_the_known_ones(edited):

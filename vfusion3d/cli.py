@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
@@ -40,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="One image to a 3D asset, and the paper's pipeline that teaches it. "
         "`vfusion3d COMMAND --help` tells more, with an example.",
     )
+    parser.add_argument("--version", action="version", version=f"vfusion3d {version('vfusion3d')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (add_reconstruct, add_render, add_prompts, add_train, add_evaluate):
         add(commands)

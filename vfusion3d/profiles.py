@@ -238,9 +238,12 @@ def load_profile(name_or_path: str | Path) -> Profile:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path.name} is not YAML: {error}") from error
     try:
-        return _read(Profile, content, "")
+        profile = _read(Profile, content, "")
     except ProfileError as error:
         raise ProfileError(f"{path.name}: {error}") from error
+    if path.parent != FOLDER and (FOLDER / f"{profile.name}.yaml").is_file():
+        raise ProfileError(f"{path.name}: name: {profile.name} is another profile's, whose results it would overwrite")
+    return profile
 
 
 def _read(kind: Any, value: Any, key: str) -> Any:

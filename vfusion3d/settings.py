@@ -26,7 +26,7 @@ def claim_folder(folder: str | Path, settings: dict[str, Any], *, overwrite: boo
     if changed and not overwrite:
         raise ValueError(
             f"{path.parent} was made with other settings ({'; '.join(changed)}): "
-            "use another folder, or overwrite this one"
+            "use another folder, or overwrite this one (overwrite=True, --overwrite)"
         )
     if changed:
         shutil.rmtree(path.parent)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from vfusion3d.profiles import Profile
+from vfusion3d.profiles import Profile, ProfileError
 
 Model = TypeVar("Model")
 BUNDLED = Path(__file__).parent.parent / "weights"
@@ -36,10 +36,16 @@ class ModelUnavailable(OSError):
 
 
 def device_of(profile: Profile) -> torch.device:
-    """Where the profile's models run; "auto" is a CUDA GPU if there is one, else the CPU."""
-    if profile.device != "auto":
-        return torch.device(profile.device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Where the profile's models run; "auto" is a CUDA GPU if there is one, else the CPU.
+
+    Raises ProfileError where the profile asks for a GPU and there is none.
+    """
+    there = torch.cuda.is_available()
+    if profile.device == "auto":
+        return torch.device("cuda" if there else "cpu")
+    if profile.device == "cuda" and not there:
+        raise ProfileError(f"profile {profile.name} runs on cuda, and PyTorch finds no GPU here: see its key device")
+    return torch.device(profile.device)
 
 
 def dtype_of(profile: Profile) -> torch.dtype:
@@ -86,7 +92,8 @@ def load_once(profile: Profile, role: str, load: Callable[[str, torch.device, to
 def unavailable(profile: Profile, role: str, reason: str) -> ModelUnavailable:
     """The error to raise where the model that the profile names for this role cannot be had."""
     name = getattr(profile.foundations, role)
-    ways = ", ".join(way for way in OFFLINE[role] if way != name)
+    bundled = (BUNDLED / role).is_dir()
+    ways = ", ".join(way for way in OFFLINE[role] if way != name and (bundled or way != "mini"))
     folder = "a folder that holds such a model"
     return ModelUnavailable(
         f"the model {name!r} (role {role}) could not be loaded: {reason.rstrip('. ')}. "

@@ -90,6 +90,7 @@ def train_vfusion3d(
     steps = total_steps(recipe, len(shards))
     given = model is not None or profile.model.start is not None
     model = new_model(profile, torch.Generator().manual_seed(seed)) if model is None else model
+    perceptual = perceptual_distance(profile) if recipe.losses.lpips else None
     if state.is_main_process:
         settings = {
             "training": dataclasses.asdict(recipe),
@@ -103,7 +104,6 @@ def train_vfusion3d(
     state.wait_for_everyone()
     if (folder / "model").is_dir():
         return VFusion3D.from_pretrained(folder / "model")
-    perceptual = perceptual_distance(profile) if recipe.losses.lpips else None
     supervision = Supervision(shards, recipe, model.config.image_size, steps, seed, state.num_processes)
     losses = Losses(recipe, perceptual)
     settings = LoopSettings(
