@@ -177,7 +177,9 @@ def film_strip(
     columns = min(columns, count)
     cell = min(1.0, (TEXT_WIDTH - 2 * MARGIN) / (columns + GAP * (columns - 1)))
     top, across, tall = MARGIN + TITLE * bool(title), cell * (1 + GAP), cell * height / width
-    down = tall + 0.18 + LINE * max(label.count("\n") for label in labels)
+    breaks = max(label.count("\n") for label in labels)
+    labels = [label + "\n" * (breaks - label.count("\n")) for label in labels]  # equally tall, so equally high
+    down = tall + 0.18 + LINE * breaks
     pixels = _array(frames.clamp(0, 1)).transpose(0, 2, 3, 1)
     with paper_style():
         figure, axes = page(columns * across - GAP * cell + 2 * MARGIN, top + math.ceil(count / columns) * down)
