@@ -164,5 +164,8 @@ def test_a_head_for_another_clip_is_refused(folder, model, tmp_path):
 
 def test_laions_head_without_a_network_says_where_to_put_what(no_network, folder, model, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(ModelUnavailable, match=r"role aesthetic_score.*sa_0_4_vit_l_14_linear\.pth.*to mini"):
+    with pytest.raises(
+        ModelUnavailable,
+        match=r"role aesthetic_score.*linear\.pth.*set foundations\.aesthetic_score to",
+    ):
         aesthetic_score(profile_with(clip=str(folder), aesthetic_score="laion"))

@@ -194,6 +194,7 @@ def test_a_stopped_training_of_the_model_goes_on_to_the_same_weights(shards, tmp
 def test_two_processes_train_one_model(shards, tmp_path):
     """The command of the README on two CPU processes: gradients are shared, one of them writes."""
     profile = yaml.safe_load(profile_path("smoke").read_text())
+    profile["name"] = "quick"
     profile["training"] |= {"batch_size": 2, "max_steps": 3, "samples_per_ray": 8}
     (tmp_path / "quick.yaml").write_text(yaml.safe_dump(profile))
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]

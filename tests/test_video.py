@@ -198,8 +198,9 @@ def test_what_only_fine_tuning_or_memory_depends_on_may_change(whole, model, tmp
     (tmp_path / "videos" / "shard-000001.tar").unlink()
     recipe = dataclasses.replace(RECIPE, learning_rate=1.0, warmup_steps=9, generate_batch=1)
     generate(tmp_path / "videos", model, recipe=recipe)
-    for old, new in zip(VideoShards(whole), VideoShards(tmp_path / "videos"), strict=True):
-        assert (old.frames.float() - new.frames.float()).abs().mean() < 1  # rounding, and what JPEG makes of it
+    old, new = (torch.stack([video.frames.float() for video in VideoShards(f)]) for f in (whole, tmp_path / "videos"))
+    rounding = (old - new).abs().mean(dim=(1, 2, 3, 4))  # and what the network and JPEG make of it
+    assert (rounding < 0.2 * (old - old.roll(1, 0)).abs().mean()).all()
 
 
 def test_a_prompt_that_cannot_be_drawn_is_left_out_and_listed_and_the_others_go_on(whole, model, tmp_path):

@@ -96,10 +96,10 @@ def run_notebook(notebook: str | Path, profile: str | Path, root: str | Path = "
         raise NotebookError(f"{notebook}: its kernel was killed, most often because memory ran out") from error
 
     finished = scrub(nbformat.read(unfinished, 4), notebook.resolve().parents[1], root.resolve())
-    sources = os.path.relpath(notebook.parent, executed.parent)
-    for cell in finished.cells:
-        if cell.cell_type == "markdown":  # what lies beside the source does not lie beside the copy
-            cell.source = cell.source.replace("](solutions.md)", f"]({sources}/solutions.md)")
+    if root.resolve() == notebook.resolve().parents[1]:
+        for cell in finished.cells:  # what lies beside the source does not lie beside the copy
+            if cell.cell_type == "markdown":
+                cell.source = cell.source.replace("](solutions.md)", "](../../notebooks/solutions.md)")
     finished.metadata.papermill.input_path = f"notebooks/{notebook.name}"
     finished.metadata.papermill.output_path = f"papermill_runs/{name}/{notebook.name}"
     partial = executed.with_suffix(".partial")

@@ -241,7 +241,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
         profile = _read(Profile, content, "")
     except ProfileError as error:
         raise ProfileError(f"{path.name}: {error}") from error
-    if path.parent != FOLDER and (FOLDER / f"{profile.name}.yaml").is_file():
+    if path.resolve().parent != FOLDER.resolve() and (FOLDER / f"{profile.name}.yaml").is_file():
         raise ProfileError(f"{path.name}: name: {profile.name} is another profile's, whose results it would overwrite")
     return profile
 
