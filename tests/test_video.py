@@ -34,7 +34,11 @@ def new_model():
 
 @pytest.fixture(scope="module")
 def model():
-    return new_model()
+    """In double precision: in single, another batch size takes another convolution and changes what is seen."""
+    whole = new_model()
+    for part in (whole.pipeline.unet, whole.pipeline.vae, whole.pipeline.image_encoder):
+        torch.nn.Module.to(part, torch.float64)
+    return whole
 
 
 @pytest.fixture(scope="module")
@@ -172,9 +176,7 @@ def test_a_sample_depends_on_its_index_and_on_no_other_sample(model):
     images, videos = generate_batch([2, 7], PROMPTS, colours, model, RECIPE, seed=5)
     alone_images, alone = generate_batch([7], PROMPTS, colours, model, RECIPE, seed=5)
     assert torch.equal(images[1:], alone_images)
-    other = generate_batch([7], PROMPTS, colours, model, RECIPE, seed=6)[1]
-    rounding = (videos[1:] - alone).abs().mean()  # another batch size, another order of sums
-    assert rounding < 0.1 * (other - alone).abs().mean()
+    assert torch.allclose(videos[1:], alone, atol=1e-6)
 
 
 def test_no_prompts_and_other_settings_are_refused(whole, model, tmp_path):
@@ -198,9 +200,7 @@ def test_what_only_fine_tuning_or_memory_depends_on_may_change(whole, model, tmp
     (tmp_path / "videos" / "shard-000001.tar").unlink()
     recipe = dataclasses.replace(RECIPE, learning_rate=1.0, warmup_steps=9, generate_batch=1)
     generate(tmp_path / "videos", model, recipe=recipe)
-    old, new = (torch.stack([video.frames.float() for video in VideoShards(f)]) for f in (whole, tmp_path / "videos"))
-    rounding = (old - new).abs().mean(dim=(1, 2, 3, 4))  # and what the network and JPEG make of it
-    assert (rounding < 0.2 * (old - old.roll(1, 0)).abs().mean()).all()
+    assert (tmp_path / "videos" / "shard-000001.tar").read_bytes() == (whole / "shard-000001.tar").read_bytes()
 
 
 def test_a_prompt_that_cannot_be_drawn_is_left_out_and_listed_and_the_others_go_on(whole, model, tmp_path):

@@ -85,11 +85,11 @@ def caption_of_one_object(rng: np.random.Generator, before: str = "") -> str:
     if said == "plain":
         spec = dataclasses.replace(spec, colours=spec.colours[:1], pattern="plain", proportion="")
     if said == "name":
-        return _named(spec.category)
+        return with_article(spec.category)
     caption = describe(spec)
     words = {"striped": "stripes", "checked": "checks", "dotted": "dots"}
     if said == "with" and spec.pattern in words:
-        caption = f"{_named(spec.category)} with {' and '.join(spec.colours)} {words[spec.pattern]}"
+        caption = f"{with_article(spec.category)} with {' and '.join(spec.colours)} {words[spec.pattern]}"
     if said == "bare":
         caption = caption.split(" ", 1)[1]
     if rng.random() < 0.12:
@@ -97,10 +97,6 @@ def caption_of_one_object(rng: np.random.Generator, before: str = "") -> str:
     if rng.random() < 0.3:
         caption = OPENINGS[rng.choice(len(OPENINGS), p=[0.35, 0.25, 0.2, 0.1, 0.1])] + caption
     return caption[0].upper() + caption[1:] if rng.random() < 0.2 else caption
-
-
-def _named(category: str) -> str:
-    return with_article(category)
 
 
 def _category(rng: np.random.Generator) -> str:
@@ -126,13 +122,13 @@ def _several(rng: np.random.Generator, before: str) -> str:
         rng,
         f"{_pick(rng, 'two', 'three', 'five', 'a dozen', 'several', 'some', '12')} {_colour(rng)} {_plural(first)}",
         f"{describe(sample_object(rng))} and {describe(sample_object(rng))}",
-        f"{_named(first)} on a {second}",
+        f"{with_article(first)} on a {second}",
         f"{_plural(first)} and {_plural(second)} for sale",
         f"{_colour(rng)} {_plural(first)}",
         f"set of {rng.integers(2, 9)} {_plural(first)}, {_colour(rng)}",
-        f"{_named(first)}, {_named(second)} and {_named(_category(rng))}",
+        f"{with_article(first)}, {with_article(second)} and {with_article(_category(rng))}",
         f"a collection of old {_plural(first)}",
-        f"{_named(first)} beside another {first}",
+        f"{with_article(first)} beside another {first}",
     )
 
 
@@ -148,7 +144,7 @@ def _scene(rng: np.random.Generator, before: str) -> str:
 
 
 def _people(rng: np.random.Generator, before: str) -> str:
-    who, does, what = _pick(rng, *WHO), _pick(rng, *DOES), _named(_category(rng))
+    who, does, what = _pick(rng, *WHO), _pick(rng, *DOES), with_article(_category(rng))
     return _pick(
         rng, f"{who} {does} {what}", f"{who} {_pick(rng, *PLACES)}", f"{who} with {caption_of_one_object(rng)}"
     )
