@@ -10,6 +10,7 @@ from diffusers import AutoencoderKLTemporalDecoder
 from open_clip import CLIP
 
 from vfusion3d import cameras
+from vfusion3d.data.captions import CaptionError
 from vfusion3d.data.images import on_white
 from vfusion3d.data.render_dataset import ProceduralObjects, render_dataset
 from vfusion3d.data.shards import MultiviewShards, VideoShards
@@ -206,12 +207,17 @@ def test_what_only_fine_tuning_or_memory_depends_on_may_change(whole, model, tmp
 def test_a_prompt_that_cannot_be_drawn_is_left_out_and_listed_and_the_others_go_on(whole, model, tmp_path):
     def picky(prompts, generator, size):
         if prompts == [PROMPTS[3]]:
-            raise ValueError("cannot draw a rocket")
+            raise CaptionError("cannot draw a rocket")
         return colours(prompts, generator, size)
+
+    def broken(prompts, generator, size):
+        raise ValueError("out of range")
 
     generate(tmp_path / "picky", model, draw=picky)
     videos = VideoShards(tmp_path / "picky", verify=True)
     assert [sample.caption for sample in videos] == PROMPTS[:3] + PROMPTS[4:]
     assert videos.index["skipped"] == {"00000003": "cannot draw a rocket"}
     generate(tmp_path / "picky", model, draw=None)  # nothing is left to do
+    with pytest.raises(ValueError, match="out of range"):  # a fault is no property of a prompt
+        generate(tmp_path / "broken", model, draw=broken)
     assert torch.equal(videos[8 - 1].frames, VideoShards(whole)[8].frames)

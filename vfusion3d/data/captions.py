@@ -68,6 +68,10 @@ PHRASES = {
 }
 
 
+class CaptionError(ValueError):
+    """A caption that describes no object of the procedural world; the message says why."""
+
+
 def describe(spec: ObjectSpec) -> str:
     """An object's caption, such as "a tall striped red and white mug"; `make_object` reads it back."""
     pattern = "" if spec.pattern == "plain" else spec.pattern
@@ -82,7 +86,7 @@ def with_article(words: str) -> str:
 
 def _fail(caption: str, what: str):
     known = f"categories: {', '.join(COMMON + UNCOMMON)}"
-    raise ValueError(f"cannot read the caption {caption!r}: {what}. It takes one of the {known}")
+    raise CaptionError(f"cannot read the caption {caption!r}: {what}. It takes one of the {known}")
 
 
 def _singulars(word: str) -> list[str]:

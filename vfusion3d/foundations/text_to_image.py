@@ -52,7 +52,7 @@ def load_pipeline(source: str, device: torch.device | str = "cpu", dtype: torch.
 def rendered_prompts(prompts: Sequence[str], generator: torch.Generator, size: int) -> Float[Tensor, "B 3 size size"]:
     """A picture of an object that fits each prompt, from azimuth 0 and an elevation in [0, pi/4], on white.
 
-    Raises ValueError for a prompt that the caption grammar cannot read.
+    Raises CaptionError for a prompt that the caption grammar cannot read.
     """
     from vfusion3d.data.objects import build_mesh, make_object  # not before: training works without a renderer
     from vfusion3d.data.render import render_views

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vfusion3d.data.captions import CaptionError
 from vfusion3d.data.shards import encode_video
 from vfusion3d.data.write_shards import Members, write_shards
 from vfusion3d.foundations.image_to_video import VideoModel
@@ -46,7 +47,7 @@ def generate_videos(
     what of the recipe changes a video.
 
     part (k, n): every n-th shard only, beginning with the k-th; n workers share a folder. A prompt that
-    `draw` refuses with a ValueError is left out, and listed with the reason under "skipped" in the index. Interrupted,
+    `draw` refuses with a CaptionError is left out, listed with the reason under "skipped" in the index. Interrupted,
     the same call goes on where it stopped. Raises ValueError for an empty list of prompts and where the folder holds
     videos of other settings (overwrite: they are deleted), OSError where the disk is full: what is whole is kept.
     """
@@ -67,7 +68,7 @@ def generate_videos(
         for index in indices:
             try:
                 pictures[index] = draw_picture(index, prompts, draw, recipe, seed)
-            except ValueError as error:
+            except CaptionError as error:
                 made[index] = str(error)
         videos = animate(list(pictures.values()), model, recipe) if pictures else []
         for index, video in zip(pictures, videos, strict=True):
