@@ -57,7 +57,7 @@ def test_counts_are_the_papers_divided_by_the_scale(name):
     assert profile.data.prompts == profile.scaled(paper.prompts)
     assert profile.data.videos == profile.scaled(paper.videos)
     assert profile.data.objects_3d == profile.scaled_3d(paper.objects_3d)
-    assert (profile.data.views_video, profile.data.views_3d) == (16, 32)
+    assert (profile.video.frames, profile.data.views_3d) == (16, 32)
 
 
 @pytest.mark.parametrize("name", ["laptop", "gpu", "paper"])
@@ -126,7 +126,6 @@ def test_a_missing_key_is_named(edited):
         ("training", "restart_after_stage", 6, r"training: restart_after_stage 6 is none of the 5"),
         ("training", "losses", {"lpips": 0, "opacity": 0}, r"training\.losses: the weights of lpips"),
         ("video", "motion_bucket", 256, r"video: motion_bucket is 256"),
-        ("video", "frames", 8, r"data\.views_video is 16 and video\.frames 8"),
         ("model", "size", "huge", r"model\.size must be one of mini, released"),
     ],
 )

@@ -23,7 +23,7 @@ from vfusion3d.video.generate import generate_batch, generate_videos
 FRAMES = 4
 SMOKE = load_profile("smoke")
 RECIPE = dataclasses.replace(SMOKE.video, frames=FRAMES, inference_steps=1, generate_batch=2, steps=3, batch_size=2)
-PROFILE = dataclasses.replace(SMOKE, video=RECIPE, data=dataclasses.replace(SMOKE.data, views_video=FRAMES))
+PROFILE = dataclasses.replace(SMOKE, video=RECIPE)
 PROMPTS = [f"a {colour} {thing}" for colour in ("red", "blue", "green") for thing in ("mug", "rocket", "tree")]
 
 

@@ -33,7 +33,6 @@ class Data:
     videos: int  # generated, before filtering
     labelled_videos: int  # judged by hand, for the filter
     render_size: int  # pixels a side of a stored view
-    views_video: int = 16
     views_3d: int = 32
 
     def __post_init__(self):
@@ -160,7 +159,7 @@ class Video:
     learning_rate: float
     inference_steps: int  # of denoising
     generate_batch: int  # videos that are generated at once; more are faster and need more memory
-    frames: int = 16
+    frames: int = 16  # of a video, and views of the orbits that it learns from
     fps: int = 7
     motion_bucket: int = 127  # the same for all orbits, in fine-tuning and in generating
     guidance: tuple[float, ...] = (1.0, 3.0)  # of the first and of the last frame
@@ -198,11 +197,6 @@ class Profile:
 
     def __post_init__(self):
         _positive(self, "scale", "scale_3d")
-        if self.data.views_video != self.video.frames:
-            raise ProfileError(
-                f"data.views_video is {self.data.views_video} and video.frames {self.video.frames}: "
-                "a video has one frame for each view of the orbit it learns from"
-            )
         if self.workers is not None:
             _positive(self, "workers")
         if not self.name or not self.name.replace("-", "").replace("_", "").isalnum():
