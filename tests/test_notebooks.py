@@ -170,7 +170,7 @@ def test_the_workflow_runs_what_is_out_of_date_and_no_more(small_repository, tmp
     assert to_do() == ["01_second"]
 
 
-def test_a_notebook_is_told_profile_run_dir_and_seed_and_keeps_its_figures(tmp_path, monkeypatch):
+def test_a_notebook_is_told_profile_run_dir_and_seed_and_keeps_its_figures(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MPLBACKEND", "Agg")  # as under `make test`, where figures must still be in the notebook
     source = write_notebook(
         tmp_path / "notebooks" / "00_first.ipynb",
@@ -178,6 +178,8 @@ def test_a_notebook_is_told_profile_run_dir_and_seed_and_keeps_its_figures(tmp_p
         "import matplotlib.pyplot as plt\nplt.plot([0, 1])\nplt.show()",
         "import os\nprint(os.path.abspath('../runs/x'), os.path.expanduser('~/secret'))",
         "import sys\nfor i in range(3):\n    print(f'\\r{i} of 3', end='', file=sys.stderr, flush=True)",
+        "from vfusion3d.progress import tqdm\nfor _ in tqdm(range(3), desc='outer'):\n"
+        "    for _ in tqdm(iter(range(3)), desc='inner', mininterval=0):\n        pass",
     )
     notebook = nbformat.read(source, 4)
     notebook.cells.append(nbformat.v4.new_markdown_cell("Solutions are in [solutions.md](solutions.md)."))
@@ -186,11 +188,15 @@ def test_a_notebook_is_told_profile_run_dir_and_seed_and_keeps_its_figures(tmp_p
     (link,) = [cell.source for cell in nbformat.read(executed, 4).cells if cell.cell_type == "markdown"]
     assert link == "Solutions are in [solutions.md](../../notebooks/solutions.md)."
     assert executed == tmp_path / "papermill_runs" / "smoke" / "00_first.ipynb"
-    *_, parameters, figure, paths, bar = code_cells(executed)
+    *_, parameters, figure, paths, bar, tqdm_bars = code_cells(executed)
     assert parameters.outputs[0].text == "smoke ../runs/smoke 7\n"
     assert "image/png" in figure.outputs[0].data
     assert paths.outputs[0].text == "runs/x ~/secret\n"
     assert [output.text for output in bar.outputs] == ["2 of 3"]
+    assert not tqdm_bars.outputs
+    shown = capsys.readouterr().err
+    assert "outer: 100%" in shown
+    assert "inner: 3it" in shown
     assert str(tmp_path) not in executed.read_text()
     assert not list((tmp_path / "runs" / "smoke" / "unfinished").iterdir())
 
@@ -217,6 +223,14 @@ def test_scrubbing_leaves_pictures_and_other_words_alone():
     first, second = scrub(notebook).cells[0].outputs
     assert first.data == {"image/png": f"{home}/abc", "text/plain": "~/abc"}
     assert second.text == f"{home}x /data{home} a\nb\n"
+
+
+def test_scrubbing_keeps_the_picture_of_a_widget_and_drops_what_has_none():
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "Box()"}
+    outputs = [nbformat.v4.new_output("display_data", data=data) for data in (widget, {**widget, "image/png": "abc"})]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=outputs)])
+    (kept,) = scrub(notebook).cells[0].outputs
+    assert kept.data == {"text/plain": "Box()", "image/png": "abc"}
 
 
 def test_a_missing_artifact_names_the_notebook_that_makes_it(tmp_path):

@@ -140,7 +140,7 @@ def run_reconstruct(options: argparse.Namespace) -> int:
     if not 16 <= options.video_size <= 2048:
         options.parser.error(f"--video-size {options.video_size}: must be between 16 and 2048")
 
-    from tqdm.auto import tqdm
+    from vfusion3d.progress import tqdm
 
     failed = len(empty)
     for folder in empty:

@@ -24,9 +24,9 @@ from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from vfusion3d.muon import MuonAdamW
+from vfusion3d.progress import tqdm
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.csv"
@@ -131,7 +131,7 @@ def train(
         desc=folder.name,
         unit="step",
         disable=not accelerator.is_main_process,
-        mininterval=1.0,
+        mininterval=float(os.environ.get("TQDM_MININTERVAL", 1.0)),
         smoothing=0.05,
     )
     with ThreadPoolExecutor(1) as ahead, log or nullcontext():

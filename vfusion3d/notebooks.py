@@ -11,13 +11,18 @@ import re
 import sys
 import tempfile
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import nbformat
 
 from vfusion3d.profiles import FOLDER, ProfileError, load_profile, profile_path
+from vfusion3d.progress import TEXT
+from vfusion3d.settings import write_whole
 
 WIDGET = "application/vnd.jupyter.widget-view+json"  # of progress bars: what is stored is their first moment
+CURSOR_UP = "\x1b[A"  # what tqdm writes between bars that stand below one another
+BAR = re.compile(r"^.*\d+%\|.*\[.*\]$|^.*\d+\S* \[(\d+:)?\d\d:\d\d, .*\]$")  # tqdm's text, with and without a total
 
 
 class NotebookError(RuntimeError):
@@ -87,6 +92,7 @@ def run_notebook(notebook: str | Path, profile: str | Path, root: str | Path = "
                 kernel_name="python3",
                 language="python",
                 progress_bar=False,
+                extra_arguments=["--log-level=ERROR"],  # the kernel warns of every reader it does not know
                 stdout_file=sys.stdout,
                 stderr_file=sys.stderr,
             )
@@ -102,9 +108,7 @@ def run_notebook(notebook: str | Path, profile: str | Path, root: str | Path = "
                 cell.source = cell.source.replace("](solutions.md)", "](../../notebooks/solutions.md)")
     finished.metadata.papermill.input_path = f"notebooks/{notebook.name}"
     finished.metadata.papermill.output_path = f"papermill_runs/{name}/{notebook.name}"
-    partial = executed.with_suffix(".partial")
-    nbformat.write(finished, partial)
-    os.replace(partial, executed)
+    write_whole(executed, partial(nbformat.write, finished))
     unfinished.unlink()
     return executed
 
@@ -114,6 +118,9 @@ def _kernel_environment():
     """Environment variables for the kernel, which inherits this process's."""
     before = dict(os.environ)
     os.environ.pop("MPLBACKEND", None)  # a backend without a screen would also keep the figures out of the notebook
+    os.environ[TEXT] = "1"
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "10")  # seconds: in a log every state of a bar stays
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # the kernel of this environment, whatever else the user has installed
     try:
         yield
@@ -126,7 +133,7 @@ def scrub(notebook: nbformat.NotebookNode, *folders: Path) -> nbformat.NotebookN
     """Takes out of the outputs what only says on which machine they were made, in place.
 
     Paths inside `folders` become relative, the home folder `~`, Python's own folder `<python>`, the temporary files of
-    cells `<cell>`. Of a progress bar only its last state stays.
+    cells `<cell>`. No progress bar stays, and of another widget the picture that came with it.
     """
     places = [(str(folder), "") for folder in folders]
     places += [(sys.prefix, "<python>"), (sys.base_prefix, "<python>"), (str(Path.home()), "~")]
@@ -148,17 +155,25 @@ def scrub(notebook: nbformat.NotebookNode, *folders: Path) -> nbformat.NotebookN
             cell.metadata.papermill = {"duration": cell.metadata.papermill.duration}
         if cell.cell_type != "code":
             continue
-        cell.outputs = _merge_streams([output for output in cell.outputs if WIDGET not in output.get("data", {})])
+        cell.outputs = _merge_streams([output for output in cell.outputs if _is_more_than_a_widget(output)])
         for output in cell.outputs:
-            if "text" in output:
-                output.text = _last_states(clean(output.text))
+            output.get("data", {}).pop(WIDGET, None)
+            if output.output_type == "stream":
+                output.text = _without_bars(clean(output.text))
             for kind, content in output.get("data", {}).items():
                 if isinstance(content, str) and kind.startswith("text/"):
                     output.data[kind] = clean(content)
             if "traceback" in output:
                 output.traceback = [clean(line) for line in output.traceback]
                 output.evalue = clean(output.evalue)
+        cell.outputs = [out for out in cell.outputs if out.output_type != "stream" or out.text.strip()]
     return notebook
+
+
+def _is_more_than_a_widget(output: nbformat.NotebookNode) -> bool:
+    """Whether something can be seen where no widget can live: a picture that came with it."""
+    data = output.get("data", {})
+    return WIDGET not in data or any(kind.startswith("image/") for kind in data)
 
 
 def _merge_streams(outputs: list) -> list:
@@ -173,10 +188,11 @@ def _merge_streams(outputs: list) -> list:
     return merged
 
 
-def _last_states(text: str) -> str:
-    """What a terminal would show: a carriage return goes back to the start of the line, which is written again."""
-    lines = text.replace("\r\n", "\n").split("\n")
-    return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)
+def _without_bars(text: str) -> str:
+    """What a terminal would show in the end, without progress bars: a carriage return starts the line anew."""
+    lines = text.replace("\r\n", "\n").replace(CURSOR_UP, "").split("\n")
+    shown = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines]
+    return "\n".join(line for line in shown if not BAR.match(line.rstrip()))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -32,9 +33,7 @@ def claim_folder(folder: str | Path, settings: dict[str, Any], *, overwrite: boo
         shutil.rmtree(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        partial = path.with_name(f"{SETTINGS}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(settings, indent=1))
-        os.replace(partial, path)
+        write_whole(path, lambda partial: partial.write_text(json.dumps(settings, indent=1)))
 
 
 def save_whole(save: Callable[[Path], Any], folder: str | Path) -> None:
@@ -54,6 +53,22 @@ def save_whole(save: Callable[[Path], Any], folder: str | Path) -> None:
         os.replace(folder, old)
     os.replace(partial, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def write_whole(path: str | Path, write: Callable[[Path], Any]) -> Path:
+    """`write(path)`, such as a table's `to_csv`, under a temporary name that is renamed when complete. Returns path.
+
+    Two processes may write the same file at once: the last to finish stays.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
 
 
 def _differences(name: str, old: Any, new: Any):

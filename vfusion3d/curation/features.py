@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from vfusion3d.data.frames import uniform_frames
 from vfusion3d.foundations.image_features import ImageFeatures
+from vfusion3d.progress import tqdm
 
 
 def video_features(

@@ -18,7 +18,6 @@ from jaxtyping import Float
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import Pipeline
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from vfusion3d import cameras
 from vfusion3d.curation.elevation import ELEVATION_VIEWS, predict_elevation
@@ -28,6 +27,7 @@ from vfusion3d.data.shards import MultiviewSample, Shards, ShardWriter, VideoSha
 from vfusion3d.data.write_shards import check_part
 from vfusion3d.foundations.image_features import ImageFeatures
 from vfusion3d.foundations.saliency import Saliency
+from vfusion3d.progress import tqdm
 from vfusion3d.settings import claim_folder
 
 SURE = 0.5  # what of a soft mask counts as the object

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from vfusion3d.data.shards import ShardWriter, shard_path, write_index, written_keys
+from vfusion3d.progress import tqdm
 from vfusion3d.settings import claim_folder
 
 Members = dict[str, bytes] | str  # of a sample, or the reason why it has none

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from vfusion3d.cameras import turn_to_input
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.evaluation.protocol import Predictor
+from vfusion3d.progress import tqdm
 
 if TYPE_CHECKING:
     from vfusion3d.data.shards import MultiviewSample, MultiviewShards

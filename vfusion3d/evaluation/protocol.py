@@ -24,11 +24,11 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from vfusion3d.cameras import camera_vector, turn_to_input
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.evaluation.metrics import PerceptualDistance, lpips, psnr, ssim
+from vfusion3d.progress import tqdm
 
 if TYPE_CHECKING:
     from vfusion3d.data.shards import MultiviewSample, MultiviewShards

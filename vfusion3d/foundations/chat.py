@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from vfusion3d.foundations.loading import load_once, unavailable
 from vfusion3d.profiles import Profile
+from vfusion3d.progress import tqdm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

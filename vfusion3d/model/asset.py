@@ -20,11 +20,11 @@ import trimesh
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 from trimesh.exchange.gltf import export_glb
 
 from vfusion3d.cameras import default_intrinsics, orbit_cameras
 from vfusion3d.model.vfusion3d import VFusion3D
+from vfusion3d.progress import tqdm
 
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
 VIDEO_SUFFIXES = (".mp4", ".gif")

@@ -9,12 +9,12 @@ import os
 from collections.abc import Sequence
 
 import torch
-from tqdm.auto import tqdm
 
 from vfusion3d.cameras import camera_vector, default_intrinsics, look_at_origin, sphere_position
 from vfusion3d.model.asset import Asset
 from vfusion3d.model.preprocess import ImageSource, prepare, source_name
 from vfusion3d.model.vfusion3d import VFusion3D
+from vfusion3d.progress import tqdm
 
 
 class ImageTo3DPipeline:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 
 from vfusion3d.data.captions import meaning
 from vfusion3d.data.frames import uniform_frames
@@ -22,6 +21,7 @@ from vfusion3d.foundations.caption_rules import OVERLONG
 from vfusion3d.foundations.captioner import Captioner, captioner
 from vfusion3d.foundations.prompt_filter import Decision, PromptFilter, prompt_filter
 from vfusion3d.profiles import Profile
+from vfusion3d.progress import tqdm
 from vfusion3d.settings import claim_folder
 from vfusion3d.video.clean import clean, same_caption_key
 from vfusion3d.video.corpus import WEB_CAPTIONS, check_corpus, read_captions

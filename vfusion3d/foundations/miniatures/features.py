@@ -1,10 +1,13 @@
 """The miniature DINOv2: a `Dinov2Model` that learns without labels what stays when a picture changes (SimCLR).
 
-Two pictures of a pair are crops of one picture or of two frames of one video, each with its own colours; the class
-tokens of a pair must be alike, and unlike those of all other pictures of the batch (NT-Xent, Chen et al., 2020). So it
-learns to look through viewpoint, framing and colour, at what a thing is. DINO's own loss needs far more samples.
+Two pictures of a pair are crops of one picture or of two frames of one video, each with its own colours, half of them
+only the outline; the class tokens of a pair must be alike, and unlike those of all other pictures of the batch
+(NT-Xent, Chen et al., 2020). So it learns to look through viewpoint, framing, colour and pattern, at what a thing is.
+All stand on white: other backgrounds tell pictures apart so easily that things are not looked at. DINO's own loss
+needs far more samples.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +26,11 @@ CONFIG = {
     "hidden_size": 128,
     "num_hidden_layers": 5,
     "num_attention_heads": 4,
-    "layerscale_value": 0.1,
+    "layerscale_value": 1.0,
     "drop_path_rate": 0.0,
 }
 TEMPERATURE = 0.1
-TRAINING = Training(steps=2000, batch_size=128, learning_rate=1.5e-3, weight_decay=0.05, muon=True, seed=43)
+TRAINING = Training(steps=1300, batch_size=128, learning_rate=1.5e-3, weight_decay=0.05, muon=True, seed=43)
 
 
 class Projected(nn.Module):
@@ -49,6 +52,7 @@ def features_lesson(data: str | Path, training: Training = TRAINING, start: str 
     start: the folder of such a DINOv2, to go on from.
     """
     pictures = WebPictures(data)
+    on_white = [[i for i in range(len(s)) if s.metadata(i)["background"] == "white"] for s in pictures.sources]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         model = Dinov2Model(Dinov2Config(**CONFIG))
@@ -59,7 +63,8 @@ def features_lesson(data: str | Path, training: Training = TRAINING, start: str 
 
     def batch_of(step: int, rank: int) -> Float[Tensor, "2 batch 3 h w"]:
         rng, generator = training.random(step, rank)
-        pairs = [_pair(pictures.sources[i % 2], rng) for i in range(training.batch_size)]
+        kinds = [min(i % 3, 1) for i in range(training.batch_size)]  # two thirds are frames of videos
+        pairs = [_pair(pictures.sources[kind], on_white[kind], rng) for kind in kinds]
         images = torch.from_numpy(np.stack(pairs)).permute(1, 0, 4, 2, 3).float() / 255
         return torch.stack([_changed(each, generator) for each in images])
 
@@ -72,14 +77,20 @@ def normalised(images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 3 h
     return (images - mean) / std
 
 
-def _pair(source: VideoShards, rng: np.random.Generator) -> np.ndarray:
-    index = int(rng.integers(len(source)))
+def _pair(source: VideoShards, among: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+    index = among[int(rng.integers(len(among)))]
     frames = rng.integers(len(source.picture_names(index)), size=2)
     return source.pictures(index, frames)
 
 
 def _changed(images: Tensor, generator: torch.Generator) -> Tensor:
-    return jitter_colours(random_crops(images, generator, images.shape[-1], 0.5, 1.2), generator)
+    """Other framing and colours; and of half of the pictures only the outline, filled with one colour."""
+    cropped = random_crops(images, generator, images.shape[-1], 0.6, 1.2)
+    inside = (8 * (1 - cropped.amin(dim=1, keepdim=True)) - 0.5).clamp(0, 1)
+    paint = 0.8 * torch.rand(len(images), 3, 1, 1, generator=generator)
+    filled = 1 - inside * (1 - paint)
+    plain = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
+    return jitter_colours(torch.where(plain, filled, cropped), generator)
 
 
 def _alike(model: nn.Module, pairs: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import json
 import math
 import platform
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -67,18 +68,21 @@ def make_miniature(
     if final.is_dir():
         return final
     training = training or TRAININGS[name]
-    how = {"device": device, "stop_after": stop_after}
+    until = time.monotonic() + stop_after
     lesson, save = _prepare(name, data, folder, training, start)
-    done = learn(lesson, training, here / "run", **how)
+    settings = asdict(training)
+    done = learn(lesson, training, here / "run", device=device, stop_after=until - time.monotonic())
     if done and name == "perceptual_distance":  # its second step
         weights = replace(perceptual.RANKING, steps=-(-training.steps // 4), batch_size=-(-training.batch_size // 2))
-        done = learn(perceptual.ranking_lesson(data, lesson.model, weights), weights, here / "weights", **how)
+        settings["weights"] = asdict(weights)
+        second, rest = perceptual.ranking_lesson(data, lesson.model, weights), until - time.monotonic()
+        done = learn(second, weights, here / "weights", device=device, stop_after=rest)
     if not done:
         return None
     before = json.loads((Path(start) / NOTE).read_text())["trainings"] if start else []
     sources = [VideoShards(Path(data) / part) for part in ("pictures", "videos")]
     note = {
-        **asdict(training),
+        **settings,
         "data": [len(source) for source in sources],
         "hours": round(training_hours(here), 2),
         "machine": machine(),

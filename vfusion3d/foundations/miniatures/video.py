@@ -17,7 +17,6 @@ from diffusers import (
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from vfusion3d.data.motion import motion_bucket
@@ -26,6 +25,7 @@ from vfusion3d.data.web_world import FPS, FRAMES
 from vfusion3d.foundations.image_to_video import Condition, Noise, StableVideoDiffusion
 from vfusion3d.foundations.miniatures.clip import EMBEDDING, IMAGE_SIZE, MEAN, STD, VISION
 from vfusion3d.foundations.miniatures.training import Lesson, Training
+from vfusion3d.progress import tqdm
 
 NOISE = Noise(mean=0.0, std=1.4, augmentation=0.0)  # 8x8 latents of few details need less noise than 72x128 ones
 UNET = {
@@ -50,7 +50,7 @@ SCHEDULER = {
     "timestep_type": "continuous",
     "use_karras_sigmas": True,
 }
-TRAINING = Training(steps=4000, batch_size=8, learning_rate=1.0e-3, warmup=200, weight_decay=0.01, muon=True, seed=46)
+TRAINING = Training(steps=2000, batch_size=8, learning_rate=1.0e-3, warmup=200, weight_decay=0.01, muon=True, seed=46)
 
 
 def new_video_model(
