@@ -166,6 +166,6 @@ def test_laions_head_without_a_network_says_where_to_put_what(no_network, folder
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(
         ModelUnavailable,
-        match=r"role aesthetic_score.*sa_0_4_vit_l_14_linear\.pth.*\.aesthetic_score to a folder that holds",
+        match=r"role aesthetic_score.*sa_0_4_vit_l_14_linear\.pth.*\.aesthetic_score to mini or a folder that holds",
     ):
         aesthetic_score(profile_with(clip=str(folder), aesthetic_score="laion"))
