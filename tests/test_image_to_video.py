@@ -165,6 +165,12 @@ def test_a_saved_model_loads_with_its_noise_and_without_it_has_the_published_one
     assert load_stable_video_diffusion(tmp_path / "model", "cpu", torch.float32).noise == Noise(0.7, 1.6, 0.02)
 
 
+def test_a_saved_model_does_not_say_which_folder_its_parts_were_loaded_from(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    load_stable_video_diffusion(tmp_path / "model", "cpu", torch.float32).save_pretrained(tmp_path / "again")
+    assert not [path for path in (tmp_path / "again").rglob("*.json") if str(tmp_path) in path.read_text()]
+
+
 def test_pictures_survive_as_bytes(images):
     picture = to_pil(images)[1]
     assert picture.size == (64, 64)

@@ -169,6 +169,12 @@ def test_no_file_names_a_place_on_this_machine():
     assert not named
 
 
+def test_no_bundled_weights_name_the_folder_they_came_from():
+    for path in tracked():
+        if path.is_relative_to(WEIGHTS) and path.suffix == ".json":
+            assert not re.search(r'": "(/|[A-Z]:)', path.read_text()), path
+
+
 def test_no_file_is_large_and_none_is_a_pickle():
     for path in tracked():
         assert path.stat().st_size <= 4 * 2**20 or path.is_relative_to(WEIGHTS), path

@@ -175,6 +175,10 @@ class StableVideoDiffusion:
         self.pipeline.save_pretrained(folder)
         for part, old in zip(parts, before, strict=True):
             nn.Module.to(part, old)
+        for config in Path(folder).glob("*/config.json"):  # which folder a part came from is nobody's business
+            known = json.loads(config.read_text())
+            known.pop("_name_or_path", None)
+            config.write_text(json.dumps(known, indent=2) + "\n")
         (Path(folder) / SETTINGS).write_text(json.dumps(asdict(self.noise), indent=2) + "\n")
 
 
