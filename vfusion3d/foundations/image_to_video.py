@@ -175,7 +175,7 @@ class StableVideoDiffusion:
         self.pipeline.save_pretrained(folder)
         for part, old in zip(parts, before, strict=True):
             nn.Module.to(part, old)
-        for config in Path(folder).glob("*/config.json"):  # which folder a part came from is nobody's business
+        for config in Path(folder).rglob("*.json"):  # which folder a part came from is nobody's business
             known = json.loads(config.read_text())
             known.pop("_name_or_path", None)
             config.write_text(json.dumps(known, indent=2) + "\n")
