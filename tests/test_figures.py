@@ -134,6 +134,15 @@ def test_curves_differ_in_line_style_not_in_colour_alone():
     assert figure.axes[0].get_xlabel() == "training step"
 
 
+def test_six_curves_still_differ_and_their_names_stand_beside_the_axes(drawn):
+    steps = np.arange(5)
+    figure = figures.curve(dict.fromkeys("abcdef", (steps, steps + 1.0)), ylabel="loss", smoothing=0)
+    assert len({line.get_color() for line in figure.axes[0].lines}) == 6
+    drawn(figure)
+    names, axes = figure.legends[0].get_window_extent(), figure.axes[0].get_window_extent()
+    assert names.x0 >= axes.x1
+
+
 def test_the_schedule_names_the_resolution_of_every_stage():
     resolution = np.repeat([128, 192, 256], [5, 5, 10])
     figure = figures.schedule(np.arange(20), resolution, np.linspace(4e-4, 0, 20))

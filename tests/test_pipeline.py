@@ -17,7 +17,6 @@ from tiny_model import tiny_model
 
 from vfusion3d import ImageTo3DPipeline
 from vfusion3d.cameras import orbit_cameras
-from vfusion3d.model import asset as asset_module
 from vfusion3d.model.asset import Asset
 from vfusion3d.model.preprocess import ImageError, prepare_image
 
@@ -259,7 +258,7 @@ def test_a_failed_write_leaves_the_old_file_alone(known, tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(asset_module.os, "replace", full_disk)
+    monkeypatch.setattr("vfusion3d.settings.os.replace", full_disk)
     with pytest.raises(OSError, match="No space"):
         known.save(file)
     assert file.read_bytes() == before

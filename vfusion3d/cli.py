@@ -11,8 +11,11 @@ import os
 import sys
 import time
 import warnings
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+
+from vfusion3d.settings import write_whole
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
@@ -525,10 +528,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         device=device,
     )
     output = options.output or run_dir / "evaluation_3d.csv"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(output.name + ".partial")
-    table.to_csv(partial, index=False)
-    os.replace(partial, output)
+    write_whole(output, partial(table.to_csv, index=False))
     print(mean_over_objects(table).to_string(float_format="{:.4f}".format))
     print(output)
     return 0

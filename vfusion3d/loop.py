@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 from vfusion3d.muon import MuonAdamW
 from vfusion3d.progress import tqdm
+from vfusion3d.settings import write_whole
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.csv"
@@ -193,9 +195,9 @@ def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: torch.
     tensors = {
         name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()
     }  # tied ones too
-    partial = folder / f"{CHECKPOINT}.partial"
-    save_file(tensors, partial, metadata={"step": str(step)})
-    os.replace(partial, folder / CHECKPOINT)
+    for leftover in folder.glob(f"{CHECKPOINT}.*.partial"):  # of a process that was killed
+        leftover.unlink(missing_ok=True)
+    write_whole(folder / CHECKPOINT, partial(save_file, tensors, metadata={"step": str(step)}))
 
 
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -250,17 +252,10 @@ class _Log:
         if self.path.exists():
             with self.path.open(newline="") as file:
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) <= start]
-            partial = self.path.with_name(f"{LOG}.partial")
-            with partial.open("w", newline="") as file:
-                if rows:
-                    writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-                    writer.writeheader()
-                    writer.writerows(rows)
             if rows:
-                os.replace(partial, self.path)
+                write_whole(self.path, partial(_write_rows, rows=rows, mode="w"))
             else:
                 self.path.unlink()
-                partial.unlink()
         self.events = SummaryWriter(folder / "tensorboard", purge_step=start)
 
     def __enter__(self) -> "_Log":
@@ -270,14 +265,15 @@ class _Log:
         self.events.close()
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        self._append({"step": step, **values})
+        _write_rows(self.path, [{"step": step, **values}])
         for name, value in values.items():
             self.events.add_scalar(name, value, step)
 
-    def _append(self, row: dict) -> None:
-        new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+
+def _write_rows(path: Path, rows: list[dict], mode: str = "a") -> None:
+    headed = mode == "a" and path.exists()
+    with path.open(mode, newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        if not headed:
+            writer.writeheader()
+        writer.writerows(rows)

@@ -1,11 +1,13 @@
 """The filter and the elevation network as skops files: numbers and names of classes, no code that runs on reading."""
 
-import os
 import zipfile
+from functools import partial
 from pathlib import Path
 
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import Pipeline
+
+from vfusion3d.settings import write_whole
 
 TRUSTED = ("sklearn.neural_network._stochastic_optimizers.AdamOptimizer",)  # beyond what skops trusts by itself
 
@@ -14,11 +16,7 @@ def save_model(model: Pipeline | TransformedTargetRegressor, path: str | Path) -
     """Write a fitted scikit-learn model, to a temporary name that is renamed when whole."""
     import skops.io
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    skops.io.dump(model, partial)
-    os.replace(partial, path)
+    write_whole(path, partial(skops.io.dump, model))
 
 
 def load_model(path: str | Path) -> Pipeline | TransformedTargetRegressor:

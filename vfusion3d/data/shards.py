@@ -18,6 +18,7 @@ import re
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+
+from vfusion3d.settings import write_whole
 
 BLOCK = tarfile.BLOCKSIZE
 LAST_MEMBER = "json"
@@ -189,11 +192,7 @@ def write_index(folder: str | Path, **extra: Any) -> Path:
         entries = [{"key": key, "members": members} for key, members in samples.items()]
         shards.append({"name": path.name, "bytes": size, "sha256": checksum, "samples": entries})
     index = {"samples": sum(len(shard["samples"]) for shard in shards), **extra, "shards": shards}
-    target = folder / "index.json"
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.partial")  # two parts of a job may finish at once
-    temporary.write_text(json.dumps(index, separators=(",", ":")))
-    os.replace(temporary, target)
-    return target
+    return write_whole(folder / "index.json", partial(Path.write_text, data=json.dumps(index, separators=(",", ":"))))
 
 
 class Shards:

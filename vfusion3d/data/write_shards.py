@@ -20,7 +20,7 @@ import torch
 
 from vfusion3d.data.shards import ShardWriter, shard_path, write_index, written_keys
 from vfusion3d.progress import tqdm
-from vfusion3d.settings import claim_folder
+from vfusion3d.settings import claim_folder, write_whole
 
 Members = dict[str, bytes] | str  # of a sample, or the reason why it has none
 Make = Callable[[range], list[Members]]
@@ -162,6 +162,4 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    temporary.write_text(json.dumps(content, indent=1))
-    os.replace(temporary, path)
+    write_whole(path, lambda partial: partial.write_text(json.dumps(content, indent=1)))

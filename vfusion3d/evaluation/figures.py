@@ -6,9 +6,9 @@ vector PDF and a PNG, and the same figure gives the same bytes.
 """
 
 import math
-import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -24,6 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from vfusion3d.cameras import INTRINSICS
+from vfusion3d.settings import write_whole
 
 TEXT_WIDTH = 6.3  # inches
 DPI = 200
@@ -33,7 +34,7 @@ TITLE = 0.23  # inches of a title
 LINE = 0.19  # and of a line of a label
 PIPELINE = ("3D data", "video model", "synthetic data", "filter & label", "VFusion3D", "3D asset")
 
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#1f4e8c", "#d9772b", "#3f9b74", "#8a4f9e", "#6e6e6e"
+BLUE, ORANGE, GREEN, PURPLE, GREY, RED = "#1f4e8c", "#d9772b", "#3f9b74", "#8a4f9e", "#6e6e6e", "#b23a48"
 STYLE = {
     "font.family": "STIXGeneral",
     "mathtext.fontset": "stix",
@@ -58,8 +59,8 @@ STYLE = {
     "ytick.major.size": 2.5,
     "lines.linewidth": 1.3,
     "lines.markersize": 4,
-    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, PURPLE, GREY])
-    + cycler(linestyle=["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1))]),
+    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, PURPLE, GREY, RED])
+    + cycler(linestyle=["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2))]),
     "figure.facecolor": "white",
     "figure.dpi": 130,
     "savefig.dpi": DPI,
@@ -92,15 +93,11 @@ def paper_style():
 def save(figure: Figure, path: str | Path) -> list[Path]:
     """Write `path`.pdf and `path`.png (no dates inside), each whole or not at all; returns the two paths."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     written = []
     for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", {"Software": None})):
-        target = path.with_name(path.name + suffix)
-        temporary = target.with_name(target.name + ".partial")
+        draw = partial(figure.savefig, format=suffix[1:], dpi=DPI, metadata=metadata)
         with paper_style():
-            figure.savefig(temporary, format=suffix[1:], dpi=DPI, metadata=metadata)
-        os.replace(temporary, target)
-        written.append(target)
+            written.append(write_whole(path.with_name(path.name + suffix), draw))
     return written
 
 
@@ -204,8 +201,9 @@ def curve(
 
     smoothing: the weight of the past in the mean, 0 for none (see `smooth`). log: a logarithmic y axis.
     """
+    many = len(curves) > 4  # too many names to find room between the curves
     with paper_style():
-        figure = Figure(figsize=(TEXT_WIDTH * 0.62, 2.3), layout="constrained")
+        figure = Figure(figsize=(TEXT_WIDTH * (0.9 if many else 0.62), 2.3), layout="constrained")
         axes = figure.add_subplot()
         for name, (steps, values) in curves.items():
             line = axes.plot(steps, smooth(values, smoothing), label=name, zorder=3)[0]
@@ -214,7 +212,9 @@ def curve(
         _trim(axes, [values for _, values in curves.values()])
         axes.set(xlabel=xlabel, ylabel=ylabel, title=title, yscale="log" if log else "linear")
         axes.margins(x=0.01)
-        if len(curves) > 1:
+        if many:
+            figure.legend(loc="outside right center")
+        elif len(curves) > 1:
             axes.legend()
     return figure
 

@@ -8,9 +8,9 @@ from: "paper", the profile ours were measured at, and that profile's standard de
     >>> write_table(table, folder / "table_4", caption="...")
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +18,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from vfusion3d.evaluation.figures import page, paper_style, save, text_width
+from vfusion3d.settings import write_whole
 
 # How a metric is shown: its name with the direction of better, decimals, and whether more is better.
 METRICS = {
@@ -138,16 +139,12 @@ def render_table(table: pd.DataFrame, caption: str = "") -> Figure:
 def write_table(table: pd.DataFrame, path: str | Path, caption: str = "") -> list[Path]:
     """Write the comparison as `path` .csv (columns METRIC/SOURCE), .md, .pdf and .png, each whole or not at all."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     flat = table.set_axis([f"{metric}/{source}" for metric, source in table.columns], axis=1)
     texts = {".csv": flat.to_csv(lineterminator="\n", float_format="%.6g"), ".md": to_markdown(table)}
     written = []
     for suffix, text in texts.items():
         target = path.with_name(path.name + suffix)
-        temporary = target.with_name(target.name + ".partial")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, target)
-        written.append(target)
+        written.append(write_whole(target, partial(Path.write_text, data=text, encoding="utf-8")))
     return written + save(render_table(table, caption), path)
 
 

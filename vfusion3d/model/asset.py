@@ -25,6 +25,7 @@ from trimesh.exchange.gltf import export_glb
 from vfusion3d.cameras import default_intrinsics, orbit_cameras
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.progress import tqdm
+from vfusion3d.settings import write_whole
 
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
 VIDEO_SUFFIXES = (".mp4", ".gif")
@@ -105,7 +106,7 @@ class Asset:
         cameras = orbit_cameras(frames, self.elevation if elevation is None else elevation)
         pictures = self._frames(cameras, size, progress)
         write = _write_gif if path.suffix.lower() == ".gif" else _write_mp4
-        _write_whole(path, partial(write, pictures, size, fps))
+        write_whole(path, partial(write, pictures, size, fps))
         return path
 
     def _frames(self, cameras: Tensor, size: int, progress: bool) -> Iterator[np.ndarray]:
@@ -127,7 +128,7 @@ class Asset:
         kind = path.suffix.lower()[1:]
         content = to_glb(mesh) if kind == "glb" else mesh.export(file_type=kind)
         content = content.encode() if isinstance(content, str) else content
-        _write_whole(path, lambda partial_path: partial_path.write_bytes(content))
+        write_whole(path, lambda partial_path: partial_path.write_bytes(content))
         return path
 
     def views(self, count: int = 6, size: int = 128) -> Image.Image:
@@ -208,17 +209,6 @@ def _viewer_camera() -> np.ndarray:
 
 def _to_uint8(images: Float[Tensor, "count 3 height width"]) -> np.ndarray:
     return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def _write_whole(path: Path, write) -> None:
-    """Let `write` fill a file of a temporary name beside `path`, then rename it: a file that exists is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_name(path.name + ".partial")
-    try:
-        write(partial_path)
-        os.replace(partial_path, path)
-    finally:
-        partial_path.unlink(missing_ok=True)
 
 
 def _write_mp4(pictures: Iterator[np.ndarray], size: int, fps: int, path: Path) -> None:
