@@ -15,6 +15,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+from vfusion3d.layout import pretrained_model, prompt_table, test_data, training_data
 from vfusion3d.settings import write_whole
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
@@ -258,26 +259,6 @@ def _run(options: argparse.Namespace):
     return profile, options.run_dir or Path("runs") / profile.name
 
 
-def training_data(run_dir: Path) -> Path:
-    """Where a run's rendered 3D training objects are."""
-    return run_dir / "data" / "train_3d"
-
-
-def test_data(run_dir: Path) -> Path:
-    """Where a run's rendered unseen objects are."""
-    return run_dir / "data" / "test"
-
-
-def prompt_table(run_dir: Path) -> Path:
-    """Where a run collects its prompts; the table is the file prompts.parquet in it."""
-    return run_dir / "data" / "prompts"
-
-
-def trained_model(run_dir: Path) -> Path:
-    """Where a run trains VFusion3D; the finished model is the folder `model` in it."""
-    return run_dir / "vfusion3d"
-
-
 # ----------------------------------------------------------------------------------------------------------- render
 
 
@@ -461,7 +442,7 @@ def run_train(options: argparse.Namespace) -> int:
     from vfusion3d.training.train import train_vfusion3d
 
     profile, run_dir = _run(options)
-    data, folder = options.data or training_data(run_dir), options.output or trained_model(run_dir)
+    data, folder = options.data or training_data(run_dir), options.output or pretrained_model(run_dir)
     _require(data / "index.json", _again(options, "render"))
     model = VFusion3D.from_pretrained(options.weights) if options.weights else None
     train_vfusion3d(profile, data, folder, model=model, seed=options.seed, overwrite=options.overwrite)
@@ -507,7 +488,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     profile, run_dir = _run(options)
     data = options.data or test_data(run_dir)
     _require(data / "index.json", _again(options, "render"))
-    trained = trained_model(run_dir) / "model"
+    trained = pretrained_model(run_dir) / "model"
     weights = options.weights or _require(trained, _again(options, "train"))
     device = device_of(profile)
     model = VFusion3D.from_pretrained(weights).to(device).eval()

@@ -163,6 +163,9 @@ class Video:
     fps: int = 7
     motion_bucket: int = 127  # the same for all orbits, in fine-tuning and in generating
     guidance: tuple[float, ...] = (1.0, 3.0)  # of the first and of the last frame
+    any_start: bool = False  # an orbit may begin at any stored view, not only at azimuth 0: for few objects
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    anneal: bool = False  # the learning rate falls to 0 along a cosine
     warmup_steps: int = 0
     weight_decay: float = 0.01
     mixed_precision: Literal["no", "bf16"] = "no"

@@ -2,8 +2,9 @@
 
 Objects of all categories, common and uncommon, one or several, with light, backgrounds and cameras of all kinds. The
 camera stands still, comes closer, moves aside or swings around in an arc of any direction and up to two thirds of a
-circle: full circles around an object on white are what the video model is to learn later, from 3D data. How much a
-video moves is measured in its pixels and stored: that is what conditions the video model.
+circle. The curated part, of which Stable Video Diffusion had one too, shows single objects on white, most of them in
+arcs of up to seven eighths of a circle: full circles are what the video model is to learn later, from 3D data. How much
+a video moves is measured in its pixels and stored: that is what conditions the video model.
 """
 
 import dataclasses
@@ -30,7 +31,9 @@ from vfusion3d.data.surfaces import DEFAULT_LIGHT, Light
 from vfusion3d.data.write_shards import Members, write_shards
 
 MOTIONS = {"still": 0.1, "dolly": 0.2, "pan": 0.2, "arc": 0.5}  # how often each occurs
-LONGEST_ARC = math.radians(240)
+CURATED_MOTIONS = {"still": 0.04, "dolly": 0.04, "pan": 0.04, "arc": 0.88}
+ARCS = (math.radians(10), math.radians(240))  # the shortest and the longest
+CURATED_ARCS = (math.radians(60), math.radians(315))
 BACKGROUNDS = {"white": 0.4, "plain": 0.2, "gradient": 0.15, "clouds": 0.15, "horizon": 0.1}
 SEVERAL = {1: 0.8, 2: 0.14, 3: 0.06}  # objects in a picture
 FRAMES, FPS = 16, 7
@@ -56,15 +59,17 @@ def render_web(
     frames: int = FRAMES,
     size: int = 64,
     seed: int = 0,
+    curated: bool = False,
     workers: int = 1,
     shard_size: int = 500,
     **options: Any,
 ) -> Path:
     """Make `count` captioned videos of `frames` frames, or pictures (frames=1), as shards for `VideoShards`.
 
-    size: pixels a side. options: of `write_shards`, which can be interrupted and goes on. Returns the index's path.
+    size: pixels a side. curated: single objects on white in even light, seldom anything but arcs. options: of
+    `write_shards`, which can be interrupted and goes on. Returns the index's path.
     """
-    job = _Job(frames, size, seed)
+    job = _Job(frames, size, seed, curated)
     settings = {"source": "web world", "count": count, "shard_size": shard_size, **dataclasses.asdict(job)}
     unit = "video" if frames > 1 else "picture"
     options = {"workers": workers, "shard_size": shard_size, "unit": unit, **options}
@@ -76,6 +81,7 @@ class _Job:
     frames: int
     size: int
     seed: int
+    curated: bool = False
 
     def render(self, indices: range) -> list[Members]:
         """Some videos."""
@@ -83,8 +89,9 @@ class _Job:
 
     def _one(self, index: int) -> Members:
         rng = np.random.default_rng([self.seed, index])
-        scene = sample_scene(rng)
-        motion, cam2world = camera_path(rng, self.frames, raised=scene.background == "horizon")
+        scene = sample_scene(rng, self.curated)
+        raised = scene.background == "horizon"
+        motion, cam2world = camera_path(rng, self.frames, raised=raised, curated=self.curated)
         video = film(scene, cam2world, self.size)
         metadata = {
             "categories": [spec.category for spec in scene.objects],
@@ -98,11 +105,14 @@ class _Job:
         return encode_video(video, scene.caption, json.loads(json.dumps(metadata)))
 
 
-def sample_scene(rng: np.random.Generator) -> Scene:
-    """One to three objects, their light, what is behind them, and what a person would write under the picture."""
-    count = int(rng.choice(list(SEVERAL), p=list(SEVERAL.values())))
+def sample_scene(rng: np.random.Generator, curated: bool = False) -> Scene:
+    """One to three objects, their light, what is behind them, and what a person would write under the picture.
+
+    curated: one object on white, in the light of the 3D data.
+    """
+    count = 1 if curated else int(rng.choice(list(SEVERAL), p=list(SEVERAL.values())))
     specs = tuple(sample_object(rng) for _ in range(count))
-    background = str(rng.choice(list(BACKGROUNDS), p=list(BACKGROUNDS.values())))
+    background = "white" if curated else str(rng.choice(list(BACKGROUNDS), p=list(BACKGROUNDS.values())))
     colours = [list(COLOURS)[i] for i in rng.permutation(len(COLOURS))]
     scene = trimesh.Scene([_placed(spec, place, count, rng) for place, spec in enumerate(specs)])
     if background == "horizon":
@@ -110,7 +120,7 @@ def sample_scene(rng: np.random.Generator) -> Scene:
     return Scene(
         specs,
         scene,
-        _light(rng),
+        DEFAULT_LIGHT if curated else _light(rng),
         background,
         _panorama(background, colours, rng),
         _caption(specs, background, colours, rng),
@@ -134,9 +144,15 @@ def film(scene: Scene, cam2world: Float[Tensor, "frames 3 4"], size: int) -> UIn
     return np.uint8(np.round(255 * np.clip(colour * alpha + behind * (1 - alpha), 0, 1)))
 
 
-def camera_path(rng: np.random.Generator, frames: int, raised: bool = False) -> tuple[str, Float[Tensor, "frames 3 4"]]:
-    """A kind of motion (one of `MOTIONS`) and the camera of each frame. raised: never at the height of the floor."""
-    kind = str(rng.choice(list(MOTIONS), p=list(MOTIONS.values())))
+def camera_path(
+    rng: np.random.Generator, frames: int, raised: bool = False, curated: bool = False
+) -> tuple[str, Float[Tensor, "frames 3 4"]]:
+    """A kind of motion (one of `MOTIONS`) and the camera of each frame.
+
+    raised: never at the height of the floor. curated: mostly arcs, long ones, around the middle of the picture.
+    """
+    motions, arcs = (CURATED_MOTIONS, CURATED_ARCS) if curated else (MOTIONS, ARCS)
+    kind = str(rng.choice(list(motions), p=list(motions.values())))
     along = torch.linspace(0, 1, frames) if frames > 1 else torch.zeros(1)
     if rng.random() < 0.3:
         along = along * along * (3 - 2 * along)  # starts and stops softly
@@ -144,7 +160,7 @@ def camera_path(rng: np.random.Generator, frames: int, raised: bool = False) -> 
     azimuth = rng.uniform(-math.pi, math.pi) + still
     elevation = rng.uniform(0.15 if raised else -0.1, 0.9) + still
     distance = (1.5 if rng.random() < 0.5 else rng.uniform(1.3, 2.1)) + still
-    aside = rng.uniform(-0.1, 0.1, 2) if rng.random() < 0.5 else np.zeros(2)
+    aside = rng.uniform(-0.1, 0.1, 2) if rng.random() < 0.5 and not curated else np.zeros(2)
     aside = torch.tensor(aside, dtype=torch.float32).expand(frames, 2)
     if kind == "dolly":
         distance = distance * (1 + rng.uniform(0.15, 0.6) * (along if rng.random() < 0.5 else 1 - along))
@@ -153,7 +169,7 @@ def camera_path(rng: np.random.Generator, frames: int, raised: bool = False) -> 
         step = torch.tensor([math.cos(turn), 0.6 * math.sin(turn)]) * length
         aside = aside + (along[:, None] - 0.5) * step
     elif kind == "arc":
-        azimuth = azimuth + rng.choice([-1, 1]) * rng.uniform(math.radians(10), LONGEST_ARC) * along
+        azimuth = azimuth + rng.choice([-1, 1]) * rng.uniform(*arcs) * along
         if rng.random() < 0.3:
             elevation = (elevation + rng.uniform(-0.3, 0.3) * along).clamp(0.15 if raised else -0.1, 1.1)
     cam2world = cameras.look_at_origin(cameras.sphere_position(azimuth, elevation, distance))

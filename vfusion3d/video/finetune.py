@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.foundations.image_to_video import StableVideoDiffusion, VideoModel, load_video_model
-from vfusion3d.loop import LoopSettings, fingerprint, samples_of_step, train
-from vfusion3d.profiles import Profile
+from vfusion3d.loop import LoopSettings, fingerprint, samples_of_step, step_generator, train
+from vfusion3d.profiles import Profile, Video
 from vfusion3d.settings import claim_folder, save_whole
+
+LATENTS_KEPT = 1 << 30  # pixels: of data sets up to this size the latents are kept in memory, about 100 MB
 
 
 def finetune_video_model(
@@ -68,23 +70,27 @@ def finetune_video_model(
     model.pipeline.to(state.device)  # the loop moves only what learns
     learn_temporal_only(model)
 
-    def batch_of(step: int, rank: int) -> Float[Tensor, "batch frames 3 size size"]:
-        """Orbits of random objects, all of them once before any twice."""
+    orbits = _Orbits(shards, model, recipe)
+
+    def batch_of(step: int, rank: int) -> list[tuple[int, int]]:
+        """Random objects, all of them once before any twice, and the view at which the orbit of each begins."""
         how = {"batch_size": recipe.batch_size, "processes": state.num_processes, "seed": seed}
         indices = samples_of_step(step, rank, count=count, **how)
-        return torch.stack([orbit_video(shards, index, recipe.frames, recipe.size) for index in indices])
+        among = orbits.stored if recipe.any_start else 1
+        starts = torch.randint(among, (len(indices),), generator=step_generator(seed + 1, step, rank))
+        return list(zip(indices, starts.tolist(), strict=True))
 
-    def losses_of(network: nn.Module, videos: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        latents = model.encode(videos)
-        buckets = [recipe.motion_bucket] * len(videos)
-        condition = model.condition(videos[:, 0], buckets, recipe.fps, generator)
+    def losses_of(network: nn.Module, batch: list[tuple[int, int]], generator: torch.Generator) -> dict[str, Tensor]:
+        first, latents = orbits(batch)
+        condition = model.condition(first, [recipe.motion_bucket] * len(batch), recipe.fps, generator)
         return {"loss": model.loss(network, latents, condition, generator)}
 
     settings = LoopSettings(
         steps=recipe.steps,
-        learning_rate=lambda step: recipe.learning_rate * min(1.0, (step + 1) / max(recipe.warmup_steps, 1)),
+        learning_rate=partial(learning_rate, recipe),
         seed=seed,
         weight_decay=recipe.weight_decay,
+        muon=recipe.optimizer == "muon",
         mixed_precision=recipe.mixed_precision,
         checkpoint_every=checkpoint_every,
     )
@@ -108,16 +114,64 @@ def temporal_share(model: VideoModel) -> float:
     return sum(sizes[name] for name in model.temporal_parameters()) / sum(sizes.values())
 
 
-def orbit_video(shards: MultiviewShards, index: int, frames: int, size: int) -> Float[Tensor, "frames 3 size size"]:
-    """The orbit of an object as a video on white, in [0, 1]: its first frame at azimuth 0, every n-th view stored.
+def learning_rate(recipe: Video, step: int) -> float:
+    """Linear warm-up, then constant, or falling to 0 along a cosine (`recipe.anneal`)."""
+    rate = recipe.learning_rate * min(1.0, (step + 1) / max(recipe.warmup_steps, 1))
+    return rate * 0.5 * (1 + math.cos(math.pi * step / recipe.steps)) if recipe.anneal else rate
 
-    Raises ValueError where the stored views are no multiple of `frames`.
+
+class _Orbits:
+    """First frames and latents of orbits; those of a small data set are encoded once and kept in memory.
+
+    Raises ValueError where the stored views are no multiple of the recipe's frames.
+    """
+
+    def __init__(self, shards: MultiviewShards, model: VideoModel, recipe: Video):
+        self.shards, self.model, self.recipe = shards, model, recipe
+        self.stored = len(shards.picture_names(0))
+        self.kept: dict[int, Float[Tensor, "views c h8 w8"]] = {}
+        pixels = len(shards) * self.stored * recipe.size**2
+        self.keep = pixels <= LATENTS_KEPT
+        orbit_views(self.stored, recipe.frames, shards.folder)
+
+    def __call__(self, batch: list[tuple[int, int]]) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b f c h8 w8"]]:
+        """The first frame of each (object, view to begin at), and the latents of its orbit."""
+        frames, size = self.recipe.frames, self.recipe.size
+        if not self.keep:
+            videos = torch.stack([orbit_video(self.shards, index, frames, size, start) for index, start in batch])
+            return videos[:, 0], self.model.encode(videos)
+        first = torch.stack([self._view(index, start) for index, start in batch])
+        order = orbit_views(self.stored, frames, self.shards.folder)
+        latents = [self._latents(index)[[(start + view) % self.stored for view in order]] for index, start in batch]
+        return first, torch.stack(latents)
+
+    def _view(self, index: int, view: int) -> Float[Tensor, "3 size size"]:
+        return resize(on_white(self.shards.read(index, [view]).rgba), self.recipe.size)[0]
+
+    def _latents(self, index: int) -> Float[Tensor, "views c h8 w8"]:
+        if index not in self.kept:
+            views = resize(on_white(self.shards[index].rgba), self.recipe.size)
+            self.kept[index] = self.model.encode(views[None])[0]
+        return self.kept[index]
+
+
+def orbit_video(
+    shards: MultiviewShards, index: int, frames: int, size: int, start: int = 0
+) -> Float[Tensor, "frames 3 size size"]:
+    """The orbit of an object as a video on white, in [0, 1]: every n-th view stored, from view `start` on.
+
+    View 0 stands at azimuth 0. Raises ValueError where the stored views are no multiple of `frames`.
     """
     stored = len(shards.picture_names(index))
+    order = orbit_views(stored, frames, shards.folder)
+    return resize(on_white(shards.read(index, [(start + view) % stored for view in order]).rgba), size)
+
+
+def orbit_views(stored: int, frames: int, folder: Path) -> range:
+    """Which of the stored views make a video of `frames` frames. Raises ValueError where they cannot be even."""
     if stored % frames:
         raise ValueError(
-            f"{shards.folder} holds orbits of {stored} views, from which no {frames} can be taken evenly: "
+            f"{folder} holds orbits of {stored} views, from which no {frames} can be taken evenly: "
             f"render them with --views {frames}"
         )
-    views = shards.read(index, range(0, stored, stored // frames))
-    return resize(on_white(views.rgba), size)
+    return range(0, stored, stored // frames)

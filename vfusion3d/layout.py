@@ -1,0 +1,56 @@
+"""Where a run keeps what it makes: the one list of the folders in `runs/<profile>/`, in the order of the notebooks.
+
+Every function takes the run's folder and returns a path in it, whether or not anything is there yet.
+"""
+
+from pathlib import Path
+
+
+def training_data(run_dir: Path) -> Path:
+    """Shards of the rendered 3D training objects (notebook 01)."""
+    return run_dir / "data" / "train_3d"
+
+
+def test_data(run_dir: Path) -> Path:
+    """Shards of the rendered unseen objects (notebook 01)."""
+    return run_dir / "data" / "test"
+
+
+def prompt_table(run_dir: Path) -> Path:
+    """The run that collects prompts; the table is the file `prompts.parquet` in it (notebook 02)."""
+    return run_dir / "data" / "prompts"
+
+
+def video_model(run_dir: Path) -> Path:
+    """The run that fine-tunes the video model; the pipeline is the folder `model` in it (notebook 03)."""
+    return run_dir / "video_model"
+
+
+def synthetic_data(run_dir: Path) -> Path:
+    """Shards of the generated multi-view videos (notebook 04)."""
+    return run_dir / "data" / "synthetic"
+
+
+def curation_models(run_dir: Path) -> Path:
+    """`annotations.csv`, and what learned from it and from 3D data: `quality.skops`, `elevation.skops` (05)."""
+    return run_dir / "curation"
+
+
+def synthetic_labels(run_dir: Path) -> Path:
+    """Shards of scores, elevations and masks of the generated videos (notebook 05)."""
+    return run_dir / "data" / "labels"
+
+
+def pretrained_model(run_dir: Path) -> Path:
+    """The run that trains VFusion3D on synthetic data; the model is the folder `model` in it (notebook 06)."""
+    return run_dir / "vfusion3d"
+
+
+def finetuned_model(run_dir: Path) -> Path:
+    """The run that fine-tunes it on 3D data; the model is the folder `model` in it (notebook 07)."""
+    return run_dir / "vfusion3d_finetuned"
+
+
+def experiment(run_dir: Path, name: str, seed: int) -> Path:
+    """A variant of the ablations with one seed: its trainings and its scores (notebooks 11 to 15)."""
+    return run_dir / "experiments" / name / f"seed-{seed}"
