@@ -55,7 +55,8 @@ def turning(video: Float[Tensor, "frames 3 h w"], truth: Float[Tensor, "frames 3
         forwards = mean over i of max over j of cos(b - a),    backwards = mean over i of max over j of cos(b + a),
 
     turning = (forwards - backwards) / (1 - backwards of the truth itself), cut to [-1, 1]. A constant b, whatever it
-    is, gives 0; so do random ones in the mean, and b = a / 2, half a turn only. NaN where the truth hardly changes, or looks alike turned either way.
+    is, gives 0; so do random ones in the mean, and b = a / 2, half a turn only. NaN where the truth hardly changes, or
+    looks alike turned either way.
     Raises ValueError on shapes that do not fit.
     """
     if video.shape != truth.shape:
