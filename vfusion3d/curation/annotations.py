@@ -76,8 +76,9 @@ class Annotations:
     def __contains__(self, key: str) -> bool:
         return key in self._made
 
-    def __getitem__(self, key: str) -> Judgement:
-        return self._made[key]
+    def get(self, key: str) -> Judgement | None:
+        """What was said of a video, if anything."""
+        return self._made.get(key)
 
     def judge(self, key: str, good: bool, annotator: str) -> None:
         """Write a judgement; one that was made of this video before is replaced. ValueError: no such video."""
@@ -121,7 +122,9 @@ class Annotations:
                 "give another file, or move this one away"
             )
         if row.key not in self._places:
-            raise AnnotationError(f"{where}: there is no video {row.key!r}; the keys are like {next(iter(self._places))!r}")
+            raise AnnotationError(
+                f"{where}: there is no video {row.key!r}; the keys are like {next(iter(self._places))!r}"
+            )
         if row.key in self._made:
             raise AnnotationError(f"{where}: judges video {row.key!r} a second time: keep one of the two lines")
         if row.good not in WORDS:

@@ -25,13 +25,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vfusion3d.curation.annotations import Annotations, Judgement
-from vfusion3d.curation.truth import true_orbit, turning
+from vfusion3d.curation.truth import check_drawn_by_stand_in, true_orbit, turning
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.foundations.perceptual import PerceptualDistance
 from vfusion3d.progress import tqdm
 
 SIMULATED = "simulated"  # its name in the file of judgements
-DRAWN_BY = "stand-in"  # the only text-to-image model whose pictures can be drawn again from other sides
 
 TURNS = 0.5  # halfway between standing still (0) and turning as the truth does (1)
 LIKE = 1.0  # of how far apart different views of the object are
@@ -94,20 +93,13 @@ def annotate(
     likewise for bad: a person with bad videos would also begin to call the better ones good. Raises ValueError where
     the videos did not begin with the stand-in's pictures: nobody knows the truth of others.
     """
-    settings = videos.index.get("settings", {})
-    if settings.get("text_to_image") != DRAWN_BY:
-        raise ValueError(
-            f"{videos.folder}: the truth is known only of videos that begin with a picture of the procedural world, "
-            f"not of {settings.get('text_to_image', 'an unknown model')}: a person has to label these (notebook 05)"
-        )
+    seed = check_drawn_by_stand_in(videos)
     verdicts = {}
     todo = [place for place in places if videos.keys[place] not in annotations]
     for place in tqdm(todo, desc="judging", unit="video", disable=not progress):
         sample = videos[place]
         video = sample.frames.float() / 255
-        truth, _ = true_orbit(
-            sample.caption, settings["seed"], sample.metadata["index"], len(video), video.shape[-1]
-        )
+        truth, _ = true_orbit(sample.caption, seed, sample.metadata["index"], len(video), video.shape[-1])
         verdicts[sample.key] = judge_video(video, truth, perceptual)
     good = call(list(verdicts.values()))
     annotations.judge_all(Judgement(key, bool(says), SIMULATED) for key, says in zip(verdicts, good, strict=True))

@@ -78,7 +78,7 @@ def labelling_widget(labelling: Labelling, videos: VideoShards):
             return
         video = videos[places[key]]
         picture.value = strip_png(video.frames)
-        before = labelling.annotations[key] if key in labelling.annotations else None
+        before = labelling.annotations.get(key)
         said = f", so far {'good' if before.good else 'bad'} ({before.annotator})" if before else ""
         text.value = f"{video.caption} ({count}{said})"
 
