@@ -1,5 +1,6 @@
 """The pictures beside the numbers: one unseen object from around, by several methods, asked as the protocol asks."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from vfusion3d.data.shards import MultiviewSample
 
 QUARTERS = (1 / 4, 1 / 2, 3 / 4)
+MANY_METHODS = 6  # of a turn_sheet
 
 
 @torch.no_grad()
@@ -52,25 +54,21 @@ def turn_sheet(
     turns: Mapping[str, Mapping[str, Float[Tensor, "views 3 size size"]]],
     keys: Sequence[str],
     row_labels: Sequence[str],
-    at: Sequence[float] = (1 / 4, 1 / 2),
+    at: Sequence[float] | None = None,
 ) -> Figure:
-    """Each item's input picture and, for every method, its turn seen from elsewhere: a row an item.
+    """Each item's input picture and what every method's turn shows from elsewhere: a row an item.
 
-    turns: by method, then by key (`method_folders`); the first view of each is the input's. at: whole turns.
+    turns: by method, then by key (`method_folders`); the first view of each turn is the input's. at: how far round, in
+    whole turns; by default a quarter and a half, or the half alone where there are many methods.
     """
-    size = next(iter(turns.values()))[keys[0]].shape[-1]
+    at = at or ((1 / 4, 1 / 2) if len(turns) < MANY_METHODS else (1 / 2,))
     rows = []
     for image, key in zip(images, keys, strict=True):
         of_item = [turn[key] for turn in turns.values()]
-        rows.append(
-            torch.cat(
-                [
-                    resize(image[None], size),
-                    *(turn[[round(part * len(turn)) % len(turn) for part in at]] for turn in of_item),
-                ]
-            )
-        )
-    heads = ["input", *(f"{name}\n{360 * part:.0f}°" for name in turns for part in at)]
+        chosen = [turn[[round(part * len(turn)) % len(turn) for part in at]] for turn in of_item]
+        rows.append(torch.cat([resize(image[None], of_item[0].shape[-1]), *chosen]))
+    names = [textwrap.fill(name, 11) for name in turns]
+    heads = ["input", *(f"{name}\n{360 * part:.0f}°" for name in names for part in at)]
     return contact_sheet(torch.stack(rows), row_labels, heads)
 
 
