@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vfusion3d.data.shards import MultiviewSample
 
 QUARTERS = (1 / 4, 1 / 2, 3 / 4)
-MANY_METHODS = 6  # of a turn_sheet
+MANY_METHODS = 4  # too many for two views of each in a turn_sheet
 
 
 @torch.no_grad()
@@ -59,9 +59,9 @@ def turn_sheet(
     """Each item's input picture and what every method's turn shows from elsewhere: a row an item.
 
     turns: by method, then by key (`method_folders`); the first view of each turn is the input's. at: how far round, in
-    whole turns; by default a quarter and a half, or the half alone where there are many methods.
+    whole turns; by default a quarter and a half, or three eighths alone where there are many methods.
     """
-    at = at or ((1 / 4, 1 / 2) if len(turns) < MANY_METHODS else (1 / 2,))
+    at = at or ((1 / 4, 1 / 2) if len(turns) < MANY_METHODS else (3 / 8,))
     rows = []
     for image, key in zip(images, keys, strict=True):
         of_item = [turn[key] for turn in turns.values()]
