@@ -1,5 +1,6 @@
 """The `vfusion3d` command, as a person types it."""
 
+import shutil
 import subprocess
 import sys
 
@@ -8,12 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import trimesh
+import yaml
 from PIL import Image
 from tiny_model import tiny_model
 
 from vfusion3d.cli import BACKGROUNDS, build_parser, main
+from vfusion3d.profiles import profile_path
 
-COMMANDS = ("reconstruct", "render", "prompts", "train", "evaluate")
+COMMANDS = ("reconstruct", "render", "prompts", "finetune-video", "generate", "train", "evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +189,8 @@ def test_render_refuses_half_an_order(arguments, complaint, capsys):
     ("arguments", "complaint"),
     [
         (["train"], "`vfusion3d render --profile smoke` makes it"),
+        (["finetune-video"], "`vfusion3d render --profile smoke` makes it"),
+        (["generate"], "prompts.parquet does not exist yet; `vfusion3d prompts --profile smoke` makes it"),
         (["prompts"], "`vfusion3d render --profile smoke` makes it"),
         (["prompts", "--corpus", "nowhere.txt"], "nowhere.txt does not exist: give a file of captions"),
         (["evaluate"], "`vfusion3d render --profile smoke` makes it"),
@@ -197,6 +202,62 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(arguments, comp
     assert run(*arguments, "--profile", "smoke") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert complaint in line
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    """A run with rendered objects, prompts and a fine-tuned video model, and its tiny profile."""
+    root = tmp_path_factory.mktemp("engine")
+    settings = yaml.safe_load(profile_path("smoke").read_text())
+    settings |= {"name": "tiny", "data": settings["data"] | {"videos": 3}}
+    settings["video"] |= {"frames": 4, "steps": 1, "inference_steps": 1}
+    (root / "tiny.yaml").write_text(yaml.safe_dump(settings))
+    how = ["--profile", root / "tiny.yaml", "--run-dir", root / "run"]
+    rendered = ["--objects", "common", "--count", 2, "--views", 4, "--size", 32, "--workers", 1, "--profile", "smoke"]
+    for data in ("train_3d", "test"):
+        assert run("render", *rendered, "-o", root / "run" / "data" / data) == 0
+    (root / "run" / "data" / "prompts").mkdir()
+    captions = ["a red mug", "a blue car", "a green tree", "a mug nobody asked for"]
+    table = pd.DataFrame({"caption": captions, "split": "train"})
+    table.to_parquet(root / "run" / "data" / "prompts" / "prompts.parquet")
+    assert run("finetune-video", *how, "--objects", 1) == 0
+    return how
+
+
+def test_finetune_video_leaves_a_model_and_strips_of_unseen_objects(engine, capsys):
+    folder = engine[-1] / "video_model"
+    assert (folder / "model" / "model_index.json").exists()
+    assert [path.name for path in (folder / "strips").iterdir()] == ["step-000001.png"]
+    assert Image.open(folder / "strips" / "step-000001.png").size == (4 * 64, 2 * 64)
+    assert len(pd.read_csv(folder / "log.csv")) == 1
+    assert run("finetune-video", *engine, "--objects", 2) == 1
+    assert "objects: 1 there, 2 now" in capsys.readouterr().err
+    assert run("finetune-video", *engine, "--weights", "nowhere/at/all", "-o", folder.parent / "new") == 1
+    assert "there is no such folder" in capsys.readouterr().err
+
+
+def test_generate_makes_the_profiles_videos_shard_by_shard(engine, capsys):
+    from vfusion3d.data.shards import VideoShards
+
+    folder = engine[-1] / "data" / "synthetic"
+    assert run("generate", *engine, "--shard", 1, "--shards", 2) == 0  # one shard only, and it is the other part's
+    assert "the other parts are still to be made" in capsys.readouterr().out
+    assert run("generate", *engine, "--shard", 0, "--shards", 2) == 0
+    videos = VideoShards(folder, verify=True)
+    assert [video.caption for video in videos] == ["a red mug", "a blue car", "a green tree"]
+    assert videos[0].frames.shape == (4, 3, 64, 64)
+    assert run("generate", *engine, "--weights", "mini") == 1
+    assert "model: " in capsys.readouterr().err
+    assert run("generate", *engine, "--seed", 1, "--overwrite", "--weights", "mini") == 0
+    assert VideoShards(folder).fingerprint != videos.fingerprint
+
+
+def test_generate_without_a_fine_tuned_model_says_which_command_makes_it(engine, tmp_path, capsys):
+    shutil.copytree(engine[-1] / "data" / "prompts", tmp_path / "data" / "prompts")
+    assert run("generate", *engine[:2], "--run-dir", tmp_path) == 1
+    error = capsys.readouterr().err
+    assert "video_model/model does not exist yet; `vfusion3d finetune-video --profile" in error
+    assert exit_code_of_a_wrong_command_line("generate", "--shard", 2, "--shards", 2) == 2
 
 
 def test_an_unknown_profile_is_one_line(capsys):
