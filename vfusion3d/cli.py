@@ -15,7 +15,16 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from vfusion3d.layout import pretrained_model, prompt_table, synthetic_data, test_data, training_data, video_model
+from vfusion3d.layout import (
+    curation_models,
+    pretrained_model,
+    prompt_table,
+    synthetic_data,
+    synthetic_labels,
+    test_data,
+    training_data,
+    video_model,
+)
 from vfusion3d.settings import write_whole
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
@@ -48,7 +57,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vfusion3d {version('vfusion3d')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (add_reconstruct, add_render, add_prompts, add_finetune_video, add_generate, add_train, add_evaluate):
+    for add in (
+        *(add_reconstruct, add_render, add_prompts, add_finetune_video, add_generate, add_curate),
+        *(add_train, add_evaluate),
+    ):
         add(commands)
     return parser
 
@@ -529,6 +541,81 @@ def run_generate(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
     )
     print(index if index.exists() else f"{index.parent}: the other parts are still to be made")
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------------------- curate
+
+
+def add_curate(commands) -> None:
+    page = _page(
+        commands,
+        "curate",
+        run_curate,
+        "score, elevation and masks of the synthetic videos (section 3.2)",
+        "Train the quality filter on judged videos and the elevation network on the 3D data in RUN_DIR/data/train_3d,\n"
+        "and label every video in RUN_DIR/data/synthetic (made by `vfusion3d generate`) into RUN_DIR/data/labels.\n"
+        "No video is removed: whoever reads the labels chooses from which score on a video is kept.\n"
+        "The models and the judgements go to RUN_DIR/curation. Without --annotations the simulated annotator judges\n"
+        "as many videos as the profile says; it can where the procedural world drew the pictures. Judgements of your\n"
+        "own are made in notebook 05, video by video.\n"
+        "Interrupt it at any time: the same command goes on where it stopped.",
+        """
+vfusion3d curate --profile laptop
+vfusion3d curate --profile laptop --annotations mine.csv
+vfusion3d curate --profile paper --annotations mine.csv --shard 3 --shards 64      (on the 4th of 64 machines)
+""",
+    )
+    _add_run(page)
+    page.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="judgements: a .csv file with the columns key, good (yes or no), annotator, videos",
+    )
+    page.add_argument("--overwrite", action="store_true", help="delete labels that were made with other settings")
+    page.add_argument("--shard", type=int, default=0, metavar="K", help="which part of the work this is, from 0")
+    page.add_argument("--shards", type=int, default=1, metavar="N", help="in how many parts the work is divided")
+
+
+def run_curate(options: argparse.Namespace) -> int:
+    if not 0 <= options.shard < options.shards:
+        options.parser.error(f"--shard {options.shard} --shards {options.shards}: K must be from 0 to N - 1")
+    from vfusion3d.curation.annotations import ANNOTATIONS, Annotations
+    from vfusion3d.curation.annotator import annotate
+    from vfusion3d.curation.curate import new_labeller, videos_to_judge
+    from vfusion3d.curation.labels import label_videos
+    from vfusion3d.data.shards import MultiviewShards, Shards, VideoShards
+    from vfusion3d.foundations.perceptual import perceptual_distance
+
+    profile, run_dir = _run(options)
+    _require(training_data(run_dir) / "index.json", _again(options, "render"))
+    videos = VideoShards(_require(synthetic_data(run_dir) / "index.json", _again(options, "generate")).parent)
+    models = curation_models(run_dir)
+    if options.annotations is not None:
+        if not options.annotations.is_file():
+            raise FileNotFoundError(f"--annotations {options.annotations}: no such file; notebook 05 makes one")
+        annotations = Annotations(options.annotations, videos)
+    else:
+        annotations = Annotations(models / ANNOTATIONS, videos, set_aside=options.overwrite)
+        places = videos_to_judge(videos, profile.data.labelled_videos, options.seed)
+        annotate(annotations, videos, places, perceptual_distance(profile))
+    shards = MultiviewShards(training_data(run_dir))
+    labeller, settings = new_labeller(profile, models, videos, annotations, shards, options.seed)
+    index = label_videos(
+        videos.folder,
+        synthetic_labels(run_dir),
+        labeller,
+        settings=settings,
+        part=(options.shard, options.shards),
+        overwrite=options.overwrite,
+    )
+    if not index.exists():
+        print(f"{index.parent}: the other parts are still to be made")
+        return 0
+    scores = [facts["score"] for facts in Shards(index.parent).index["labels"]]
+    print(f"the filter keeps {sum(score >= 0 for score in scores):,} of {len(scores):,} videos")
+    print(index)
     return 0
 
 
