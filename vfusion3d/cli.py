@@ -126,7 +126,8 @@ vfusion3d reconstruct photo.jpg -o photo.glb --weights facebook/vfusion3d
         "--elevation",
         type=float,
         metavar="DEGREES",
-        help="how far the camera looks down on the object (default: what the weights were trained for)",
+        help="how far the camera looks down on the object (default: estimated from the picture for mini and base, else "
+        "what the weights were trained for)",
     )
     page.add_argument("--resolution", type=int, default=256, help="grid points along each side of the mesh")
     page.add_argument("--background", choices=BACKGROUNDS, default="auto", help="how the object is cut out")
@@ -448,7 +449,9 @@ accelerate launch --num_processes 8 -m vfusion3d.cli train --profile paper
     page.add_argument("--data", type=Path, metavar="FOLDER", help="rendered shards to train on")
     page.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="of the run (default: see above)")
     page.add_argument(
-        "--weights", metavar="NAME", help="what to start from (default: what the profile says, with --finetune the trained model)"
+        "--weights",
+        metavar="NAME",
+        help="what to start from (default: what the profile says, with --finetune the trained model)",
     )
     page.add_argument("--overwrite", action="store_true", help="delete a run that was made with other settings")
 
@@ -462,7 +465,9 @@ def run_train(options: argparse.Namespace) -> int:
     if options.finetune:
         recipe = profile.finetuning
         if recipe is None:
-            raise ValueError(f"the profile {profile.name} has no `finetuning`: add that recipe to a profile of your own")
+            raise ValueError(
+                f"the profile {profile.name} has no `finetuning`: add that recipe to a profile of your own"
+            )
         weights = weights or _require(pretrained_model(run_dir) / "model", _again(options, "train"))
     folder = options.output or (finetuned_model if options.finetune else pretrained_model)(run_dir)
     data = _training_data(options, run_dir)
