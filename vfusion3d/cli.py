@@ -501,8 +501,8 @@ def add_evaluate(commands) -> None:
         "compare novel views of unseen objects with the truth (Table 5's protocol)",
         "One view in, 32 novel views out: PSNR, SSIM and LPIPS against the true renders, CLIP similarity to caption\n"
         "and input, beside simple baselines (the nearest training object where RUN_DIR/data/train_3d is there).\n"
-        "Reads RUN_DIR/data/test (made by `vfusion3d render`), and the newer of this run's two models: the one in\n"
-        "RUN_DIR/vfusion3d (by `vfusion3d train`) or in RUN_DIR/vfusion3d_finetuned (by `vfusion3d train --finetune`).\n"
+        "Reads RUN_DIR/data/test (made by `vfusion3d render`), and the newer of this run's models: of\n"
+        "RUN_DIR/vfusion3d (by `vfusion3d train`) and RUN_DIR/vfusion3d_finetuned (by `vfusion3d train --finetune`).\n"
         "Prints the means and writes one row per object and method to the file given by -o.",
         """
 vfusion3d evaluate --profile laptop

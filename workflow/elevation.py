@@ -46,11 +46,12 @@ if __name__ == "__main__":
         true.append(np.broadcast_to(azimuth_elevation_distance(sample.cam2world)[1], pictures.shape[:2]))
     seen, true, held_out = np.stack(seen), np.stack(true), len(shards) // 10
     model = train_elevation(seen[held_out:].reshape(-1, seen.shape[-1]), true[held_out:].ravel(), options.seed)
-    errors = {
-        name: mean_error(predict_elevation(model, seen[:held_out, place].reshape(-1, seen.shape[-1])), truth.ravel())
-        for name, place, truth in (("rendered", 0, true[:held_out, 0]), ("centred", 1, true[:held_out, 1]))
-    }
-    facts = {"objects": len(shards) - held_out, "views": int(true.size / 4), "held_out": held_out, "degrees": errors}
+    errors = {}
+    for place, name in enumerate(("rendered", "centred")):
+        predicted = predict_elevation(model, np.concatenate(seen[:held_out, place]))
+        errors[name] = round(mean_error(predicted, true[:held_out, place].ravel()), 2)
+    facts = {"objects": len(shards) - held_out, "views": true[held_out:, 0].size, "held_out": held_out}
+    facts["error in degrees"] = errors
     write_whole(BUNDLED_ESTIMATOR / "model.safetensors", partial(save_file, as_network(model).state_dict()))
     text = json.dumps(facts, indent=2) + "\n"
     write_whole(BUNDLED_ESTIMATOR / "training.json", partial(Path.write_text, data=text))

@@ -1,4 +1,4 @@
-"""Is a difference more than luck with the test objects? All methods saw the same ones, so it is taken object by object."""
+"""Is a difference more than luck with the test objects? All methods saw the same ones, so it is taken one by one."""
 
 from collections.abc import Sequence
 

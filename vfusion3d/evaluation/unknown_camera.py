@@ -1,4 +1,4 @@
-"""What if nobody tells the model the camera of its input, as for a photo? The protocol's methods, told an elevation only."""
+"""What if nobody tells the model the camera of its input, as for a photo? It is then told an elevation only."""
 
 from collections.abc import Callable
 
