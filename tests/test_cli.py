@@ -1,5 +1,7 @@
 """The `vfusion3d` command, as a person types it."""
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -188,9 +190,11 @@ def test_render_refuses_half_an_order(arguments, complaint, capsys):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["train"], "`vfusion3d render --profile smoke` makes it"),
         (["finetune-video"], "`vfusion3d render --profile smoke` makes it"),
         (["generate"], "prompts.parquet does not exist yet; `vfusion3d prompts --profile smoke` makes it"),
+        (["train"], "synthetic/index.json does not exist yet; `vfusion3d generate --profile smoke` makes it"),
+        (["train", "--finetune"], "vfusion3d/model does not exist yet; `vfusion3d train --profile smoke` makes it"),
+        (["train", "--data", "nowhere"], "`vfusion3d render --profile smoke` makes it"),
         (["prompts"], "`vfusion3d render --profile smoke` makes it"),
         (["prompts", "--corpus", "nowhere.txt"], "nowhere.txt does not exist: give a file of captions"),
         (["evaluate"], "`vfusion3d render --profile smoke` makes it"),
@@ -312,3 +316,76 @@ def test_evaluate_writes_a_row_for_every_object_and_method(tmp_path, weights, ca
     assert [file.name for file in table.parent.iterdir()] == ["scores.csv"]
     printed = capsys.readouterr().out
     assert all(f"{psnr:.4f}" in printed for psnr in rows.psnr)
+
+
+def _synthetic_run(run_dir):
+    """Two generated videos of which the filter keeps the first, and one rendered object."""
+    from vfusion3d.curation.labels import Labeller, label_videos
+    from vfusion3d.data.shards import ShardWriter, encode_video, shard_path, write_index
+    from vfusion3d.layout import synthetic_data, synthetic_labels, training_data
+
+    videos = synthetic_data(run_dir)
+    with ShardWriter(shard_path(videos, 0)) as writer:
+        for shade in (40, 200):
+            frames = np.full((16, 32, 32, 3), 255, np.uint8)
+            frames[:, 8:24, 12:20] = shade
+            writer.write(f"{shade:03d}", encode_video(frames, "a box", {}))
+    write_index(videos)
+
+    class Dark:
+        def decision_function(self, features):
+            return 0.9 - features.mean(axis=1)
+
+        def predict(self, features):
+            return np.full(len(features), 0.3)
+
+    labeller = Labeller(lambda images: images.mean(dim=(2, 3)), Dark(), Dark(), lambda images: 1 - images[:, :1])
+    label_videos(videos, synthetic_labels(run_dir), labeller, settings={}, progress=False)
+    rendered = ["--objects", "primitives", "-o", training_data(run_dir), "--count", 1, "--views", 4, "--size", 32]
+    assert run("render", *rendered, "--workers", 1, "--profile", "smoke") == 0
+
+
+def test_train_learns_from_the_videos_that_the_filter_keeps_and_then_from_3d_data(tmp_path, weights, capsys):
+    from vfusion3d import VFusion3D
+    from vfusion3d.curation.labels import SyntheticShards
+    from vfusion3d.data.shards import MultiviewShards
+    from vfusion3d.loop import fingerprint
+    from vfusion3d.profiles import profile_path
+
+    run_dir, profile = tmp_path / "run", tmp_path / "short.yaml"
+    profile.write_text(profile_path("smoke").read_text().replace("name: smoke", "name: short"))
+    _synthetic_run(run_dir)
+    common = ["--profile", profile, "--run-dir", run_dir]
+    assert run("train", *common, "--weights", weights) == 0
+    assert "the filter keeps 1 of 2 videos" in capsys.readouterr().out
+    first = json.loads((run_dir / "vfusion3d" / "settings.json").read_text())
+    assert not (run_dir / "vfusion3d_finetuned").exists()
+    synthetic = SyntheticShards(run_dir / "data" / "synthetic", run_dir / "data" / "labels")
+    assert first["data"] == synthetic.fingerprint
+    assert len(first["training"]["stages"]) == 5
+
+    assert run("train", *common, "--finetune") == 0
+    second = json.loads((run_dir / "vfusion3d_finetuned" / "settings.json").read_text())
+    trained = VFusion3D.from_pretrained(run_dir / "vfusion3d" / "model")
+    assert second["start"] == fingerprint(trained) != first["start"]
+    assert second["data"] == MultiviewShards(run_dir / "data" / "train_3d").fingerprint
+    assert len(second["training"]["stages"]) == 1
+    assert fingerprint(VFusion3D.from_pretrained(run_dir / "vfusion3d_finetuned" / "model")) != fingerprint(trained)
+
+    judged = [*common, "--data", run_dir / "data" / "train_3d"]
+    capsys.readouterr()
+    assert run("evaluate", *judged) == 0
+    assert str(run_dir / "vfusion3d_finetuned" / "model") in capsys.readouterr().out
+    later = (run_dir / "vfusion3d_finetuned" / "model").stat().st_mtime + 10
+    os.utime(run_dir / "vfusion3d" / "model", (later, later))
+    assert run("evaluate", *judged) == 0
+    assert f"{run_dir / 'vfusion3d' / 'model'}\n" in capsys.readouterr().out
+
+
+def test_fine_tuning_needs_a_recipe(tmp_path, capsys):
+    from vfusion3d.profiles import profile_path
+
+    profile, text = tmp_path / "plain.yaml", profile_path("smoke").read_text().replace("name: smoke", "name: plain")
+    profile.write_text(text[: text.index("finetuning:")] + "device: cpu\n")
+    assert run("train", "--finetune", "--profile", profile) == 1
+    assert "the profile plain has no `finetuning`" in capsys.readouterr().err

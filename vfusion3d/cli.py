@@ -17,6 +17,7 @@ from pathlib import Path
 
 from vfusion3d.layout import (
     curation_models,
+    finetuned_model,
     pretrained_model,
     prompt_table,
     synthetic_data,
@@ -131,7 +132,8 @@ vfusion3d reconstruct photo.jpg -o photo.glb --weights facebook/vfusion3d
         "--elevation",
         type=float,
         metavar="DEGREES",
-        help="how far the camera looks down on the object (default: what the weights were trained for)",
+        help="how far the camera looks down on the object (default: estimated from the picture for mini and base, else "
+        "what the weights were trained for)",
     )
     page.add_argument("--resolution", type=int, default=256, help="grid points along each side of the mesh")
     page.add_argument("--background", choices=BACKGROUNDS, default="auto", help="how the object is cut out")
@@ -627,20 +629,30 @@ def add_train(commands) -> None:
         commands,
         "train",
         run_train,
-        "train VFusion3D on rendered objects (section 3.3)",
-        "Train VFusion3D by the profile's recipe on the shards in RUN_DIR/data/train_3d (made by `vfusion3d render`).\n"
-        "Checkpoints and the loss log go to RUN_DIR/vfusion3d, the finished weights to the folder model in it.\n"
+        "train VFusion3D on synthetic videos, fine-tune it on 3D data (section 3.3)",
+        "Train VFusion3D by the profile's recipe on the synthetic videos in RUN_DIR/data/synthetic that the filter\n"
+        "keeps, with the elevations and masks in RUN_DIR/data/labels. With --finetune: train what came out further,\n"
+        "on the 3D data in RUN_DIR/data/train_3d (made by `vfusion3d render`) by the profile's recipe of fine-tuning.\n"
+        "With --data: learn from rendered shards of your own in place of either.\n"
+        "Checkpoints and the loss log go to RUN_DIR/vfusion3d (with --finetune RUN_DIR/vfusion3d_finetuned), the\n"
+        "finished weights to the folder model in it.\n"
         "Interrupt it at any time: the same command goes on where it stopped, to the same loss curve.",
         """
 vfusion3d train --profile laptop
+vfusion3d train --profile laptop --finetune
 vfusion3d train --profile gpu --data shards/ -o runs/mine
 accelerate launch --num_processes 8 -m vfusion3d.cli train --profile paper
 """,
     )
     _add_run(page)
-    page.add_argument("--data", type=Path, metavar="FOLDER", help="shards to train on (default: RUN_DIR/data/train_3d)")
-    page.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="of the run (default: RUN_DIR/vfusion3d)")
-    page.add_argument("--weights", metavar="NAME", help="what to start from (default: what the profile says)")
+    page.add_argument("--finetune", action="store_true", help="fine-tune this run's trained model on the 3D data")
+    page.add_argument("--data", type=Path, metavar="FOLDER", help="rendered shards to train on")
+    page.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="of the run (default: see above)")
+    page.add_argument(
+        "--weights",
+        metavar="NAME",
+        help="what to start from (default: what the profile says, with --finetune the trained model)",
+    )
     page.add_argument("--overwrite", action="store_true", help="delete a run that was made with other settings")
 
 
@@ -649,12 +661,36 @@ def run_train(options: argparse.Namespace) -> int:
     from vfusion3d.training.train import train_vfusion3d
 
     profile, run_dir = _run(options)
-    data, folder = options.data or training_data(run_dir), options.output or pretrained_model(run_dir)
-    _require(data / "index.json", _again(options, "render"))
-    model = VFusion3D.from_pretrained(options.weights) if options.weights else None
-    train_vfusion3d(profile, data, folder, model=model, seed=options.seed, overwrite=options.overwrite)
+    recipe, weights = profile.training, options.weights
+    if options.finetune:
+        recipe = profile.finetuning
+        if recipe is None:
+            raise ValueError(
+                f"the profile {profile.name} has no `finetuning`: add that recipe to a profile of your own"
+            )
+        weights = weights or _require(pretrained_model(run_dir) / "model", _again(options, "train"))
+    folder = options.output or (finetuned_model if options.finetune else pretrained_model)(run_dir)
+    data = _training_data(options, run_dir)
+    model = VFusion3D.from_pretrained(weights) if weights else None
+    how = {"seed": options.seed, "overwrite": options.overwrite}
+    train_vfusion3d(profile, data, folder, recipe=recipe, model=model, **how)
     print(folder / "model")
     return 0
+
+
+def _training_data(options: argparse.Namespace, run_dir: Path):
+    """What `train` learns from: a folder of rendered shards, or the labelled synthetic videos."""
+    if options.data or options.finetune:
+        data = options.data or training_data(run_dir)
+        _require(data / "index.json", _again(options, "render"))
+        return data
+    from vfusion3d.curation.labels import SyntheticShards
+
+    _require(synthetic_data(run_dir) / "index.json", _again(options, "generate"))
+    _require(synthetic_labels(run_dir) / "index.json", _again(options, "curate"))
+    data = SyntheticShards(synthetic_data(run_dir), synthetic_labels(run_dir))
+    print(f"the filter keeps {len(data):,} of {len(data.facts):,} videos")
+    return data
 
 
 def add_evaluate(commands) -> None:
@@ -665,7 +701,8 @@ def add_evaluate(commands) -> None:
         "compare novel views of unseen objects with the truth (Table 5's protocol)",
         "One view in, 32 novel views out: PSNR, SSIM and LPIPS against the true renders, CLIP similarity to caption\n"
         "and input, beside simple baselines (the nearest training object where RUN_DIR/data/train_3d is there).\n"
-        "Reads RUN_DIR/data/test (made by `vfusion3d render`) and RUN_DIR/vfusion3d/model (by `vfusion3d train`).\n"
+        "Reads RUN_DIR/data/test (made by `vfusion3d render`), and the newer of this run's models: of\n"
+        "RUN_DIR/vfusion3d (by `vfusion3d train`) and RUN_DIR/vfusion3d_finetuned (by `vfusion3d train --finetune`).\n"
         "Prints the means and writes one row per object and method to the file given by -o.",
         """
 vfusion3d evaluate --profile laptop
@@ -673,7 +710,7 @@ vfusion3d evaluate --weights mini --data shards/ -o mini.csv
 """,
     )
     _add_run(page)
-    page.add_argument("--weights", metavar="NAME", help="what to evaluate (default: RUN_DIR/vfusion3d/model)")
+    page.add_argument("--weights", metavar="NAME", help="what to evaluate (default: the newer model of this run)")
     page.add_argument("--data", type=Path, metavar="FOLDER", help="shards of objects (default: RUN_DIR/data/test)")
     page.add_argument("--size", type=int, metavar="PIXELS", help="of compared views (default: the model's input)")
     page.add_argument("-o", "--output", type=Path, metavar="CSV", help="(default: RUN_DIR/evaluation_3d.csv)")
@@ -695,8 +732,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     profile, run_dir = _run(options)
     data = options.data or test_data(run_dir)
     _require(data / "index.json", _again(options, "render"))
-    trained = pretrained_model(run_dir) / "model"
-    weights = options.weights or _require(trained, _again(options, "train"))
+    weights = options.weights or _newest_model(options, run_dir)
     device = device_of(profile)
     model = VFusion3D.from_pretrained(weights).to(device).eval()
     shards = MultiviewShards(data)
@@ -717,9 +753,18 @@ def run_evaluate(options: argparse.Namespace) -> int:
     )
     output = options.output or run_dir / "evaluation_3d.csv"
     write_whole(output, partial(table.to_csv, index=False))
+    print(weights)
     print(mean_over_objects(table).to_string(float_format="{:.4f}".format))
     print(output)
     return 0
+
+
+def _newest_model(options: argparse.Namespace, run_dir: Path) -> Path:
+    """The fine-tuned model of the run, unless the one it began with was trained anew since."""
+    first, finetuned = pretrained_model(run_dir) / "model", finetuned_model(run_dir) / "model"
+    if finetuned.exists() and not (first.exists() and first.stat().st_mtime > finetuned.stat().st_mtime):
+        return finetuned
+    return _require(first, _again(options, "train"))
 
 
 def _again(options: argparse.Namespace, command: str) -> str:
