@@ -1,7 +1,7 @@
 """Stand-ins for the people of the user study: raters that look at a few frames of each video through CLIP.
 
-They cannot tell what people would prefer. They show that the study works, and what its figure looks like; wherever their
-answers are shown, it is said that they are simulated.
+They cannot tell what people would prefer. They show that the study works, and what its figure looks like; wherever
+their answers are shown, it is said that they are simulated.
 """
 
 from collections.abc import Sequence

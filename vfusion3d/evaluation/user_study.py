@@ -1,8 +1,8 @@
 """The user study of section 4.2: which of two turning objects is better, and which is truer to the picture?
 
-A rater sees two 360 degree videos of the same item, one by VFusion3D and one by another method, side by side and without
-names, and has to choose one. Order and sides are each rater's own. Answers are CSV files, one a rater, one line an
-answer, so that a study goes on where it stopped and several of them can be put together by copying files.
+A rater sees two 360 degree videos of the same item, one by VFusion3D and one by another method, side by side and
+without names, and has to choose one. Order and sides are each rater's own. Answers are CSV files, one a rater, one line
+an answer, so that a study goes on where it stopped, and several are put together by copying files.
 
 There is no button for a tie. Where as many raters chose one as the other (an even number of raters, or a study that is
 not finished), the item counts as half a win: `majority`.
@@ -86,9 +86,9 @@ def load_items(
     """
     run_dir, problems = Path(run_dir), []
     for task in tasks:
-        for needed in (evaluation_items(run_dir, task) / "captions.csv", rendered_views(run_dir, task) / OURS):
-            if not needed.exists():
-                problems.append(f"{needed} does not exist: the notebook {TASKS[task]} makes it")
+        needed = (evaluation_items(run_dir, task) / "captions.csv", rendered_views(run_dir, task) / OURS)
+        missing = [path for path in needed if not path.exists()]
+        problems += [f"{path} does not exist: the notebook {TASKS[task]} makes it" for path in missing]
     _stop(problems)
     if against is None:
         there = [{path.name for path in rendered_views(run_dir, task).iterdir() if path.is_dir()} for task in tasks]
