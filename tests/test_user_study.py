@@ -132,6 +132,41 @@ def test_only_methods_that_are_there_in_every_task_are_compared_unless_named(run
         load_items(run_dir, against=["third"])
 
 
+def test_a_video_that_was_cut_off_is_broken(run_dir):
+    path = run_dir / "views" / "image_to_3d" / "other" / "007.mp4"
+    noise = np.random.default_rng(0).integers(0, 255, (12, 64, 64, 3), dtype=np.uint8)
+    writer = imageio_ffmpeg.write_frames(str(path), (64, 64), fps=6, output_params=["-movflags", "+faststart"])
+    writer.send(None)
+    for frame in noise:
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()
+    load_items(run_dir)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(StudyError, match=r"other/007\.mp4 is broken: only \d+ of 12 frames"):
+        load_items(run_dir)
+
+
+def test_pictures_of_another_program_are_shown_as_a_video(run_dir):
+    for task in ("image_to_3d", "text_to_3d"):
+        for key in ("007", "12"):
+            for frame in range(3):
+                path = run_dir / "methods" / task / "LGM" / key / f"{frame}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (128, 128), BLUE).save(path)
+    items = load_items(run_dir, against=["LGM"])
+    video = items[0].videos["LGM"]
+    assert run_dir / "user_study" in video.parents
+    shown = read_video(video)
+    assert len(shown) == 3
+    assert (shown.mean(dim=(0, 2, 3)) - torch.tensor(BLUE) / 255).abs().max() < 0.03
+    assert {name for item in load_items(run_dir) for name in item.videos} == {OURS, "other", "LGM"}
+    (run_dir / "methods" / "text_to_3d" / "LGM" / "12" / "0.png").write_text("no picture")
+    video = run_dir / "user_study" / "videos" / "text_to_3d" / "LGM" / "12.mp4"
+    video.unlink()
+    with pytest.raises(StudyError, match=r"text_to_3d/LGM/12"):
+        load_items(run_dir)
+
+
 # The page
 
 

@@ -523,9 +523,9 @@ def add_study(commands) -> None:
         "the user study as a page in your browser (section 4.2, Figure 5)",
         "Serve a page that shows two turning objects at a time, one by VFusion3D and one by another method, and asks\n"
         "which looks better, or which is truer to the input picture. Open the printed address, and choose.\n"
-        "Reads RUN_DIR/items and RUN_DIR/views (made by notebooks 08 and 09; views/TASK/METHOD/KEY.mp4 may also hold\n"
-        "videos of methods of your own). Every answer is written at once to RUN_DIR/user_study/RATER.csv: stop the\n"
-        "server or close the browser at any time, the same command goes on where the rater stopped.\n"
+        "Reads RUN_DIR/items and RUN_DIR/views (made by notebooks 08 and 09), and what other programs made of these\n"
+        "items: RUN_DIR/methods/TASK/METHOD/KEY.mp4 or KEY/*.png. Every answer is written to RUN_DIR/user_study/RATER.csv\n"
+        "at once: stop the server or close the browser at any time, the same command goes on where the rater stopped.\n"
         "With five such files of five people, notebook 10 draws Figure 5 from them.",
         """
 vfusion3d study --rater anna
@@ -535,7 +535,7 @@ vfusion3d study --host 0.0.0.0                   (others in your network can tak
     )
     _add_run(page)
     page.add_argument("--rater", metavar="NAME", help="who answers (default: the page asks)")
-    page.add_argument("--against", nargs="+", metavar="METHOD", help="(default: every method in RUN_DIR/views)")
+    page.add_argument("--against", nargs="+", metavar="METHOD", help="(default: every method that is there)")
     page.add_argument("--port", type=int, default=8765, help="of the address")
     page.add_argument("--host", default="127.0.0.1", help="who can open the page: by default only this machine")
 

@@ -61,6 +61,11 @@ def rendered_views(run_dir: Path, task: str) -> Path:
     return run_dir / "views" / task
 
 
+def other_methods(run_dir: Path, task: str) -> Path:
+    """Turns that other programs made of the items: METHOD/KEY.mp4 or METHOD/KEY/*.png, put there by a person."""
+    return run_dir / "methods" / task
+
+
 def user_study(run_dir: Path) -> Path:
     """The answers of the user study, a CSV a rater; those of simulated raters in `simulated` (notebook 10)."""
     return run_dir / "user_study"

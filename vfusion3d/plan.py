@@ -23,7 +23,7 @@ from vfusion3d.profiles import Profile
 RATES = Path(__file__).with_name("rates.yaml")
 GOOD = 2.7 / 4  # of the generated videos are kept (section 3.2)
 GOOD_RATES = {10_000: 0.445, 50_000: 0.521, 100_000: 0.613}  # by the video model's 3D objects (Table 3)
-TEST_VIEWS, NOVEL_VIEWS, TURN_VIEWS, METHODS = 33, 32, 24, 3
+TEST_VIEWS, NOVEL_VIEWS, TURN_VIEWS, METHODS = 33, 32, 32, 3
 RATERS, QUESTIONS = 5, 2
 HOUR, GIGABYTE = 3600, 1e9
 
@@ -74,7 +74,7 @@ def steps(notebook: str, profile: Profile) -> list[Step]:
 
 
 def _quickstart(profile: Profile) -> list[Step]:
-    turn = Step("frames of a turntable", TURN_VIEWS, "render field")
+    turn = Step("frames of a turntable", 24, "render field")
     return [Step("picture to mesh", 1, "reconstruct"), turn]
 
 

@@ -47,6 +47,33 @@ def novel_views_by(
     return views | {"truth": resize(images[1:], size)}
 
 
+def turn_sheet(
+    images: Float[Tensor, "n 3 side side"],
+    turns: Mapping[str, Mapping[str, Float[Tensor, "views 3 size size"]]],
+    keys: Sequence[str],
+    row_labels: Sequence[str],
+    at: Sequence[float] = (1 / 4, 1 / 2),
+) -> Figure:
+    """Each item's input picture and, for every method, its turn seen from elsewhere: a row an item.
+
+    turns: by method, then by key (`method_folders`); the first view of each is the input's. at: whole turns.
+    """
+    size = next(iter(turns.values()))[keys[0]].shape[-1]
+    rows = []
+    for image, key in zip(images, keys, strict=True):
+        of_item = [turn[key] for turn in turns.values()]
+        rows.append(
+            torch.cat(
+                [
+                    resize(image[None], size),
+                    *(turn[[round(part * len(turn)) % len(turn) for part in at]] for turn in of_item),
+                ]
+            )
+        )
+    heads = ["input", *(f"{name}\n{360 * part:.0f}°" for name in turns for part in at)]
+    return contact_sheet(torch.stack(rows), row_labels, heads)
+
+
 def folded_sheet(rows: Sequence[Float[Tensor, "columns 3 h w"]], column_labels: Sequence[str]) -> Figure:
     """A long contact sheet folded once: the first object stands left of the second, the third left of the fourth."""
     if not rows:

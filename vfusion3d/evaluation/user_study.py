@@ -9,6 +9,7 @@ not finished), the item counts as half a win: `majority`.
 """
 
 import csv
+import glob
 import hashlib
 import os
 import re
@@ -25,7 +26,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vfusion3d.evaluation.figures import BLUE, ORANGE, TEXT_WIDTH, paper_style
-from vfusion3d.layout import evaluation_items, rendered_views
+from vfusion3d.evaluation.method_folders import TURN_FRAMES, MethodFolderError, read_turn, write_turn
+from vfusion3d.layout import evaluation_items, other_methods, rendered_views, user_study
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # nothing of ffmpeg's own about a broken file: our error names it
 
@@ -36,6 +38,7 @@ QUESTIONS = ("quality", "faithfulness")
 COLUMNS = ("rater", "task", "key", "baseline", "question", "left", "winner")
 SAME = ["task", "key", "baseline", "question"]  # what makes two answers of a rater answers to the same question
 PLAYABLE = ("h264", "avc1", "vp80", "vp90", "vp09", "av01")  # what browsers play
+CONVERTED_SIZE = 384  # pixels of videos made from pictures
 SHOWN = 8  # problems that an error lists
 
 
@@ -80,7 +83,8 @@ def load_items(
 ) -> list[Item]:
     """The items of a run, with the videos of VFusion3D and of the methods it is compared with.
 
-    against: names of methods; by default all others that have a folder of videos in every task.
+    against: names of methods; by default all others that have a folder in every task, in `layout.rendered_views` or in
+    `layout.other_methods`. What browsers cannot play there (pictures, GIFs) is made a video in the study's folder.
     Raises StudyError that names every picture or video that is missing, broken, or not playable in a browser, so that
     nobody begins a study that cannot be finished.
     """
@@ -91,8 +95,7 @@ def load_items(
         problems += [f"{path} does not exist: the notebook {TASKS[task]} makes it" for path in missing]
     _stop(problems)
     if against is None:
-        there = [{path.name for path in rendered_views(run_dir, task).iterdir() if path.is_dir()} for task in tasks]
-        against = sorted(set.intersection(*there) - {OURS})
+        against = sorted(set.intersection(*(set(_methods(run_dir, task)) for task in tasks)) - {OURS})
         if not against:
             problems.append(f"{run_dir}/views has no method beside {OURS} in {' and '.join(tasks)}")
     items = []
@@ -100,7 +103,7 @@ def load_items(
         captions = pd.read_csv(evaluation_items(run_dir, task) / "captions.csv", dtype=str, keep_default_na=False)
         for key, caption in zip(captions["key"], captions["caption"]):
             picture = evaluation_items(run_dir, task) / f"{key}.png"
-            videos = {name: rendered_views(run_dir, task) / name / f"{key}.mp4" for name in (OURS, *against)}
+            videos = {name: _video(run_dir, task, name, key, problems) for name in (OURS, *against)}
             items.append(Item(task, key, caption, picture, videos))
             found = [picture_problem(picture), *map(video_problem, videos.values())]
             problems += [problem for problem in found if problem]
@@ -116,18 +119,22 @@ def picture_problem(path: Path) -> str:
 
 
 def video_problem(path: Path) -> str:
-    """What keeps a video from being shown in a browser; "" if nothing does. Only its beginning is read."""
+    """What keeps a video from being shown in a browser; "" if nothing does."""
     if not path.is_file():
         return f"{path} does not exist"
     video = cv2.VideoCapture(str(path))
-    if not (video.isOpened() and video.read()[0]):
-        return f"{path} is broken: no frame of it can be read"
+    frames, said = sum(1 for _ in iter(lambda: video.read()[0], False)), int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    if not frames or frames < said:
+        return f"{path} is broken: only {frames} of {max(said, 1)} frames can be read"
     codec = int(video.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode(errors="replace").lower()
     return "" if codec in PLAYABLE else f"{path} is coded as {codec.strip()}, which browsers do not play: use H.264"
 
 
 def read_video(path: Path) -> Float[Tensor, "frames 3 h w"]:
-    """All frames of a video, in [0, 1]. Raises StudyError where there are none."""
+    """All frames of a video as a browser shows them, in [0, 1] (`method_folders.read_turn` is slower and stricter).
+
+    Raises StudyError where there are none.
+    """
     video, frames = cv2.VideoCapture(str(path)), []
     while (frame := video.read())[0]:
         frames.append(torch.from_numpy(cv2.cvtColor(frame[1], cv2.COLOR_BGR2RGB)))
@@ -279,9 +286,9 @@ def plot_win_rates(paper: Sequence[dict], ours: pd.DataFrame, who: str) -> Figur
                 row = rates.loc[(name, question)]
                 spread = [[row["rate"] - row["low"]], [row["high"] - row["rate"]]]
                 axes.errorbar(x, row["rate"], yerr=spread, color="black", capsize=2.5, lw=0.9, ls="-")
-            tops = [*heights[: len(names)], *(rates.loc[(name, question), "high"] for name in mine)]
-            for x, height, top in zip(where, heights, tops):
-                axes.text(x, max(top, height) + 1.5, f"{height:.1f}", ha="center", va="bottom", fontsize=7.5)
+            for x, height in zip(where, heights):
+                box = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}
+                axes.text(x, 4, f"{height:.1f}", ha="center", va="bottom", fontsize=7.5, bbox=box)
         axes.axhline(50, color="0.3", lw=0.8, ls="--", zorder=0.5)
         axes.axvline((len(names) - 1 + gap) / 2, color="0.6", lw=0.6, ls="-")
         axes.set_xticks(places, [f"over\n{name}" for name in (*names, *mine)])
@@ -291,6 +298,29 @@ def plot_win_rates(paper: Sequence[dict], ours: pd.DataFrame, who: str) -> Figur
             axes.text((first + last) / 2, 109, text, ha="center", va="bottom", fontsize=8.5)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
+
+
+def _methods(run_dir: Path, task: str) -> dict[str, Path]:
+    """The folder of each method with videos of a task."""
+    roots = (other_methods(run_dir, task), rendered_views(run_dir, task))
+    return {path.name: path for root in roots if root.is_dir() for path in root.iterdir() if path.is_dir()}
+
+
+def _video(run_dir: Path, task: str, method: str, key: str, problems: list[str]) -> Path:
+    """A video of a method that browsers play; made from what the method has, where that is something else."""
+    folder = _methods(run_dir, task).get(method, rendered_views(run_dir, task) / method)
+    path = folder / f"{key}.mp4"
+    others = [] if path.exists() else sorted(folder.glob(f"{glob.escape(key)}*"))
+    source = next((other for other in others if other.name == key or other.stem == key), path)
+    target = user_study(run_dir) / "videos" / task / method / f"{key}.mp4"
+    if source == path:
+        return path
+    try:
+        if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
+            write_turn(read_turn(source, CONVERTED_SIZE, TURN_FRAMES), target)
+    except MethodFolderError as error:
+        problems.append(str(error))
+    return target
 
 
 def _stop(problems: list[str]) -> None:
