@@ -153,6 +153,7 @@ def test_the_workflow_runs_what_is_out_of_date_and_no_more(small_repository, tmp
     assert run.returncode == 0, run.stdout + run.stderr
     second = code_cells(results / "papermill_runs" / "smoke" / "01_second.ipynb")
     assert second[-1].outputs[0].text == "smoke\n"
+    assert "profile smoke" in (results / "papermill_runs" / "smoke" / "index.html").read_text()
     assert to_do() == []
 
     (small_repository / "vfusion3d" / "model" / "part.py").write_text("two = 2\n")

@@ -524,8 +524,9 @@ def add_study(commands) -> None:
         "Serve a page that shows two turning objects at a time, one by VFusion3D and one by another method, and asks\n"
         "which looks better, or which is truer to the input picture. Open the printed address, and choose.\n"
         "Reads RUN_DIR/items and RUN_DIR/views (made by notebooks 08 and 09), and what other programs made of these\n"
-        "items: RUN_DIR/methods/TASK/METHOD/KEY.mp4 or KEY/*.png. Every answer is written to RUN_DIR/user_study/RATER.csv\n"
-        "at once: stop the server or close the browser at any time, the same command goes on where the rater stopped.\n"
+        "items: RUN_DIR/methods/TASK/METHOD/KEY.mp4 or KEY/*.png. Every answer is written to\n"
+        "RUN_DIR/user_study/RATER.csv at once: stop the server or close the browser at any time, the same command\n"
+        "goes on where the rater stopped.\n"
         "With five such files of five people, notebook 10 draws Figure 5 from them.",
         """
 vfusion3d study --rater anna
