@@ -18,7 +18,9 @@ from tiny_model import tiny_model
 from vfusion3d.cli import BACKGROUNDS, build_parser, main
 from vfusion3d.profiles import profile_path
 
-COMMANDS = ("reconstruct", "render", "prompts", "finetune-video", "generate", "train", "evaluate")
+COMMANDS = (
+    *("reconstruct", "render", "prompts", "finetune-video", "generate", "curate", "train", "evaluate", "study"),
+)
 
 
 @pytest.fixture(scope="module")

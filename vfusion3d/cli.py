@@ -24,6 +24,7 @@ from vfusion3d.layout import (
     synthetic_labels,
     test_data,
     training_data,
+    user_study,
     video_model,
 )
 from vfusion3d.settings import write_whole
@@ -60,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
         *(add_reconstruct, add_render, add_prompts, add_finetune_video, add_generate, add_curate),
-        *(add_train, add_evaluate),
+        *(add_train, add_evaluate, add_study),
     ):
         add(commands)
     return parser
@@ -765,6 +766,50 @@ def _newest_model(options: argparse.Namespace, run_dir: Path) -> Path:
     if finetuned.exists() and not (first.exists() and first.stat().st_mtime > finetuned.stat().st_mtime):
         return finetuned
     return _require(first, _again(options, "train"))
+
+
+def add_study(commands) -> None:
+    page = _page(
+        commands,
+        "study",
+        run_study,
+        "the user study as a page in your browser (section 4.2, Figure 5)",
+        "Serve a page that shows two turning objects at a time, one by VFusion3D and one by another method, and asks\n"
+        "which looks better, or which is truer to the input picture. Open the printed address, and choose.\n"
+        "Reads RUN_DIR/items and RUN_DIR/views (made by notebooks 08 and 09), and what other programs made of these\n"
+        "items: RUN_DIR/methods/TASK/METHOD/KEY.mp4 or KEY/*.png. Every answer is written to\n"
+        "RUN_DIR/user_study/RATER.csv at once: stop the server or close the browser at any time, the same command\n"
+        "goes on where the rater stopped.\n"
+        "With five such files of five people, notebook 10 draws Figure 5 from them.",
+        """
+vfusion3d study --rater anna
+vfusion3d study --profile gpu --port 8000 --against OpenLRM LGM
+vfusion3d study --host 0.0.0.0                   (others in your network can take part: the page asks for names)
+""",
+    )
+    _add_run(page)
+    page.add_argument("--rater", metavar="NAME", help="who answers (default: the page asks)")
+    page.add_argument("--against", nargs="+", metavar="METHOD", help="(default: every method that is there)")
+    page.add_argument("--port", type=int, default=8765, help="of the address")
+    page.add_argument("--host", default="127.0.0.1", help="who can open the page: by default only this machine")
+
+
+def run_study(options: argparse.Namespace) -> int:
+    from urllib.parse import urlencode
+
+    from vfusion3d.evaluation.study_page import Study, study_server
+    from vfusion3d.evaluation.user_study import checked_rater, load_items
+
+    _, run_dir = _run(options)
+    query = "?" + urlencode({"rater": checked_rater(options.rater)}) if options.rater is not None else ""
+    study = Study(load_items(run_dir, options.against), user_study(run_dir), options.seed)
+    with study_server(study, options.port, options.host) as server:
+        print(f"http://{options.host}:{server.server_port}/{query}  (Ctrl-C ends it)", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print(f"\nanswers are in {study.folder}; the same command goes on")
+    return 0
 
 
 def _again(options: argparse.Namespace, command: str) -> str:
