@@ -15,12 +15,13 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from vfusion3d.layout import pretrained_model, prompt_table, test_data, training_data
+from vfusion3d.layout import pretrained_model, prompt_table, synthetic_data, test_data, training_data, video_model
 from vfusion3d.settings import write_whole
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
 VIDEO_SUFFIXES = (".mp4", ".gif")
+STRIPS, LOOKS = 4, 5  # while the video model learns: of how many objects there are strips, and how often
 BACKGROUNDS = ("auto", "alpha", "plain", "grabcut", "rembg", "keep")
 
 
@@ -47,7 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vfusion3d {version('vfusion3d')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (add_reconstruct, add_render, add_prompts, add_train, add_evaluate, add_experiment):
+    pipeline = (add_render, add_prompts, add_finetune_video, add_generate, add_train, add_evaluate, add_experiment)
+    for add in (add_reconstruct, *pipeline):
         add(commands)
     return parser
 
@@ -409,6 +411,125 @@ def run_prompts(options: argparse.Namespace) -> int:
     found, wanted = len(read_prompts(table)), profile.data.prompts
     print(f"{found:,} of {wanted:,} prompts" + (f": {corpus} has no more" if found < wanted else ""))
     print(table)
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------- the video model
+
+
+def add_finetune_video(commands) -> None:
+    page = _page(
+        commands,
+        "finetune-video",
+        run_finetune_video,
+        "make the video model turn objects (section 3.2)",
+        "Fine-tune the profile's video model on the orbits in RUN_DIR/data/train_3d (made by `vfusion3d render`).\n"
+        "Only its temporal layers learn. Checkpoints and the loss log go to RUN_DIR/video_model, the finished model\n"
+        "to the folder model in it. Where RUN_DIR/data/test is there, film strips of its first objects are kept in\n"
+        "the folder strips while the model learns.\n"
+        "Interrupt it at any time: the same command goes on where it stopped.",
+        """
+vfusion3d finetune-video --profile laptop
+vfusion3d finetune-video --profile laptop --objects 10 -o runs/laptop/tenth      (a row of Table 3)
+accelerate launch --num_processes 8 -m vfusion3d.cli finetune-video --profile paper
+""",
+    )
+    _add_run(page)
+    page.add_argument("--objects", type=int, metavar="N", help="learn from the first N objects only (default: all)")
+    page.add_argument("--weights", metavar="NAME", help="what to start from (default: what the profile says)")
+    page.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="of the run (default: RUN_DIR/video_model)")
+    page.add_argument("--overwrite", action="store_true", help="delete a run that was made with other settings")
+
+
+def run_finetune_video(options: argparse.Namespace) -> int:
+    from vfusion3d.data.shards import MultiviewShards
+    from vfusion3d.video.finetune import finetune_video_model
+    from vfusion3d.video.strips import first_frames, keep_strips
+
+    profile, run_dir = _run(options)
+    data, folder = training_data(run_dir), options.output or video_model(run_dir)
+    _require(data / "index.json", _again(options, "render"))
+    show = None
+    if (test_data(run_dir) / "index.json").exists():
+        first = first_frames(MultiviewShards(test_data(run_dir)), STRIPS, profile.video.size)
+        show = keep_strips(folder / "strips", first, profile.video, options.seed)
+    finetune_video_model(
+        _with_video_model(profile, options.weights),
+        data,
+        folder,
+        objects=options.objects,
+        seed=options.seed,
+        show=show,
+        show_every=max(1, profile.video.steps // LOOKS),
+        overwrite=options.overwrite,
+    )
+    print(folder / "model")
+    return 0
+
+
+def _with_video_model(profile, weights: str | None):
+    """The profile with another video model in it, where one is given."""
+    from dataclasses import replace
+
+    foundations = replace(profile.foundations, image_to_video=weights or profile.foundations.image_to_video)
+    return replace(profile, foundations=foundations)
+
+
+def add_generate(commands) -> None:
+    page = _page(
+        commands,
+        "generate",
+        run_generate,
+        "prompts to synthetic multi-view videos (section 3.2)",
+        "Draw a picture for each prompt and turn it into a 16-view video with the fine-tuned video model, into\n"
+        "WebDataset shards in RUN_DIR/data/synthetic. Reads RUN_DIR/data/prompts (made by `vfusion3d prompts`) and\n"
+        "RUN_DIR/video_model/model (by `vfusion3d finetune-video`).\n"
+        "A shard is a unit of work: any machine can make it, with the same result.\n"
+        "Interrupt it at any time: the same command goes on where it stopped, and makes nothing twice.",
+        """
+vfusion3d generate --profile laptop
+vfusion3d generate --profile laptop --weights mini -o runs/laptop/before      (the model before fine-tuning)
+vfusion3d generate --profile paper --shard 3 --shards 64                      (on the 4th of 64 machines)
+""",
+    )
+    _add_run(page)
+    page.add_argument(
+        "--weights",
+        metavar="NAME",
+        help="the video model: a folder, a hub name, or mini (default: RUN_DIR/video_model/model)",
+    )
+    page.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="(default: RUN_DIR/data/synthetic)")
+    page.add_argument("--overwrite", action="store_true", help="delete videos that were made with other settings")
+    page.add_argument("--shard", type=int, default=0, metavar="K", help="which part of the work this is, from 0")
+    page.add_argument("--shards", type=int, default=1, metavar="N", help="in how many parts the work is divided")
+
+
+def run_generate(options: argparse.Namespace) -> int:
+    if not 0 <= options.shard < options.shards:
+        options.parser.error(f"--shard {options.shard} --shards {options.shards}: K must be from 0 to N - 1")
+    from vfusion3d.foundations.image_to_video import load_video_model
+    from vfusion3d.foundations.loading import dtype_of
+    from vfusion3d.foundations.text_to_image import text_to_image
+    from vfusion3d.video.generate import generate_videos
+    from vfusion3d.video.prompts import PROMPTS, read_prompts
+
+    profile, run_dir = _run(options)
+    table = _require(prompt_table(run_dir) / PROMPTS, _again(options, "prompts"))
+    weights = options.weights or str(_require(video_model(run_dir) / "model", _again(options, "finetune-video")))
+    model = load_video_model(_with_video_model(profile, weights), dtype=dtype_of(profile))
+    prompts = read_prompts(table)[: profile.data.videos]
+    index = generate_videos(
+        options.output or synthetic_data(run_dir),
+        prompts,
+        text_to_image(profile),
+        model,
+        profile.video,
+        drawn_by=profile.foundations.text_to_image,
+        seed=options.seed,
+        part=(options.shard, options.shards),
+        overwrite=options.overwrite,
+    )
+    print(index if index.exists() else f"{index.parent}: the other parts are still to be made")
     return 0
 
 

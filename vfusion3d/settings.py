@@ -1,10 +1,12 @@
 """What a folder of results was made with, kept beside them: the same settings go on, others never mix in."""
 
+import errno
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,8 @@ def save_whole(save: Callable[[Path], Any], folder: str | Path) -> None:
     """`save(folder)`, such as a model's `save_pretrained`, under a temporary name that is renamed when complete.
 
     Only then does it take the place of a folder that is there, which is renamed first and deleted last. The next call
-    puts that one back where a kill fell between the two renames.
+    puts that one back where a kill fell between the two renames. Raises OSError that names the folder where the disk is
+    full.
     """
     folder = Path(folder)
     partial, old = (folder.with_name(f"{folder.name}{ending}") for ending in (".partial", ".old.partial"))
@@ -48,7 +51,12 @@ def save_whole(save: Callable[[Path], Any], folder: str | Path) -> None:
         os.replace(old, folder)
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    save(partial)
+    try:
+        with _naming_a_full_disk(folder):
+            save(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
+        raise
     if folder.exists():
         os.replace(folder, old)
     os.replace(partial, folder)
@@ -58,17 +66,32 @@ def save_whole(save: Callable[[Path], Any], folder: str | Path) -> None:
 def write_whole(path: str | Path, write: Callable[[Path], Any]) -> Path:
     """`write(path)`, such as a table's `to_csv`, under a temporary name that is renamed when complete. Returns path.
 
-    Two processes may write the same file at once: the last to finish stays.
+    Two processes may write the same file at once: the last to finish stays. Raises OSError that names the file where
+    the disk is full; a file that was there before stays as it is.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        write(partial)
+        with _naming_a_full_disk(path):
+            write(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def _naming_a_full_disk(path: Path) -> Iterator[None]:
+    """Turn every way in which libraries say that the disk is full into one OSError that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error)  # safetensors has its own
+        if not full:
+            raise
+        message = "the disk is full, and what was whole before is kept: make room, run again"
+        raise OSError(errno.ENOSPC, message, str(path)) from error
 
 
 def _differences(name: str, old: Any, new: Any):

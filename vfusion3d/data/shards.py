@@ -248,9 +248,13 @@ class Shards:
             raise self.damaged(index, error) from error
 
     def picture_names(self, index: int) -> list[str]:
-        """The members of a sample that are pictures, in their order."""
+        """The members of a sample that are pictures, in their order. Raises ShardError that names a missing one."""
         names = self._locate(index)[1]["members"]
-        return sorted((name for name in names if name.endswith(PICTURES)), key=_number)
+        names = sorted((name for name in names if name.endswith(PICTURES)), key=_number)
+        for place, name in enumerate(names):
+            if _number(name) != place:  # or all that follow would go by the place of another one
+                raise self.damaged(index, f"{name} follows without number {place}, which is missing")
+        return names
 
     def pictures(self, index: int, chosen: Sequence[int] | None = None) -> UInt8[np.ndarray, "pictures height width c"]:
         """The chosen pictures of a sample (all by default), in this order. Raises IndexError, ShardError."""
@@ -322,7 +326,10 @@ class MultiviewShards(Shards, Sequence):
 
     def read(self, index: int, views: Sequence[int] | None = None) -> MultiviewSample:
         """Sample `index` with the given views (all by default), in this order. IndexError where there is none."""
-        pictures, cameras = self.pictures(index, views), self.json(index, "cameras.json")
+        cameras, there = self.json(index, "cameras.json"), len(self.picture_names(index))
+        if there != (wanted := len(cameras["cam2world"])):
+            raise self.damaged(index, f"view {there} is missing: it has {wanted} cameras and {there} views")
+        pictures = self.pictures(index, views)
         if pictures.shape[-1] != 4:
             raise self.damaged(index, "its views have no alpha")
         chosen = list(range(len(pictures))) if views is None else [int(view) for view in views]
@@ -341,7 +348,10 @@ class VideoShards(Shards, Sequence):
 
     def __getitem__(self, index: int) -> VideoSample:
         frames = torch.from_numpy(self.pictures(index)).permute(0, 3, 1, 2).contiguous()
-        return VideoSample(self.keys[index], frames, self.caption(index), self.metadata(index))
+        metadata = self.metadata(index)
+        if len(frames) != (wanted := metadata.get("frames", len(frames))):
+            raise self.damaged(index, f"frame {len(frames)} is missing: {wanted} frames were stored")
+        return VideoSample(self.keys[index], frames, self.caption(index), metadata)
 
 
 def _scan(path: Path) -> tuple[dict[str, dict[str, tuple[int, int]]], int]:

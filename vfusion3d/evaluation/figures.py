@@ -24,6 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from vfusion3d.cameras import INTRINSICS
+from vfusion3d.data.frames import uniform_frames
 from vfusion3d.settings import write_whole
 
 TEXT_WIDTH = 6.3  # inches
@@ -123,12 +124,13 @@ def contact_sheet(
     title: str | None = None,
     *,
     cell: float | None = None,
+    framed: Sequence[int] = (),
 ) -> Figure:
     """Rows and columns of equally large images in [0, 1], with a label left of each row and above each column.
 
     An image of NaN leaves its place empty. cell: inches an image is wide; by default the sheet is as wide as the text,
-    and no image wider than an inch. Labels may have several lines. Raises ValueError where the labels do not match the
-    images.
+    and no image wider than an inch. framed: columns whose images get a thick frame. Labels may have several lines.
+    Raises ValueError where the labels do not match the images.
     """
     rows, columns, _, height, width = _checked(images, "rows columns 3 h w", "contact_sheet")
     for labels, count, name in ((row_labels, rows, "row"), (column_labels, columns, "column")):
@@ -145,7 +147,7 @@ def contact_sheet(
         figure, axes = page(left + columns * across - GAP * cell + MARGIN, top + rows * down - GAP * cell + MARGIN)
         for row in range(rows):
             for column in np.flatnonzero(~empty[row]):
-                _picture(axes, pixels[row, column], left + column * across, top + row * down, cell)
+                _picture(axes, pixels[row, column], left + column * across, top + row * down, cell, column in framed)
             if row_labels:
                 axes.text(
                     left - 0.07, top + row * down + cell * height / width / 2, row_labels[row], ha="right", va="center"
@@ -154,6 +156,23 @@ def contact_sheet(
             axes.text(left + column * across + cell / 2, top - 0.05, label, ha="center", va="bottom")
         _title(axes, title)
     return figure
+
+
+def film_strips(
+    videos: Float[Tensor, "videos frames 3 h w"],
+    labels: Sequence[str] | None = None,
+    title: str | None = None,
+    *,
+    columns: int = 8,
+) -> Figure:
+    """Orbits as film strips, a row each: up to `columns` uniform frames, with how far round each should be, in degrees.
+
+    The first frame, which a video model is given, has a thick frame. A video of NaN leaves its row empty.
+    """
+    count = _checked(videos, "videos frames 3 h w", "film_strips")[1]
+    chosen = uniform_frames(count, min(columns, count))
+    degrees = [f"{360 * frame / count:.0f}°" for frame in chosen]
+    return contact_sheet(videos[:, chosen], labels, degrees, title, framed=(0,))
 
 
 def film_strip(
@@ -341,13 +360,14 @@ def plot_cameras(
     return figure
 
 
-def _picture(axes: Axes, pixels: np.ndarray, x: float, y: float, width: float) -> None:
-    """One image (H, W, 3) on a page, its upper left corner at (x, y) inches, framed by a thin line."""
+def _picture(axes: Axes, pixels: np.ndarray, x: float, y: float, width: float, thick: bool = False) -> None:
+    """One image (H, W, 3) on a page, its upper left corner at (x, y) inches, framed by a thin or a thick line."""
     height = width * pixels.shape[0] / pixels.shape[1]
     enlarged = width * DPI > pixels.shape[1]
     extent = (x, x + width, y + height, y)
     axes.imshow(pixels, extent=extent, aspect="auto", interpolation="bicubic" if enlarged else "antialiased")
-    axes.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor="0.8", lw=0.5, clip_on=False))
+    line = {"edgecolor": ORANGE, "lw": 1.6, "zorder": 3} if thick else {"edgecolor": "0.8", "lw": 0.5}
+    axes.add_patch(Rectangle((x, y), width, height, fill=False, clip_on=False, **line))
 
 
 def _title(axes: Axes, title: str | None) -> None:

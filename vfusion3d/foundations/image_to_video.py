@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from vfusion3d.foundations.loading import device_of, load_once, source_of, unavailable
+from vfusion3d.foundations.loading import ModelUnavailable, device_of, load_once, source_of, unavailable
 from vfusion3d.profiles import Profile
 
 TEMPORAL = ("temporal_res_block", "temporal_transformer_blocks", "time_pos_embed", "time_mixer")
@@ -190,26 +190,55 @@ def image_to_video(profile: Profile) -> StableVideoDiffusion:
     return load_once(profile, "image_to_video", load_stable_video_diffusion)
 
 
-def load_video_model(profile: Profile, source: str | Path | None = None) -> StableVideoDiffusion:
+def load_video_model(
+    profile: Profile, source: str | Path | None = None, dtype: torch.dtype = torch.float32
+) -> StableVideoDiffusion:
     """A copy of one's own of the profile's video model, or of a fine-tuned one in a folder, to train it.
 
-    Raises ModelUnavailable where it cannot be had.
+    dtype: of its numbers; training takes the default. Raises ModelUnavailable where it cannot be had.
     """
     name = str(source) if source is not None else source_of(profile, "image_to_video")
     try:
-        return load_stable_video_diffusion(name, device_of(profile), torch.float32)
-    except (OSError, ValueError) as error:
-        raise unavailable(profile, "image_to_video", " ".join(f"{name}: {error}".split())) from error
+        return load_stable_video_diffusion(name, device_of(profile), dtype)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        if source is not None:
+            raise ModelUnavailable(f"the video model {name} could not be loaded: {reason}") from error
+        raise unavailable(profile, "image_to_video", f"{name}: {reason}") from error
 
 
 def load_stable_video_diffusion(
     source: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> StableVideoDiffusion:
-    """From a hub name or a folder; the folder of a miniature also says how its noise was distributed."""
+    """From a hub name or a folder; the folder of a miniature also says how its noise was distributed.
+
+    Raises FileNotFoundError that names folder and component where one is missing.
+    """
+    if Path(source).is_dir():
+        check_components(Path(source))
     pipeline = StableVideoDiffusionPipeline.from_pretrained(source, dtype=dtype, use_safetensors=True).to(device)
     settings = Path(source) / SETTINGS
     noise = Noise(**json.loads(settings.read_text())) if settings.exists() else Noise()
     return StableVideoDiffusion(pipeline, noise)
+
+
+def check_components(folder: Path) -> None:
+    """Raise FileNotFoundError where a pipeline's folder lacks a component that its `model_index.json` lists.
+
+    The libraries would look for it elsewhere, or name a file and not the component.
+    """
+    index = folder / "model_index.json"
+    if not index.exists():
+        raise FileNotFoundError(f"{folder} has no model_index.json: it is no folder of a video model")
+    for name, kind in json.loads(index.read_text()).items():
+        if name.startswith("_") or not isinstance(kind, list) or kind[0] is None:
+            continue
+        files = {"scheduler": ["scheduler_config.json"], "feature_extractor": ["preprocessor_config.json"]}
+        for wanted in files.get(name, ["config.json", "*.safetensors"]):
+            if not any((folder / name).glob(wanted)):
+                raise FileNotFoundError(
+                    f"{folder} lacks the component {name} ({name}/{wanted}): copy the whole folder, or make it again"
+                )
 
 
 def to_pil(images: Float[Tensor, "batch 3 h w"]) -> list[Image.Image]:

@@ -6,15 +6,19 @@ procedural world renders the prompt, which has to be a caption of `vfusion3d.dat
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vfusion3d.cameras import default_intrinsics, look_at_origin, sphere_position
+from vfusion3d.cameras import default_intrinsics, orbit_cameras
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.foundations.loading import load_once
 from vfusion3d.profiles import Profile
+
+if TYPE_CHECKING:
+    from vfusion3d.data.objects import ObjectSpec
 
 TextToImage = Callable[[Sequence[str], torch.Generator, int], Float[Tensor, "B 3 size size"]]
 HIGHEST = math.pi / 4  # radians: the elevations of the 3D data (section 3.2)
@@ -54,14 +58,24 @@ def rendered_prompts(prompts: Sequence[str], generator: torch.Generator, size: i
 
     Raises CaptionError for a prompt that the caption grammar cannot read.
     """
-    from vfusion3d.data.objects import build_mesh, make_object  # not before: training works without a renderer
+    from vfusion3d.data.objects import build_mesh  # not before: training works without a renderer
     from vfusion3d.data.render import render_views
 
     images = []
     for prompt in prompts:
-        seed = int(torch.randint(2**31, (), generator=generator))
-        elevation = HIGHEST * torch.rand((), generator=generator)
-        camera = look_at_origin(sphere_position(0.0, elevation)[None])
-        views = render_views(build_mesh(make_object(prompt, seed)), camera, default_intrinsics(1), size)
+        spec, elevation = imagined(prompt, generator)
+        views = render_views(build_mesh(spec), orbit_cameras(1, elevation), default_intrinsics(1), size)
         images.append(on_white(torch.from_numpy(views.rgba).movedim(-1, 1))[0])
     return torch.stack(images) if images else torch.zeros(0, 3, size, size)
+
+
+def imagined(prompt: str, generator: torch.Generator) -> "tuple[ObjectSpec, float]":
+    """The object that the stand-in draws for a prompt, and the elevation in radians from which it is seen.
+
+    Takes two numbers from the generator. Raises CaptionError for a prompt that the caption grammar cannot read.
+    """
+    from vfusion3d.data.objects import make_object
+
+    seed = int(torch.randint(2**31, (), generator=generator))
+    elevation = float(HIGHEST * torch.rand((), generator=generator))
+    return make_object(prompt, seed), elevation

@@ -123,7 +123,8 @@ def learning_rate(recipe: Video, step: int) -> float:
 class _Orbits:
     """First frames and latents of orbits; those of a small data set are encoded once and kept in memory.
 
-    Raises ValueError where the stored views are no multiple of the recipe's frames.
+    Raises ValueError where the stored views are no multiple of the recipe's frames, ShardError that names the sample
+    where one has fewer views than the first.
     """
 
     def __init__(self, shards: MultiviewShards, model: VideoModel, recipe: Video):
@@ -137,6 +138,9 @@ class _Orbits:
     def __call__(self, batch: list[tuple[int, int]]) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b f c h8 w8"]]:
         """The first frame of each (object, view to begin at), and the latents of its orbit."""
         frames, size = self.recipe.frames, self.recipe.size
+        for index, _ in batch:
+            if (there := len(self.shards.picture_names(index))) != self.stored:
+                raise self.shards.damaged(index, f"it has {there} views, the first sample {self.stored}")
         if not self.keep:
             videos = torch.stack([orbit_video(self.shards, index, frames, size, start) for index, start in batch])
             return videos[:, 0], self.model.encode(videos)

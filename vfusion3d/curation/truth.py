@@ -1,0 +1,85 @@
+"""What a synthetic video should have shown, and how far it turned: offline, where the procedural world knows.
+
+Only the stand-in of the text-to-image role draws objects that can be drawn again from every side. A pretrained model
+draws a picture of nothing that exists in 3D: there is no truth then, and whoever asks for it has to do without.
+"""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vfusion3d.cameras import default_intrinsics, orbit_cameras
+from vfusion3d.data.images import on_white
+from vfusion3d.foundations.text_to_image import imagined
+from vfusion3d.video.generate import sample_generator
+
+ALIKE = 0.1  # views nearer to each other than this share of the mean squared distance between views look alike
+CHANGE = 0.02  # root mean square change between views, of colours in [0, 1], below which nothing can be seen to turn
+LEAST = 0.25  # of 1 - backwards(truth): below it, turning either way looks the same
+
+
+def true_orbit(
+    prompt: str, seed: int, index: int, frames: int, size: int
+) -> tuple[Float[Tensor, "frames 3 size size"], float]:
+    """The orbit of the object that sample `index` of `generate_videos` shows, and its elevation in radians.
+
+    prompt, seed, index: those of the sample (index: its metadata's). Images in [0, 1] on white, of `size` pixels a
+    side, from uniform azimuths; the first is, to the byte, the picture that the stand-in of the text-to-image role
+    drew. Raises CaptionError for a prompt that the caption grammar cannot read.
+    """
+    from vfusion3d.data.objects import build_mesh  # not before: training works without a renderer
+    from vfusion3d.data.render import render_views
+
+    spec, elevation = imagined(prompt, sample_generator(seed, index))
+    mesh, orbit = build_mesh(spec), orbit_cameras(frames, elevation)
+    parts = [part for part in (orbit[:1], orbit[1:]) if len(part)]  # by itself, for a renderer rounds by the window
+    rgba = [render_views(mesh, cameras, default_intrinsics(len(cameras)), size).rgba for cameras in parts]
+    return on_white(torch.from_numpy(np.concatenate(rgba)).movedim(-1, 1)), elevation
+
+
+def how_far_round(video: Float[Tensor, "frames 3 h w"], truth: Float[Tensor, "views 3 h w"]) -> Int[Tensor, " frames"]:
+    """For each frame of a video, the number of the true view that is nearest to it in mean squared error."""
+    return distances(video, truth).argmin(dim=1)
+
+
+def turning(video: Float[Tensor, "frames 3 h w"], truth: Float[Tensor, "frames 3 h w"]) -> float:
+    """How a video turns: 1 as the truth does, 0 stands still or at random, -1 the wrong way round, NaN: cannot be seen.
+
+    Frame i of F should be a = 2 pi i / F round the object. It is b = 2 pi j / F round, where j is the true view nearest
+    to it, or any view that looks like that one (nearer to it than a tenth of the mean squared distance between views:
+    a table looks the same from two sides). With
+
+        forwards = mean over i of max over j of cos(b - a),    backwards = mean over i of max over j of cos(b + a),
+
+    turning = (forwards - backwards) / (1 - backwards of the truth itself), cut to [-1, 1]. A constant b, whatever it
+    is, gives 0; so do random ones in the mean, and b = a / 2, half a turn only. NaN where the truth hardly changes, or
+    looks alike turned either way.
+    Raises ValueError on shapes that do not fit.
+    """
+    if video.shape != truth.shape:
+        raise ValueError(f"a video {tuple(video.shape)} cannot be held to a truth {tuple(truth.shape)}")
+    count = len(truth)
+    between = distances(truth, truth)
+    typical = between.sum() / (count * (count - 1))
+    if typical.sqrt() < CHANGE:
+        return math.nan
+    alike = between <= ALIKE * typical  # (view, view); every view looks like itself
+    angle = torch.arange(count) * (2 * math.pi / count)
+
+    def agreement(nearest: Int[Tensor, " frames"], direction: int) -> float:
+        cosines = torch.cos(angle[None, :] - direction * angle[:, None])  # (frame, view)
+        return cosines.masked_fill(~alike[nearest], -1).amax(dim=1).mean().item()
+
+    whole = 1 - agreement(torch.arange(count), -1)
+    if whole < LEAST:
+        return math.nan
+    nearest = how_far_round(video, truth)
+    return max(-1.0, min(1.0, (agreement(nearest, 1) - agreement(nearest, -1)) / whole))
+
+
+def distances(a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "m 3 h w"]) -> Float[Tensor, "n m"]:
+    """Mean squared error of every image of one batch against every image of another."""
+    return torch.stack([(image - b).square().mean(dim=(1, 2, 3)) for image in a])
