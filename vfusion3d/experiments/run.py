@@ -129,7 +129,7 @@ def plan(
             good = round(KEPT * generated)
             wanted = good if variant.videos is None else min(good, profile.scaled(variant.videos))
             samples = max(1, wanted) if variant.data == "synthetic" else profile.data.objects_3d
-            row["own videos"] = generated if variant.video_objects else 0
+            row["own videos"] = generated if variant.video_objects else None
             row["video model's objects"] = profile.scaled_3d(variant.video_objects) if variant.video_objects else None
             row["videos" if variant.data == "synthetic" else "objects"] = samples
             row["steps"] = total_steps(training_recipe(profile, variant, samples), samples)
@@ -139,7 +139,7 @@ def plan(
         rows.append(row)
     columns = ["own videos", "video model's objects", "videos", "objects", "steps", "finetuning steps"]
     table = pd.DataFrame(rows).reindex(columns=["variant", "seed", "start", *columns])
-    return table.astype(dict.fromkeys(columns, "Int64"))
+    return table.astype(dict.fromkeys(columns, "Int64")).dropna(axis=1, how="all").astype(object).fillna("")
 
 
 def evaluate_variant(profile: Profile, run_dir: Path, model: VFusion3D) -> pd.DataFrame:
