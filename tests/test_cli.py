@@ -13,7 +13,7 @@ from tiny_model import tiny_model
 
 from vfusion3d.cli import BACKGROUNDS, build_parser, main
 
-COMMANDS = ("reconstruct", "render", "prompts", "train", "evaluate")
+COMMANDS = ("reconstruct", "render", "prompts", "train", "evaluate", "experiment")
 
 
 @pytest.fixture(scope="module")

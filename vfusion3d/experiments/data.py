@@ -91,7 +91,7 @@ def finetuning_data(profile: Profile, run_dir: Path, finetuning: Finetuning, see
     if finetuning.views is not None and finetuning.views != stored:
         if stored % finetuning.views:
             raise ValueError(
-                f"{shards.folder} holds {stored} views of an object, of which {finetuning.views} cannot be taken evenly"
+                f"{shards.folder} holds {stored} views of an object, of which no {finetuning.views} can be taken evenly"
             )
         views = range(0, stored, stored // finetuning.views)
     if count == len(shards):

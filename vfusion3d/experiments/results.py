@@ -66,20 +66,27 @@ def item_means(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.groupby(names, sort=False, dropna=False)[metrics].mean().reset_index()
 
 
-def table_rows(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
-    """Our rows for `tables.compare`: the mean of each metric, its deviation over seeds, the good rate in percent."""
+def table_rows(results: Mapping[str, Sequence[Result]], *, good_rate: bool = False) -> pd.DataFrame:
+    """Our rows for `tables.compare`: the mean of each metric and its deviation over seeds.
+
+    good_rate: with the share of generated videos that passed the filter, in percent (Table 3).
+    """
     rows = mean_over_objects(all_scores(results))
-    facts = made_of(results)
-    if facts["generated"].notna().any():
+    if good_rate:
+        facts = made_of(results)
         rows["good_rate"] = 100 * facts["good"] / facts["generated"]
     return rows
 
 
 def made_of(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
-    """What each row's model was made of: counts and steps, the mean over seeds."""
+    """What each row's model was made of: counts and steps, the mean over seeds; columns that say nothing are left out.
+
+    generated, good: videos before and after the filter. videos, objects: what was trained on. steps, finetuning_steps.
+    """
     columns = ["generated", "good", "videos", "steps", "objects", "finetuning_steps"]
     rows = {row: pd.DataFrame([one.facts for one in seeds]).reindex(columns=columns) for row, seeds in results.items()}
-    return pd.DataFrame({row: counts.astype(float).mean() for row, counts in rows.items()}).T
+    means = pd.DataFrame({row: counts.astype(float).mean() for row, counts in rows.items()}).T
+    return means.dropna(axis=1, how="all")
 
 
 def differences(scores: pd.DataFrame, better: str, worse: str, metrics: Sequence[str]) -> pd.DataFrame:
@@ -114,7 +121,7 @@ def verdicts(scores: pd.DataFrame, claims: Sequence[Claim], table: str) -> pd.Da
                 "rows": f"{claim.better} minus {claim.worse}",
                 "metric": name,
                 "paper": f"{paper:+.{decimals}f}",
-                "ours": f"{ours['mean']:+.{decimals}f} ± {ours['error']:.{decimals}f}",
+                "ours": f"{ours['mean']:+.{decimals + 1}f} ± {ours['error']:.{decimals + 1}f}",
                 "verdict": verdict(ours["mean"], ours["error"], more),
             }
         )
@@ -129,6 +136,12 @@ def verdict(difference: float, error: float, more_is_better: bool) -> str:
     return "supported" if gain > 0 else "contradicted"
 
 
+def as_markdown(rows: pd.DataFrame) -> str:
+    """Rows of words as a Markdown table, which wraps what is long."""
+    lines = [rows.columns, ["--"] * len(rows.columns), *rows.itertuples(index=False)]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
 def in_words(found: pd.DataFrame, profile: Profile) -> str:
     """A paragraph in Markdown: which of the claims in a table of `verdicts` hold at this profile, and which do not."""
     intros = {
@@ -138,11 +151,11 @@ def in_words(found: pd.DataFrame, profile: Profile) -> str:
     }
     lines = []
     for kind, intro in intros.items():
-        mine = found[found["verdict"] == kind]
-        said = [f"{row.claim} ({row.metric.split()[0]}: {row.ours})" for row in mine.itertuples()]
-        if said:
-            lines.append(f"- **{kind}**: {intro} " + "; ".join(said) + ".")
-    return f"At `{profile.name}`, of {len(found)} statements of the paper:\n\n" + "\n".join(lines) + "\n"
+        mine = found[found["verdict"] == kind].assign(seen=lambda rows: rows["metric"].str[:-2] + " " + rows["ours"])
+        said = mine.groupby("claim", sort=False)["seen"].agg(", ".join)
+        if len(said):
+            lines.append(f"- **{kind}**: {intro} " + "; ".join(f"{claim} ({seen})" for claim, seen in said.items()))
+    return f"At `{profile.name}`, statement by statement and metric by metric:\n\n" + ".\n".join(lines) + ".\n"
 
 
 def methods_of(results: Mapping[str, Sequence[Result]], device: str | torch.device = "cpu") -> dict:

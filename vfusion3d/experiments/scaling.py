@@ -19,11 +19,10 @@ from vfusion3d.evaluation.tables import METRICS
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """error = factor * n ** exponent; exponents: those of the bootstrap's rounds, factors beside them."""
+    """error = factor * n ** exponent; exponents: those of the bootstrap's rounds."""
 
     factor: float
     exponent: float
-    factors: Float[np.ndarray, "rounds"]
     exponents: Float[np.ndarray, "rounds"]
 
     def __call__(self, counts: Sequence[float]) -> np.ndarray:
@@ -36,9 +35,14 @@ class PowerLaw:
         return float(low), float(high)
 
     def band(self, counts: Sequence[float], level: float = 0.95) -> Float[np.ndarray, "2 counts"]:
-        """The interval of the error at these counts."""
-        curves = self.factors[:, None] * np.asarray(counts, float) ** self.exponents[:, None]
-        return np.quantile(curves, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        """The errors at these counts by lines of the interval's exponents, through the middle of the fitted one.
+
+        That is how sure the slope is. The height of all lines together hangs on the test items, and is left out.
+        """
+        counts = np.asarray(counts, float)
+        middle = np.sqrt(counts.min() * counts.max())
+        ends = np.array(self.interval(level))[:, None]
+        return np.sort(self([middle]) * (counts / middle) ** ends, axis=0)
 
 
 def power_law(counts: Sequence[float], errors: Sequence[float]) -> tuple[float, float]:
@@ -73,8 +77,7 @@ def fit_power_law(
         which = generator.integers(seeds, size=(points, seeds))
         chosen = np.take_along_axis(errors, which[..., None], axis=1)
         drawn.append(power_law(counts, chosen[..., generator.integers(items, size=items)].mean(axis=(1, 2))))
-    factors, exponents = np.array(drawn).reshape(rounds, 2).T
-    return PowerLaw(factor, exponent, factors, exponents)
+    return PowerLaw(factor, exponent, np.array(drawn)[:, 1])
 
 
 def errors_of(scores: pd.DataFrame, points: Sequence[str], metric: str) -> Float[np.ndarray, "points seeds items"]:
@@ -88,7 +91,7 @@ def errors_of(scores: pd.DataFrame, points: Sequence[str], metric: str) -> Float
 def scaling_figure(
     counts: Sequence[float], errors: Mapping[str, Float[np.ndarray, "counts seeds items"]], fits: Mapping[str, PowerLaw]
 ) -> Figure:
-    """Figure 7: each metric against the number of videos, with the fitted power law and its 95% band.
+    """Figure 7: each metric against the number of videos, with the fitted power law and the 95% band of its slope.
 
     A mark is the mean over the seeds, its bar their standard deviation, a small dot one seed.
     """
@@ -102,16 +105,18 @@ def scaling_figure(
             shown, fit = (lambda error, more=more: 1 - error if more else error), fits[metric]
             means = values.mean(axis=2)
             spread = means.std(axis=1, ddof=1) if means.shape[1] > 1 else np.zeros(len(counts))
-            label = f"$n^{{{fit.exponent:.3f}}}$ (95%: {fit.interval()[0]:.3f} to {fit.interval()[1]:.3f})"
+            low, high = fit.interval()
+            what, law = "1 − similarity" if more else name[:-2], rf"$\propto n^{{{fit.exponent:.3f}}}$"
+            title = rf"{what} {law} (95%: ${low:.3f}$ to ${high:.3f}$)"
             axes.fill_between(between, *shown(fit.band(between)), color="0.9", lw=0)
-            axes.plot(between, shown(fit(between)), color="0.35", ls="--", label=label)
+            axes.plot(between, shown(fit(between)), color="0.35", ls="--")
             for seed in means.T:
                 axes.plot(counts, shown(seed), ".", color="0.55", markersize=3)
             axes.errorbar(counts, shown(means.mean(axis=1)), spread, fmt="o", color=BLUE, capsize=2.5, lw=1)
             axes.set(xscale="log", xlabel="synthetic videos", ylabel=name)
+            axes.set_title(title, fontsize=9)
             axes.set_xticks(counts)
             axes.xaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.minorticks_off()
-            axes.legend(loc="best", title="distance from 1" if more else None)
     return figure
