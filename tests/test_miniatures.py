@@ -275,22 +275,40 @@ def test_the_video_model_trains_on_latents_that_are_computed_once(web, tmp_path)
     model = video.new_video_model(vae.AutoencoderKLTemporalDecoder(**vae.CONFIG), tower, seed=0)
     videos = VideoShards(web / "videos")
     encoded = video.encode_all(model, videos, tmp_path / "encoded.safetensors", batch=3)
-    assert {name: tuple(value.shape) for name, value in encoded.items()} == {
-        "latents": (4, 16, 4, 8, 8),
-        "embeddings": (4, 2, 96),
-        "motion": (4,),
-    }
+    shapes = {name: tuple(value.shape) for name, value in encoded.items()}
+    assert shapes == {"latents": (4, 16, 4, 8, 8), "motion": (4,)}
     frames = videos[3].frames.float() / 255
-    last = model.condition(frames[-1:], [0], 7, gen()).embedding[0, 0]
-    assert torch.allclose(encoded["embeddings"][3, 1].float(), last, atol=0.02)
     assert torch.allclose(encoded["latents"][3].float(), model.encode(frames[None])[0], atol=0.02)
     again = video.encode_all(model, None, tmp_path / "encoded.safetensors")
     assert torch.equal(again["latents"], encoded["latents"])
     before = {name: p.clone() for name, p in model.network.named_parameters()}
     training = quick(video.TRAINING, batch_size=2)
-    assert learn(video.video_lesson(model, encoded, ["videos"], training), training, tmp_path / "run", device="cpu")
+    lesson = video.video_lesson(model, videos, encoded, training)
+    assert learn(lesson, training, tmp_path / "run", device="cpu")
     moved = [not torch.equal(before[name], p) for name, p in model.network.named_parameters()]
     assert np.mean(moved) > 0.95
+
+
+def test_of_a_longer_video_16_frames_are_taken_at_any_pace_in_either_direction(tmp_path):
+    render_web(tmp_path / "videos", 2, frames=40, size=64, seed=8, curated=True, progress=False)
+    videos = VideoShards(tmp_path / "videos")
+    torch.manual_seed(0)
+    tower = open_clip.CLIP(**clip.config()).state_dict()
+    model = video.new_video_model(vae.AutoencoderKLTemporalDecoder(**vae.CONFIG), tower, seed=0)
+    places = torch.arange(40.0).view(1, 40, 1, 1, 1) + torch.tensor([0.0, 100.0]).view(2, 1, 1, 1, 1)
+    encoded = {"latents": places.expand(2, 40, 4, 8, 8), "motion": torch.tensor([0.5, 1.0])}
+    lesson = video.video_lesson(model, videos, encoded, quick(video.TRAINING, batch_size=64))
+    first, latents, buckets = lesson.batch_of(0, 0)
+    seen = latents[:, :, 0, 0, 0].long()
+    steps = seen.diff(dim=1)
+    assert (steps == steps[:, :1]).all()
+    assert set(steps[:, 0].tolist()) == {-2, -1, 1, 2}
+    assert seen.min() >= 0
+    assert (seen % 100).max() < 40
+    for picture, frames, bucket in zip(first, seen, buckets, strict=True):
+        of, pace = int(frames[0]) // 100, abs(int(frames[1] - frames[0]))
+        assert torch.equal((picture * 255).round().byte(), videos[of].frames[int(frames[0]) % 100])
+        assert bucket == video.motion_bucket(pace * (0.5 + 0.5 * of))
 
 
 class NamesByColour:

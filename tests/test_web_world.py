@@ -13,7 +13,7 @@ from vfusion3d.data.catalogue import UNCOMMON
 from vfusion3d.data.motion import MOST, motion_bucket, motion_of
 from vfusion3d.data.shards import MultiviewShards, ShardError, VideoShards
 from vfusion3d.data.surfaces import Light
-from vfusion3d.data.web_world import ARCS, MOTIONS, Scene, camera_path, film, render_web, sample_scene
+from vfusion3d.data.web_world import ARCS, CURATED_ARCS, MOTIONS, Scene, camera_path, film, render_web, sample_scene
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,22 @@ def test_no_camera_goes_around_in_a_full_circle():
         swept.append(np.ptp(np.unwrap(azimuth)))
     assert max(swept) < ARCS[1] + 0.2  # a camera aside of its orbit turns a little more
     assert min(swept) == pytest.approx(0, abs=1e-5)
+
+
+def test_curated_videos_show_one_object_on_white_mostly_in_long_arcs_and_never_a_full_circle():
+    swept = []
+    for seed in range(300):
+        kind, cam2world = camera_path(np.random.default_rng(seed), 16, curated=True)
+        azimuth = cameras.azimuth_elevation_distance(cam2world)[0].numpy()
+        swept += [np.ptp(np.unwrap(azimuth))] if kind == "arc" else []
+    assert len(swept) > 240
+    assert min(swept) > CURATED_ARCS[0] - 1e-4
+    assert max(swept) < CURATED_ARCS[1] + 1e-4 < 2 * math.pi
+    for seed in range(20):
+        scene = sample_scene(np.random.default_rng(seed), curated=True)
+        assert len(scene.objects) == 1
+        assert (scene.background, scene.light) == ("white", Light())
+        assert (scene.panorama == 1).all()
 
 
 def test_captions_use_words_that_the_grammar_knows_and_show_uncommon_things_too():

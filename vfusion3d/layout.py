@@ -66,6 +66,11 @@ def other_methods(run_dir: Path, task: str) -> Path:
     return run_dir / "methods" / task
 
 
+def user_study(run_dir: Path) -> Path:
+    """The answers of the user study, a CSV a rater; those of simulated raters in `simulated` (notebook 10)."""
+    return run_dir / "user_study"
+
+
 def experiment(run_dir: Path, name: str, seed: int) -> Path:
     """A variant of the ablations with one seed: its trainings and its scores (notebooks 11 to 15)."""
     return run_dir / "experiments" / name / f"seed-{seed}"

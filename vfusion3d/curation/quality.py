@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
@@ -48,7 +49,12 @@ def judge_filter(
     model: Pipeline, features: Float[np.ndarray, "videos width"], good: Bool[np.ndarray, "videos"]
 ) -> FilterReport:
     """Measure a filter on videos that it did not learn from. AUC and ROC are NaN where only one kind is there."""
-    good, scores = np.asarray(good, bool), quality_scores(model, features)
+    return report(quality_scores(model, features), good)
+
+
+def report(scores: Float[np.ndarray, "videos"], good: Bool[np.ndarray, "videos"]) -> FilterReport:
+    """The same from scores at hand."""
+    good, scores = np.asarray(good, bool), np.asarray(scores)
     both = 0 < good.sum() < len(good)
     roc = np.stack(roc_curve(good, scores)[:2]) if both else np.full((2, 1), np.nan)
     return FilterReport(
@@ -59,3 +65,28 @@ def judge_filter(
         kept=float((scores >= 0).mean()),
         videos=len(good),
     )
+
+
+def held_out_scores(
+    features: Float[np.ndarray, "videos width"],
+    good: Bool[np.ndarray, "videos"],
+    *,
+    folds: int = 5,
+    repeats: int = 10,
+    seed: int = 0,
+) -> Float[np.ndarray, "repeats videos"]:
+    """Scores of every judged video by filters that did not learn from it: `repeats` divisions into `folds` parts.
+
+    The parts have equal shares of good videos; each is scored by a filter that learned from the others. So
+    `report(row, good)` of each row measures a filter, and the rows tell how much it depends on the division. Raises
+    ValueError where there are fewer than `folds` videos of a kind.
+    """
+    good = np.asarray(good, bool)
+    least = min(good.sum(), (~good).sum())
+    if least < folds:
+        raise ValueError(f"{good.sum()} good and {(~good).sum()} bad labels are too few for {folds} parts")
+    scores = np.empty((repeats, len(good)))
+    for row in range(repeats):
+        for learn, test in StratifiedKFold(folds, shuffle=True, random_state=seed + row).split(features, good):
+            scores[row, test] = quality_scores(train_filter(features[learn], good[learn]), features[test])
+    return scores

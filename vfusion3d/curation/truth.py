@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vfusion3d.cameras import default_intrinsics, orbit_cameras
 from vfusion3d.data.images import on_white
+from vfusion3d.data.shards import VideoShards
 from vfusion3d.foundations.text_to_image import imagined
 from vfusion3d.video.generate import sample_generator
 
@@ -83,3 +84,27 @@ def turning(video: Float[Tensor, "frames 3 h w"], truth: Float[Tensor, "frames 3
 def distances(a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "m 3 h w"]) -> Float[Tensor, "n m"]:
     """Mean squared error of every image of one batch against every image of another."""
     return torch.stack([(image - b).square().mean(dim=(1, 2, 3)) for image in a])
+
+
+def true_elevations(videos: VideoShards) -> Float[np.ndarray, "videos"]:
+    """The elevations, in radians, from which the stand-in drew the first frames of generated videos.
+
+    Raises ValueError where something else drew them (see `check_drawn_by_stand_in`).
+    """
+    seed = check_drawn_by_stand_in(videos)
+    indices = [videos.metadata(place)["index"] for place in range(len(videos))]
+    return np.array(
+        [imagined(videos.caption(place), sample_generator(seed, index))[1] for place, index in enumerate(indices)]
+    )
+
+
+def check_drawn_by_stand_in(videos: VideoShards) -> int:
+    """The seed of generated videos. Raises ValueError where their pictures are not the procedural world's."""
+    settings = videos.index.get("settings", {})
+    drawn_by = settings.get("text_to_image", "an unknown model")
+    if drawn_by != "stand-in":
+        raise ValueError(
+            f"{videos.folder}: the truth is known only of videos that begin with a picture of the procedural world, "
+            f"not of {drawn_by}: a person has to judge these (notebook 05)"
+        )
+    return settings["seed"]

@@ -80,7 +80,8 @@ def make_miniature(
     if not done:
         return None
     before = json.loads((Path(start) / NOTE).read_text())["trainings"] if start else []
-    sources = [VideoShards(Path(data) / part) for part in ("pictures", "videos")]
+    parts = [Path(data) / part for part in ("pictures", "videos")]
+    sources = [VideoShards(part) for part in parts if part.exists()]  # a video model learns from videos alone
     note = {
         **settings,
         "data": [len(source) for source in sources],
@@ -142,7 +143,7 @@ def _prepare_video(data, folder: Path, training: Training, start) -> tuple[Lesso
         for file in (NOTE, LOG):  # the VAE ships inside the pipeline
             shutil.copy(frozen / file, model / "vae" / file)
 
-    return video.video_lesson(whole, encoded, [videos.fingerprint], training), save
+    return video.video_lesson(whole, videos, encoded, training), save
 
 
 def _save_distance(distance, model: Path) -> None:

@@ -29,6 +29,7 @@ class Training:
     weight_decay: float = 0.05
     muon: bool = False
     seed: int = 0
+    mixed_precision: str = "no"  # or "bf16"
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
@@ -76,6 +77,7 @@ def learn(
         seed=training.seed,
         weight_decay=training.weight_decay,
         muon=training.muon,
+        mixed_precision=training.mixed_precision,
         checkpoint_every=200,
     )
     return train(lesson.model, lesson.batch_of, lesson.losses_of, loop, folder, device=device, stop_after=stop_after)

@@ -1,12 +1,13 @@
 """The miniature video model: a `StableVideoDiffusionPipeline` of 16 frames of 64x64, trained from nothing.
 
 VAE and CLIP are trained before and stay as they are; all latents of the web world's videos are computed once, and the
-UNet learns on them. Played backwards, a video is another one.
+UNet learns on them. Played backwards, a video is another one; of a longer one, 16 frames are taken, at any pace.
 """
 
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKLTemporalDecoder,
@@ -22,7 +23,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 from vfusion3d.data.motion import motion_bucket
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.data.web_world import FPS, FRAMES
-from vfusion3d.foundations.image_to_video import Condition, Noise, StableVideoDiffusion
+from vfusion3d.foundations.image_to_video import Noise, StableVideoDiffusion
 from vfusion3d.foundations.miniatures.clip import EMBEDDING, IMAGE_SIZE, MEAN, STD, VISION
 from vfusion3d.foundations.miniatures.training import Lesson, Training
 from vfusion3d.progress import tqdm
@@ -115,22 +116,19 @@ def image_encoder(clip_state: dict[str, Tensor]) -> CLIPVisionModelWithProjectio
 
 @torch.no_grad()
 def encode_all(model: StableVideoDiffusion, videos: VideoShards, path: str | Path, batch: int = 8) -> dict[str, Tensor]:
-    """The latents of all videos, the embeddings of their first and last frames, and their motion; kept in `path`.
+    """The latents of all videos and their motion; kept in `path`.
 
-    latents (N, F, 4, h, w) scaled, embeddings (N, 2, D), motion (N,) in percent of the side a frame.
+    latents (N, F, 4, h, w) scaled, motion (N,) in percent of the side a frame.
     """
     path = Path(path)
     if path.exists():
         return load_file(path)
-    latents, embeddings = [], []
+    latents = []
     for start in tqdm(range(0, len(videos), batch), desc="encoding videos", unit="batch"):
         frames = torch.stack([videos[i].frames for i in range(start, min(start + batch, len(videos)))]).float() / 255
         latents.append(model.encode(frames).half().cpu())
-        ends = frames[:, [0, -1]].flatten(0, 1)
-        condition = model.condition(ends, [0] * len(ends), FPS, torch.Generator())
-        embeddings.append(condition.embedding[:, 0].unflatten(0, (-1, 2)).half().cpu())
     motion = torch.tensor([videos.metadata(i)["motion"] for i in range(len(videos))])
-    encoded = {"latents": torch.cat(latents), "embeddings": torch.cat(embeddings), "motion": motion}
+    encoded = {"latents": torch.cat(latents), "motion": motion}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     save_file(encoded, partial)
@@ -139,28 +137,29 @@ def encode_all(model: StableVideoDiffusion, videos: VideoShards, path: str | Pat
 
 
 def video_lesson(
-    model: StableVideoDiffusion, encoded: dict[str, Tensor], data: list[str], training: Training = TRAINING
+    model: StableVideoDiffusion, videos: VideoShards, encoded: dict[str, Tensor], training: Training = TRAINING
 ) -> Lesson:
-    """The UNet of a video model, and videos that were encoded before. data: the fingerprints of the videos."""
-    latents, scale = encoded["latents"], model.pipeline.vae.config.scaling_factor
+    """The UNet of a video model, and videos that were encoded before."""
+    latents = encoded["latents"]
+    stored, frames = latents.shape[1], model.network.config.num_frames
 
-    def batch_of(step: int, rank: int) -> tuple[Float[Tensor, "batch frames c h w"], Condition]:
+    def batch_of(step: int, rank: int) -> tuple[Tensor, Float[Tensor, "batch frames c h w"], list[int]]:
+        """First frames in [0, 1], latents and motion buckets."""
         rng, _ = training.random(step, rank)
-        chosen = torch.from_numpy(rng.integers(len(latents), size=training.batch_size))
-        backwards = torch.from_numpy(rng.random(training.batch_size) < 0.5)
-        clean = latents[chosen].float()
-        clean = torch.where(backwards[:, None, None, None, None], clean.flip(1), clean)
-        embedding = encoded["embeddings"][chosen, backwards.long()].float()[:, None]
-        buckets = [motion_bucket(float(motion)) for motion in encoded["motion"][chosen]]
-        numbers = torch.tensor([[FPS - 1.0, bucket, model.noise.augmentation] for bucket in buckets])
-        return clean, Condition(embedding, clean[:, 0] / scale, numbers)
+        chosen = rng.integers(len(latents), size=training.batch_size)
+        backwards = rng.random(training.batch_size) < 0.5
+        pace = rng.integers(1, (stored - 1) // (frames - 1) + 1, size=training.batch_size)
+        order = rng.integers(stored - (frames - 1) * pace)[:, None] + pace[:, None] * np.arange(frames)
+        order = np.where(backwards[:, None], order[:, ::-1], order)
+        first = np.stack([videos.pictures(int(k), [int(view)])[0] for k, view in zip(chosen, order[:, 0], strict=True)])
+        motions = encoded["motion"][chosen] * torch.from_numpy(pace)
+        buckets = [motion_bucket(float(motion)) for motion in motions]
+        clean = latents[torch.from_numpy(chosen)[:, None], torch.from_numpy(order)].float()
+        return torch.from_numpy(first).permute(0, 3, 1, 2).float() / 255, clean, buckets
 
     def losses_of(network, batch, generator):
-        clean, condition = batch
-        device = next(network.parameters()).device
-        condition = Condition(
-            *(each.to(device) for each in (condition.embedding, condition.latents, condition.numbers))
-        )
-        return {"loss": model.loss(network, clean.to(device), condition, generator)}
+        first, clean, buckets = batch
+        condition = model.condition(first, buckets, FPS, generator)
+        return {"loss": model.loss(network, clean.to(condition.latents.device), condition, generator)}
 
-    return Lesson(model.network, batch_of, losses_of, data)
+    return Lesson(model.network, batch_of, losses_of, [videos.fingerprint])

@@ -1,0 +1,150 @@
+"""From videos to training data: what the filter and the elevation network learn from, and where they are kept.
+
+Both are learned once. A model is taken from its file as long as what it was learned from, and how, is the same.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.pipeline import Pipeline
+
+from vfusion3d.curation.annotations import Annotations
+from vfusion3d.curation.elevation import ELEVATION_VIEWS, train_elevation
+from vfusion3d.curation.features import features_of_all
+from vfusion3d.curation.labels import Labeller
+from vfusion3d.curation.quality import QUALITY_FRAMES, train_filter
+from vfusion3d.curation.saving import load_model, save_model
+from vfusion3d.data.images import on_white, resize
+from vfusion3d.data.shards import MultiviewShards, Shards, VideoShards
+from vfusion3d.foundations.image_features import ImageFeatures, image_features
+from vfusion3d.foundations.saliency import saliency
+from vfusion3d.profiles import Profile
+from vfusion3d.progress import tqdm
+from vfusion3d.settings import write_whole
+
+GROUPS = 4  # times 4 views that are taken from each orbit of the 3D data
+Model = Pipeline | TransformedTargetRegressor
+
+
+def videos_to_judge(videos: Shards, count: int, seed: int) -> list[int]:
+    """The places of `count` of the videos (or all, if there are fewer), drawn at random, in the order of judging."""
+    return np.random.default_rng(seed).permutation(len(videos))[:count].tolist()
+
+
+def judged_features(
+    features: ImageFeatures, videos: VideoShards, annotations: Annotations, *, progress: bool = True
+) -> tuple[Float[np.ndarray, "judged width"], np.ndarray]:
+    """What the filter learns from: the features of every judged video, and whether it is good."""
+    places, good = annotations.labels()
+    if not len(places):
+        raise ValueError(f"{annotations.path} holds no judgement yet: label some videos first (notebook 05)")
+    frames = _Frames(videos, places)
+    return features_of_all(features, frames, QUALITY_FRAMES, progress=progress), good
+
+
+def orbit_features(
+    features: ImageFeatures, shards: MultiviewShards, size: int, *, groups: int = GROUPS, progress: bool = True
+) -> tuple[Float[np.ndarray, "objects groups width"], Float[np.ndarray, "objects"]]:
+    """What the elevation network learns from: features of 4 uniform views, averaged, and the elevation in radians.
+
+    An orbit of 32 views holds 8 such groups; `groups` of them are taken, each also mirrored, for an orbit seen in a
+    mirror has the same elevation. So there are 2 * groups samples an object, of views of `size` pixels a side. Raises
+    ValueError where the views are too few.
+    """
+    found, elevations = [], []
+    for index in tqdm(range(len(shards)), desc="features of orbits", unit="object", disable=not progress):
+        stored = len(shards.picture_names(index))
+        if stored < groups * ELEVATION_VIEWS:
+            raise ValueError(f"object {shards.keys[index]} has {stored} views, not {groups} x {ELEVATION_VIEWS}")
+        chosen = [place * stored // (groups * ELEVATION_VIEWS) for place in range(groups * ELEVATION_VIEWS)]
+        views = resize(on_white(shards.read(index, chosen).rgba), size)
+        seen = features(torch.cat([views, views.flip(-1)])).float().cpu()  # (2 * 4 * groups, width)
+        found.append(seen.view(2, ELEVATION_VIEWS, groups, -1).mean(dim=1).flatten(0, 1).numpy())
+        elevations.append(shards.metadata(index)["elevation"])
+    return np.stack(found), np.array(elevations)
+
+
+def quality_model(
+    folder: Path, features: ImageFeatures, videos: VideoShards, annotations: Annotations, profile: Profile
+) -> tuple[Pipeline, dict[str, Any]]:
+    """The filter of `folder`/quality.skops, learned anew where the judgements changed; and what it was learned from."""
+    settings = {
+        "features": profile.foundations.image_features,
+        "videos": videos.fingerprint,
+        "judgements": annotations.digest,
+    }
+
+    def learn() -> Pipeline:
+        return train_filter(*judged_features(features, videos, annotations))
+
+    return learned(folder / "quality.skops", settings, learn), settings
+
+
+def elevation_model(
+    folder: Path, features: ImageFeatures, shards: MultiviewShards, profile: Profile, seed: int = 0
+) -> tuple[TransformedTargetRegressor, dict[str, Any]]:
+    """The network of `folder`/elevation.skops, learned anew where the 3D data changed; and what it was learned from."""
+    settings = {
+        "features": profile.foundations.image_features,
+        "data": shards.fingerprint,
+        "size": profile.video.size,
+        "groups": GROUPS,
+        "seed": seed,
+    }
+
+    def learn() -> TransformedTargetRegressor:
+        seen, elevations = orbit_features(features, shards, profile.video.size)
+        return train_elevation(seen.reshape(-1, seen.shape[-1]), elevations.repeat(seen.shape[1]), seed)
+
+    return learned(folder / "elevation.skops", settings, learn), settings
+
+
+def learned(path: str | Path, settings: dict[str, Any], learn: Callable[[], Model]) -> Model:
+    """The model at `path` if it was learned with these settings, which stand beside it as JSON; else `learn()`, kept.
+
+    Raises ValueError where the file is broken or holds something else (see `load_model`).
+    """
+    path, settings = Path(path), json.loads(json.dumps(settings))
+    beside = path.with_suffix(".json")
+    if path.exists() and beside.exists() and json.loads(beside.read_text()) == settings:
+        return load_model(path)
+    model = learn()
+    beside.unlink(missing_ok=True)  # a kill between the two files must not leave old settings beside a new model
+    save_model(model, path)
+    write_whole(beside, lambda partial: partial.write_text(json.dumps(settings, indent=1)))
+    return model
+
+
+def new_labeller(
+    profile: Profile,
+    folder: Path,
+    videos: VideoShards,
+    annotations: Annotations,
+    shards: MultiviewShards,
+    seed: int = 0,
+) -> tuple[Labeller, dict[str, Any]]:
+    """All that labels videos, with the models of `folder`, and the settings that name it for `label_videos`."""
+    features = image_features(profile)
+    quality, judged = quality_model(folder, features, videos, annotations, profile)
+    elevation, trained = elevation_model(folder, features, shards, profile, seed)
+    settings = {"quality": judged, "elevation": trained, "saliency": profile.foundations.saliency}
+    return Labeller(features, quality, elevation, saliency(profile)), settings
+
+
+class _Frames:
+    """Some of the videos as floats in [0, 1]."""
+
+    def __init__(self, videos: VideoShards, places: np.ndarray):
+        self.videos, self.places = videos, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.videos[int(self.places[index])].frames.float() / 255
