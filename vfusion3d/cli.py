@@ -805,7 +805,7 @@ def run_experiment(options: argparse.Namespace) -> int:
     profile, run_dir = _run(options)
     runs = experiments.runs(profile, options.names, options.seed, options.seeds)
     if options.plan:
-        print(plan(profile, options.names, options.seed, options.seeds).to_string(index=False, na_rep=""))
+        print(plan(profile, options.names, options.seed, options.seeds).to_string(index=False))
         return 0
     for number, (name, seed) in enumerate(runs, 1):
         start = time.perf_counter()
@@ -814,6 +814,7 @@ def run_experiment(options: argparse.Namespace) -> int:
         means = result.scores[["ssim", "lpips", "clip_text", "clip_image"]].mean()
         print(*(f"{metric} {value:.4f}" for metric, value in means.items()), sep="  ", end="  ")
         print(f"({time.perf_counter() - start:.0f} s; model: {result.model})", flush=True)
+    return 0
 
 
 def _newest_model(options: argparse.Namespace, run_dir: Path) -> Path:
