@@ -271,6 +271,18 @@ def test_a_sample_depends_on_its_index_and_on_no_other_sample(model):
     assert torch.allclose(videos[1:], alone, atol=1e-6)
 
 
+def test_videos_of_some_prompts_are_those_among_all(whole, model, tmp_path):
+    generate(tmp_path / "some", model, indices=[7, 2, 3])
+    some, all_of_them = VideoShards(tmp_path / "some"), VideoShards(whole)
+    assert [sample.metadata["index"] for sample in some] == [7, 2, 3]
+    for sample in some:
+        apart = sample.frames.int() - all_of_them[sample.metadata["index"]].frames.int()
+        assert apart.abs().max() <= 1
+        assert sample.caption == PROMPTS[sample.metadata["index"]]
+    with pytest.raises(ValueError, match="indices: "):
+        generate(tmp_path / "some", model, indices=[7, 2, 4])
+
+
 def test_no_prompts_and_other_settings_are_refused(whole, model, tmp_path):
     with pytest.raises(ValueError, match="no prompts"):
         generate(tmp_path / "none", model, prompts=[])

@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
         *(add_reconstruct, add_render, add_prompts, add_finetune_video, add_generate, add_curate),
-        *(add_train, add_evaluate, add_study),
+        *(add_train, add_evaluate, add_study, add_experiment),
     ):
         add(commands)
     return parser
@@ -757,6 +757,63 @@ def run_evaluate(options: argparse.Namespace) -> int:
     print(weights)
     print(mean_over_objects(table).to_string(float_format="{:.4f}".format))
     print(output)
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------------- experiment
+
+
+def add_experiment(commands) -> None:
+    page = _page(
+        commands,
+        "experiment",
+        run_experiment,
+        "train and evaluate the variants of Tables 3 to 6 and Figure 7 (sections 4.3 and 4.4)",
+        "Make one or more variants of the pipeline, or all that a table needs: their data, their training and their\n"
+        "scores, in RUN_DIR/experiments/NAME/seed-N. What notebooks 03, 06 and 07 or another variant trained with the\n"
+        "same settings is only evaluated. Needs the results of notebooks 01 to 05.\n"
+        "Interrupt it at any time: the same command goes on where it stopped.",
+        """
+vfusion3d experiment --list
+vfusion3d experiment table_4 --profile laptop
+vfusion3d experiment finetuned_10k finetuned_30k --seed 1 --seeds 1
+vfusion3d experiment figure_7 --profile paper --plan
+""",
+    )
+    _add_run(page)
+    page.add_argument("names", nargs="*", metavar="NAME", help="variants, or tables (table_3 to table_6, figure_7)")
+    page.add_argument("--seeds", type=int, help="how many, from --seed on (default: what the profile gives the table)")
+    page.add_argument("--list", action="store_true", help="show the tables and their variants, and do nothing")
+    page.add_argument("--plan", action="store_true", help="show what would be trained, and do nothing")
+    page.add_argument("--overwrite", action="store_true", help="delete what was made with other settings")
+
+
+def run_experiment(options: argparse.Namespace) -> int:
+    from vfusion3d.experiments.variants import load_experiments
+
+    experiments = load_experiments()
+    if options.list:
+        for table, rows in experiments.tables.items():
+            print(table, *(f"  {row:24} {name}" for row, name in rows.items()), sep="\n")
+        return 0
+    if not options.names:
+        options.parser.error("name a variant or a table; --list shows what there is")
+    if options.seeds is not None and options.seeds < 1:
+        options.parser.error(f"--seeds {options.seeds}: must be at least 1")
+    from vfusion3d.experiments.run import plan, run_variant
+
+    profile, run_dir = _run(options)
+    runs = experiments.runs(profile, options.names, options.seed, options.seeds)
+    if options.plan:
+        print(plan(profile, options.names, options.seed, options.seeds).to_string(index=False))
+        return 0
+    for number, (name, seed) in enumerate(runs, 1):
+        start = time.perf_counter()
+        print(f"{number} of {len(runs)}: {name}, seed {seed}", flush=True)
+        result = run_variant(profile, run_dir, name, seed, experiments=experiments, overwrite=options.overwrite)
+        means = result.scores[["ssim", "lpips", "clip_text", "clip_image"]].mean()
+        print(*(f"{metric} {value:.4f}" for metric, value in means.items()), sep="  ", end="  ")
+        print(f"({time.perf_counter() - start:.0f} s; model: {result.model})", flush=True)
     return 0
 
 

@@ -74,3 +74,8 @@ def user_study(run_dir: Path) -> Path:
 def experiment(run_dir: Path, name: str, seed: int) -> Path:
     """A variant of the ablations with one seed: its trainings and its scores (notebooks 11 to 15)."""
     return run_dir / "experiments" / name / f"seed-{seed}"
+
+
+def aesthetic_scores(run_dir: Path) -> Path:
+    """How pleasing each 3D object is, by which Table 5 ranks them: the table is the file `scores.csv` in it."""
+    return run_dir / "experiments" / "aesthetic"
