@@ -13,7 +13,7 @@ BLENDER_STAMP := .venv-blender/.installed-$(shell cksum < requirements-blender.l
 TEST_ENVIRONMENT := MPLBACKEND=Agg PYVISTA_OFF_SCREEN=true HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lab lint format blender bench lock
+.PHONY: help setup reproduce plan summary test lab lint format blender bench lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,12 @@ $(STAMP):
 reproduce: $(STAMP) ## run every notebook at PROFILE; a second call does only what is out of date
 	$(BIN)/snakemake --snakefile workflow/Snakefile --config profile=$(PROFILE) --cores all \
 	  --scheduler greedy --nolock --rerun-incomplete --quiet host
+
+plan: $(STAMP) ## print what every notebook would do at PROFILE: counts, hours, disk (make plan PROFILE=paper)
+	$(BIN)/python -m vfusion3d.notebooks notebooks/*.ipynb --profile $(PROFILE) --dry-run
+
+summary: $(STAMP) ## write papermill_runs/PROFILE/index.html: all tables and figures at once (reproduce does so too)
+	$(BIN)/python -m vfusion3d.evaluation.summary --profile $(PROFILE)
 
 test: $(STAMP) ## run the tests, among them every notebook at the smoke profile
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest

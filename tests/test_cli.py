@@ -1,5 +1,8 @@
 """The `vfusion3d` command, as a person types it."""
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -8,12 +11,27 @@ import numpy as np
 import pandas as pd
 import pytest
 import trimesh
+import yaml
 from PIL import Image
 from tiny_model import tiny_model
 
 from vfusion3d.cli import BACKGROUNDS, build_parser, main
+from vfusion3d.profiles import profile_path
 
-COMMANDS = ("reconstruct", "render", "prompts", "train", "evaluate")
+COMMANDS = (
+    *(
+        "reconstruct",
+        "render",
+        "prompts",
+        "finetune-video",
+        "generate",
+        "curate",
+        "train",
+        "evaluate",
+        "study",
+        "experiment",
+    ),
+)
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +203,11 @@ def test_render_refuses_half_an_order(arguments, complaint, capsys):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["train"], "`vfusion3d render --profile smoke` makes it"),
+        (["finetune-video"], "`vfusion3d render --profile smoke` makes it"),
+        (["generate"], "prompts.parquet does not exist yet; `vfusion3d prompts --profile smoke` makes it"),
+        (["train"], "synthetic/index.json does not exist yet; `vfusion3d generate --profile smoke` makes it"),
+        (["train", "--finetune"], "vfusion3d/model does not exist yet; `vfusion3d train --profile smoke` makes it"),
+        (["train", "--data", "nowhere"], "`vfusion3d render --profile smoke` makes it"),
         (["prompts"], "`vfusion3d render --profile smoke` makes it"),
         (["prompts", "--corpus", "nowhere.txt"], "nowhere.txt does not exist: give a file of captions"),
         (["evaluate"], "`vfusion3d render --profile smoke` makes it"),
@@ -197,6 +219,62 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(arguments, comp
     assert run(*arguments, "--profile", "smoke") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert complaint in line
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    """A run with rendered objects, prompts and a fine-tuned video model, and its tiny profile."""
+    root = tmp_path_factory.mktemp("engine")
+    settings = yaml.safe_load(profile_path("smoke").read_text())
+    settings |= {"name": "tiny", "data": settings["data"] | {"videos": 3}}
+    settings["video"] |= {"frames": 4, "steps": 1, "inference_steps": 1}
+    (root / "tiny.yaml").write_text(yaml.safe_dump(settings))
+    how = ["--profile", root / "tiny.yaml", "--run-dir", root / "run"]
+    rendered = ["--objects", "common", "--count", 2, "--views", 4, "--size", 32, "--workers", 1, "--profile", "smoke"]
+    for data in ("train_3d", "test"):
+        assert run("render", *rendered, "-o", root / "run" / "data" / data) == 0
+    (root / "run" / "data" / "prompts").mkdir()
+    captions = ["a red mug", "a blue car", "a green tree", "a mug nobody asked for"]
+    table = pd.DataFrame({"caption": captions, "split": "train"})
+    table.to_parquet(root / "run" / "data" / "prompts" / "prompts.parquet")
+    assert run("finetune-video", *how, "--objects", 1) == 0
+    return how
+
+
+def test_finetune_video_leaves_a_model_and_strips_of_unseen_objects(engine, capsys):
+    folder = engine[-1] / "video_model"
+    assert (folder / "model" / "model_index.json").exists()
+    assert [path.name for path in (folder / "strips").iterdir()] == ["step-000001.png"]
+    assert Image.open(folder / "strips" / "step-000001.png").size == (4 * 64, 2 * 64)
+    assert len(pd.read_csv(folder / "log.csv")) == 1
+    assert run("finetune-video", *engine, "--objects", 2) == 1
+    assert "objects: 1 there, 2 now" in capsys.readouterr().err
+    assert run("finetune-video", *engine, "--weights", "nowhere/at/all", "-o", folder.parent / "new") == 1
+    assert "there is no such folder" in capsys.readouterr().err
+
+
+def test_generate_makes_the_profiles_videos_shard_by_shard(engine, capsys):
+    from vfusion3d.data.shards import VideoShards
+
+    folder = engine[-1] / "data" / "synthetic"
+    assert run("generate", *engine, "--shard", 1, "--shards", 2) == 0  # one shard only, and it is the other part's
+    assert "the other parts are still to be made" in capsys.readouterr().out
+    assert run("generate", *engine, "--shard", 0, "--shards", 2) == 0
+    videos = VideoShards(folder, verify=True)
+    assert [video.caption for video in videos] == ["a red mug", "a blue car", "a green tree"]
+    assert videos[0].frames.shape == (4, 3, 64, 64)
+    assert run("generate", *engine, "--weights", "mini") == 1
+    assert "model: " in capsys.readouterr().err
+    assert run("generate", *engine, "--seed", 1, "--overwrite", "--weights", "mini") == 0
+    assert VideoShards(folder).fingerprint != videos.fingerprint
+
+
+def test_generate_without_a_fine_tuned_model_says_which_command_makes_it(engine, tmp_path, capsys):
+    shutil.copytree(engine[-1] / "data" / "prompts", tmp_path / "data" / "prompts")
+    assert run("generate", *engine[:2], "--run-dir", tmp_path) == 1
+    error = capsys.readouterr().err
+    assert "video_model/model does not exist yet; `vfusion3d finetune-video --profile" in error
+    assert exit_code_of_a_wrong_command_line("generate", "--shard", 2, "--shards", 2) == 2
 
 
 def test_an_unknown_profile_is_one_line(capsys):
@@ -251,3 +329,76 @@ def test_evaluate_writes_a_row_for_every_object_and_method(tmp_path, weights, ca
     assert [file.name for file in table.parent.iterdir()] == ["scores.csv"]
     printed = capsys.readouterr().out
     assert all(f"{psnr:.4f}" in printed for psnr in rows.psnr)
+
+
+def _synthetic_run(run_dir):
+    """Two generated videos of which the filter keeps the first, and one rendered object."""
+    from vfusion3d.curation.labels import Labeller, label_videos
+    from vfusion3d.data.shards import ShardWriter, encode_video, shard_path, write_index
+    from vfusion3d.layout import synthetic_data, synthetic_labels, training_data
+
+    videos = synthetic_data(run_dir)
+    with ShardWriter(shard_path(videos, 0)) as writer:
+        for shade in (40, 200):
+            frames = np.full((16, 32, 32, 3), 255, np.uint8)
+            frames[:, 8:24, 12:20] = shade
+            writer.write(f"{shade:03d}", encode_video(frames, "a box", {}))
+    write_index(videos)
+
+    class Dark:
+        def decision_function(self, features):
+            return 0.9 - features.mean(axis=1)
+
+        def predict(self, features):
+            return np.full(len(features), 0.3)
+
+    labeller = Labeller(lambda images: images.mean(dim=(2, 3)), Dark(), Dark(), lambda images: 1 - images[:, :1])
+    label_videos(videos, synthetic_labels(run_dir), labeller, settings={}, progress=False)
+    rendered = ["--objects", "primitives", "-o", training_data(run_dir), "--count", 1, "--views", 4, "--size", 32]
+    assert run("render", *rendered, "--workers", 1, "--profile", "smoke") == 0
+
+
+def test_train_learns_from_the_videos_that_the_filter_keeps_and_then_from_3d_data(tmp_path, weights, capsys):
+    from vfusion3d import VFusion3D
+    from vfusion3d.curation.labels import SyntheticShards
+    from vfusion3d.data.shards import MultiviewShards
+    from vfusion3d.loop import fingerprint
+    from vfusion3d.profiles import profile_path
+
+    run_dir, profile = tmp_path / "run", tmp_path / "short.yaml"
+    profile.write_text(profile_path("smoke").read_text().replace("name: smoke", "name: short"))
+    _synthetic_run(run_dir)
+    common = ["--profile", profile, "--run-dir", run_dir]
+    assert run("train", *common, "--weights", weights) == 0
+    assert "the filter keeps 1 of 2 videos" in capsys.readouterr().out
+    first = json.loads((run_dir / "vfusion3d" / "settings.json").read_text())
+    assert not (run_dir / "vfusion3d_finetuned").exists()
+    synthetic = SyntheticShards(run_dir / "data" / "synthetic", run_dir / "data" / "labels")
+    assert first["data"] == synthetic.fingerprint
+    assert len(first["training"]["stages"]) == 5
+
+    assert run("train", *common, "--finetune") == 0
+    second = json.loads((run_dir / "vfusion3d_finetuned" / "settings.json").read_text())
+    trained = VFusion3D.from_pretrained(run_dir / "vfusion3d" / "model")
+    assert second["start"] == fingerprint(trained) != first["start"]
+    assert second["data"] == MultiviewShards(run_dir / "data" / "train_3d").fingerprint
+    assert len(second["training"]["stages"]) == 1
+    assert fingerprint(VFusion3D.from_pretrained(run_dir / "vfusion3d_finetuned" / "model")) != fingerprint(trained)
+
+    judged = [*common, "--data", run_dir / "data" / "train_3d"]
+    capsys.readouterr()
+    assert run("evaluate", *judged) == 0
+    assert str(run_dir / "vfusion3d_finetuned" / "model") in capsys.readouterr().out
+    later = (run_dir / "vfusion3d_finetuned" / "model").stat().st_mtime + 10
+    os.utime(run_dir / "vfusion3d" / "model", (later, later))
+    assert run("evaluate", *judged) == 0
+    assert f"{run_dir / 'vfusion3d' / 'model'}\n" in capsys.readouterr().out
+
+
+def test_fine_tuning_needs_a_recipe(tmp_path, capsys):
+    from vfusion3d.profiles import profile_path
+
+    profile, text = tmp_path / "plain.yaml", profile_path("smoke").read_text().replace("name: smoke", "name: plain")
+    profile.write_text(text[: text.index("finetuning:")] + "device: cpu\n")
+    assert run("train", "--finetune", "--profile", profile) == 1
+    assert "the profile plain has no `finetuning`" in capsys.readouterr().err

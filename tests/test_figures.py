@@ -7,6 +7,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from vfusion3d.cameras import orbit_cameras
@@ -186,3 +187,16 @@ def test_a_figure_at_the_end_of_a_notebook_cell_shows_as_a_picture():
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     assert "image/png" in notebook.cells[0].outputs[-1]["data"]
+
+
+def test_film_strips_show_uniform_frames_in_rows_with_only_the_first_column_framed(drawn):
+    videos = flat_images(2, 16)
+    picture = drawn(figures.film_strips(videos, ["one", "two"]))
+    boxes = np.array([[find(picture, videos[row, frame, :, 0, 0]) for frame in range(0, 16, 2)] for row in range(2)])
+    assert (np.diff(boxes[:, :, 2], axis=1) > 0).all()  # left edges, from frame to frame
+    assert (boxes[0, :, 1] < boxes[1, :, 0]).all()  # the second strip below the first
+    orange = (np.abs(picture - to_rgb(figures.ORANGE)) < 0.02).all(axis=2).any(axis=0)
+    assert orange.any()
+    assert np.flatnonzero(orange).max() < boxes[:, 1, 2].min()
+    labels = [text.get_text() for text in figures.film_strips(videos).axes[0].texts]
+    assert labels == [f"{degrees}°" for degrees in range(0, 360, 45)]

@@ -92,7 +92,7 @@ def test_the_workflow_knows_what_the_notebook_imports(source):
                 modules |= {getattr(getattr(package, alias.name), "__module__", "") for alias in node.names}
     parts = {module.split(".")[1] for module in modules if module.startswith("vfusion3d.")}
     used = {Path(part).parts[0].removesuffix(".py") for part in WORKFLOW[source.stem]["uses"]}
-    assert parts - {"notebooks", "profiles"} <= used
+    assert parts - {"notebooks", "profiles", "plan"} <= used  # these say what is run, and change no result
 
 
 def test_the_workflow_lists_the_notebooks_that_there_are_in_their_order():
@@ -153,6 +153,7 @@ def test_the_workflow_runs_what_is_out_of_date_and_no_more(small_repository, tmp
     assert run.returncode == 0, run.stdout + run.stderr
     second = code_cells(results / "papermill_runs" / "smoke" / "01_second.ipynb")
     assert second[-1].outputs[0].text == "smoke\n"
+    assert "profile smoke" in (results / "papermill_runs" / "smoke" / "index.html").read_text()
     assert to_do() == []
 
     (small_repository / "vfusion3d" / "model" / "part.py").write_text("two = 2\n")

@@ -6,7 +6,16 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from vfusion3d.evaluation.tables import METRICS, compare, mean_over_objects, paper_table, to_markdown, write_table
+from vfusion3d.evaluation.tables import (
+    METRICS,
+    ahead_of,
+    compare,
+    differences,
+    mean_over_objects,
+    paper_table,
+    to_markdown,
+    write_table,
+)
 
 SHAPES = {  # rows, and the metrics of each
     "table_1": (3, {"clip_text", "clip_image"}),
@@ -131,3 +140,50 @@ def test_a_written_table_can_be_read_back_and_seen(comparison, tmp_path):
 def test_comparing_nothing_is_an_error():
     with pytest.raises(ValueError, match="nothing to compare"):
         compare(pd.DataFrame({"speed": [1.0]}, index=["ours"]), [], profile="smoke")
+
+
+@pytest.fixture
+def three_methods():
+    """Ours ahead of `low` in both metrics by 0.1, of `other` by 0.3, -0.1, 0.1 in SSIM, and behind it in LPIPS."""
+    scores = {"low": ([0.4] * 3, [0.5] * 3), "ours": ([0.5] * 3, [0.4] * 3), "other": ([0.2, 0.6, 0.4], [0.2] * 3)}
+    return pd.DataFrame(
+        {"method": name, "key": str(item), "ssim": ssim[item], "lpips": lpips[item]}
+        for name, (ssim, lpips) in scores.items()
+        for item in (range(3) if name != "other" else (2, 0, 1))  # rows in any order
+    )
+
+
+def test_differences_are_taken_item_by_item_with_their_standard_error(three_methods):
+    found = differences(three_methods, "ours").set_index(["than", "metric"])
+    assert found.loc[("low", "ssim"), "difference"] == pytest.approx(0.1)
+    assert found.loc[("low", "ssim"), "error"] == pytest.approx(0, abs=1e-9)
+    assert found.loc[("other", "ssim"), "difference"] == pytest.approx(0.1)
+    assert found.loc[("other", "ssim"), "error"] == pytest.approx(0.2 / math.sqrt(3))  # of 0.3, -0.1, 0.1
+    assert found.loc[("other", "ssim"), "text"] == "+0.100 ± 0.115, draw"
+    verdicts = found["verdict"].to_dict()
+    assert verdicts == {
+        ("low", "ssim"): "ahead",
+        ("other", "ssim"): "draw",
+        ("low", "lpips"): "ahead",  # less is better
+        ("other", "lpips"): "behind",
+    }
+
+
+def test_one_item_alone_decides_nothing(three_methods):
+    found = differences(three_methods[three_methods.key == "0"], "ours")
+    assert set(found.verdict) == {"draw"}
+
+
+def test_a_conclusion_holds_only_if_every_comparison_does(three_methods):
+    found = differences(three_methods, "ours")
+    assert ahead_of(found, ["low"], ["ssim", "lpips"]) == "yes: ahead of low"
+    assert ahead_of(found, ["low", "other"], ["ssim"]) == "no: a draw with other in SSIM"
+    assert ahead_of(found, ["other"], ["ssim", "lpips"]) == "no: a draw with other in SSIM; behind other in LPIPS"
+    assert ahead_of(found, ["low", "absent"], ["ssim"]) == "yes: ahead of low"
+    assert ahead_of(found, ["absent"], ["ssim"]) == "not tested: absent did not take part"
+    assert ahead_of(found, [], ["ssim"]) == "not tested: nobody took part"
+
+
+def test_differences_to_a_method_without_results_name_those_that_have_some(three_methods):
+    with pytest.raises(ValueError, match=r"'mine' has no results, only low, ours, other"):
+        differences(three_methods, "mine")

@@ -8,7 +8,7 @@ from vfusion3d.data.render_dataset import render_dataset
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.data.unseen import ROUND, UnseenObjects
 from vfusion3d.evaluation.baselines import repeat_input
-from vfusion3d.evaluation.showcase import folded_sheet, novel_views_by
+from vfusion3d.evaluation.showcase import folded_sheet, novel_views_by, turn_sheet
 
 
 def test_every_category_comes_once_a_round_and_halves_alternate():
@@ -54,3 +54,15 @@ def test_a_folded_sheet_shows_every_row_once():
     rows = [torch.full((2, 3, 8, 8), shade) for shade in (0.1, 0.2, 0.3)]
     pictures = [picture.get_array()[0, 0, 0] for picture in folded_sheet(rows, ["a", "b"]).axes[0].images]
     assert np.allclose(pictures, [0.1, 0.1, 0.2, 0.2, 0.3, 0.3])  # the fourth place stays empty
+
+
+def test_a_turn_sheet_shows_the_input_and_each_turn_at_the_wanted_angles():
+    def shades(*values):
+        return torch.tensor(values)[:, None, None, None].expand(-1, 3, 8, 8)
+
+    turns = {"ours": {"a": shades(0.0, 0.1, 0.2, 0.3)}, "a method of 2 views": {"a": shades(0.5, 0.6)}}
+    figure = turn_sheet(shades(0.9), turns, ["a"], ["a mug"], at=(1 / 4, 1 / 2))
+    pictures = [picture.get_array()[0, 0, 0] for picture in figure.axes[0].images]
+    assert np.allclose(pictures, [0.9, 0.1, 0.2, 0.5, 0.6])
+    words = [text.get_text().replace("\n", " ") for text in figure.axes[0].texts]
+    assert words == ["a mug", "input", "ours 90°", "ours 180°", "a method of 2 views 90°", "a method of 2 views 180°"]

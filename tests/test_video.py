@@ -1,6 +1,8 @@
 """The data engine: what learns when the video model is fine-tuned; and that who generates makes no difference."""
 
 import dataclasses
+import errno
+import io
 import shutil
 
 import numpy as np
@@ -8,17 +10,22 @@ import pytest
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
 from open_clip import CLIP
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from vfusion3d import cameras
 from vfusion3d.data.captions import CaptionError
 from vfusion3d.data.images import on_white
 from vfusion3d.data.render_dataset import ProceduralObjects, render_dataset
-from vfusion3d.data.shards import MultiviewShards, VideoShards
+from vfusion3d.data.shards import MultiviewShards, ShardError, ShardWriter, VideoShards, shard_path, write_index
+from vfusion3d.foundations.image_to_video import load_video_model
+from vfusion3d.foundations.loading import BUNDLED, ModelUnavailable
 from vfusion3d.foundations.miniatures import clip, vae
 from vfusion3d.foundations.miniatures.video import new_video_model
 from vfusion3d.profiles import load_profile
 from vfusion3d.video.finetune import finetune_video_model, learn_temporal_only, orbit_video, temporal_share
 from vfusion3d.video.generate import generate_batch, generate_videos
+from vfusion3d.video.strips import first_frames, keep_strips, read_strips, videos_from
 
 FRAMES = 4
 SMOKE = load_profile("smoke")
@@ -129,6 +136,90 @@ def test_a_stopped_fine_tuning_goes_on_to_the_same_weights_and_is_loaded_once_do
         finetune_video_model(PROFILE, orbits, tmp_path / "new", model=new_model(), objects=4)
 
 
+def without(orbits, folder, key, member):
+    """The same shard, but one sample lacks a member."""
+    shards = MultiviewShards(orbits)
+    with ShardWriter(shard_path(folder, 0)) as writer:
+        for index, name in enumerate(shards.keys):
+            members = shards.index["shards"][0]["samples"][index]["members"]
+            kept = {m: shards.member(index, m) for m in members if (name, m) != (key, member)}
+            writer.write(name, kept)
+    write_index(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("view", "missing"), [(3, r"view04\.png follows without number 3"), (7, "it has 7 views, the first sample 8")]
+)
+def test_fine_tuning_names_the_sample_and_the_view_that_is_missing(orbits, tmp_path, view, missing):
+    key = MultiviewShards(orbits).keys[1]
+    broken = without(orbits, tmp_path / "data", key, f"view{view:02d}.png")
+    with pytest.raises(ShardError, match=rf"shard-000000\.tar, sample {key} is damaged \({missing}"):
+        finetune_video_model(PROFILE, broken, tmp_path / "run", model=new_model(), seed=4)
+    with pytest.raises(ShardError, match=rf"sample {key} is damaged.*\b{view}\b.*missing"):
+        MultiviewShards(broken)[1]
+    assert len(MultiviewShards(broken)[0].rgba) == 8  # the others can be read
+
+
+@pytest.mark.parametrize(
+    ("gone", "component"),
+    [
+        ("unet", "component unet"),
+        ("vae/diffusion_pytorch_model.safetensors", "component vae"),
+        ("image_encoder/config.json", "component image_encoder"),
+        ("feature_extractor/preprocessor_config.json", "component feature_extractor"),
+        ("model_index.json", "no model_index.json"),
+    ],
+)
+def test_a_video_model_without_a_component_names_folder_and_component(gone, component, tmp_path):
+    folder = tmp_path / "fine_tuned"
+    shutil.copytree(BUNDLED / "image_to_video", folder)
+    path = folder / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(ModelUnavailable, match=rf"{folder} (lacks the|has) {component}"):
+        load_video_model(SMOKE, folder)
+    foundations = dataclasses.replace(SMOKE.foundations, image_to_video=str(folder))
+    with pytest.raises(ModelUnavailable, match=rf"{folder} (lacks the|has) {component}"):
+        load_video_model(dataclasses.replace(SMOKE, foundations=foundations))
+
+
+def test_a_disk_that_fills_up_while_a_model_learns_loses_no_checkpoint(orbits, tmp_path, monkeypatch):
+    whole = finetune_video_model(PROFILE, orbits, tmp_path / "whole", model=new_model(), seed=4)
+    written, how = [], {"model": None, "seed": 4, "checkpoint_every": 1}
+
+    def fills_up(tensors, path, metadata):
+        written.append(metadata["step"])
+        if len(written) == 2:
+            path.write_bytes(b"the beginning of")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        save_file(tensors, path, metadata)
+
+    monkeypatch.setattr("vfusion3d.loop.save_file", fills_up)
+    with pytest.raises(OSError, match=r"the disk is full.*run again.*checkpoint\.safetensors") as raised:
+        finetune_video_model(PROFILE, orbits, tmp_path / "run", **how | {"model": new_model()})
+    assert raised.value.errno == errno.ENOSPC
+    assert not list((tmp_path / "run").glob("*.partial"))
+    again = finetune_video_model(PROFILE, orbits, tmp_path / "run", **how | {"model": new_model()})
+    assert written == ["1", "2", "2", "3"]
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, again.network.state_dict()[name])
+
+
+def test_strips_at_intervals_come_from_the_same_frames_and_noise_and_are_made_once(orbits, tmp_path):
+    first = first_frames(MultiviewShards(orbits), 2, RECIPE.size)
+    show = keep_strips(tmp_path / "run" / "strips", first, RECIPE, seed=1)
+    model = finetune_video_model(PROFILE, orbits, tmp_path / "run", model=new_model(), seed=4, show=show, show_every=2)
+    start, expected = new_model(), videos_from(first, model, RECIPE, seed=1)
+    show(start, 0)
+    strips = read_strips(tmp_path / "run" / "strips", RECIPE.size)
+    assert list(strips) == [0, 2, 3]
+    assert strips[3].shape == (2, FRAMES, 3, 64, 64)
+    assert torch.allclose(strips[3], expected, atol=0.51 / 255)
+    assert not torch.equal(strips[0], strips[3])
+    show(model, 0)  # there already
+    assert torch.equal(read_strips(tmp_path / "run" / "strips", RECIPE.size)[0], strips[0])
+
+
 def generate(folder, model, prompts=PROMPTS, draw=colours, recipe=RECIPE, **options):
     options = {"drawn_by": "test", "seed": 5, "shard_size": 4, "progress": False, **options}
     return generate_videos(folder, prompts, draw, model, recipe, **options)
@@ -180,6 +271,18 @@ def test_a_sample_depends_on_its_index_and_on_no_other_sample(model):
     assert torch.allclose(videos[1:], alone, atol=1e-6)
 
 
+def test_videos_of_some_prompts_are_those_among_all(whole, model, tmp_path):
+    generate(tmp_path / "some", model, indices=[7, 2, 3])
+    some, all_of_them = VideoShards(tmp_path / "some"), VideoShards(whole)
+    assert [sample.metadata["index"] for sample in some] == [7, 2, 3]
+    for sample in some:
+        apart = sample.frames.int() - all_of_them[sample.metadata["index"]].frames.int()
+        assert apart.abs().max() <= 1
+        assert sample.caption == PROMPTS[sample.metadata["index"]]
+    with pytest.raises(ValueError, match="indices: "):
+        generate(tmp_path / "some", model, indices=[7, 2, 4])
+
+
 def test_no_prompts_and_other_settings_are_refused(whole, model, tmp_path):
     with pytest.raises(ValueError, match="no prompts"):
         generate(tmp_path / "none", model, prompts=[])
@@ -221,3 +324,27 @@ def test_a_prompt_that_cannot_be_drawn_is_left_out_and_listed_and_the_others_go_
     with pytest.raises(ValueError, match="out of range"):  # a fault is no property of a prompt
         generate(tmp_path / "broken", model, draw=broken)
     assert torch.equal(videos[8 - 1].frames, VideoShards(whole)[8].frames)
+
+
+def test_a_disk_that_fills_up_while_videos_are_written_keeps_the_whole_ones(whole, model, tmp_path, monkeypatch):
+    class AlmostFull(io.FileIO):
+        room = 60_000  # bytes: the first shard and a part of the second
+
+        def write(self, data):
+            fits = bytes(data[: AlmostFull.room])
+            if not fits:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            AlmostFull.room -= len(fits)
+            return super().write(fits)
+
+    def opened(path, mode, buffering=-1):
+        return AlmostFull(path, mode) if buffering == 0 and "+" in mode else open(path, mode, buffering)
+
+    monkeypatch.setattr("vfusion3d.data.shards.open", opened, raising=False)
+    with pytest.raises(OSError, match=r"the disk is full while writing sample 0000000\d.*are kept.*shard-\d+\.tar"):
+        generate(tmp_path / "videos", model)
+    monkeypatch.undo()
+    rest = []
+    generate(tmp_path / "videos", model, draw=lambda p, g, s: rest.extend(p) or colours(p, g, s))
+    assert 0 < len(rest) < len(PROMPTS)
+    assert VideoShards(tmp_path / "videos").fingerprint == VideoShards(whole).fingerprint

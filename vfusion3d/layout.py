@@ -51,6 +51,31 @@ def finetuned_model(run_dir: Path) -> Path:
     return run_dir / "vfusion3d_finetuned"
 
 
+def evaluation_items(run_dir: Path, task: str) -> Path:
+    """Input pictures KEY.png and `captions.csv` of the task `image_to_3d` (notebook 08) or `text_to_3d` (09)."""
+    return run_dir / "items" / task
+
+
+def rendered_views(run_dir: Path, task: str) -> Path:
+    """A full turn around what each method made of each item: METHOD/KEY.mp4 (notebooks 08 and 09)."""
+    return run_dir / "views" / task
+
+
+def other_methods(run_dir: Path, task: str) -> Path:
+    """Turns that other programs made of the items: METHOD/KEY.mp4 or METHOD/KEY/*.png, put there by a person."""
+    return run_dir / "methods" / task
+
+
+def user_study(run_dir: Path) -> Path:
+    """The answers of the user study, a CSV a rater; those of simulated raters in `simulated` (notebook 10)."""
+    return run_dir / "user_study"
+
+
 def experiment(run_dir: Path, name: str, seed: int) -> Path:
     """A variant of the ablations with one seed: its trainings and its scores (notebooks 11 to 15)."""
     return run_dir / "experiments" / name / f"seed-{seed}"
+
+
+def aesthetic_scores(run_dir: Path) -> Path:
+    """How pleasing each 3D object is, by which Table 5 ranks them: the table is the file `scores.csv` in it."""
+    return run_dir / "experiments" / "aesthetic"

@@ -1,18 +1,21 @@
 """Runs one notebook from top to bottom with papermill, and what the notebooks share.
 
     python -m vfusion3d.notebooks notebooks/01_render_3d_data.ipynb --profile smoke
+    python -m vfusion3d.notebooks notebooks/*.ipynb --profile paper --dry-run
 
 The executed copy appears under its name only when every cell has run, and says nothing of the machine it ran on.
 """
 
 import argparse
+import ast
+import contextlib
 import os
 import re
 import sys
 import tempfile
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import nbformat
 
@@ -76,12 +79,7 @@ def run_notebook(notebook: str | Path, profile: str | Path, root: str | Path = "
     executed = root / "papermill_runs" / name / notebook.name
     for folder in (unfinished.parent, executed.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    own = profile_path(profile).parent != FOLDER
-    parameters = {
-        "profile": os.path.relpath(profile, notebook.parent) if own else str(profile),
-        "run_dir": os.path.relpath(run_dir, notebook.parent),
-        "seed": seed,
-    }
+    parameters = _parameters(notebook, profile, run_dir, seed)
     try:
         with _kernel_environment():
             papermill.execute_notebook(
@@ -113,7 +111,46 @@ def run_notebook(notebook: str | Path, profile: str | Path, root: str | Path = "
     return executed
 
 
-@contextmanager
+def dry_run(notebook: str | Path, profile: str | Path, root: str | Path = ".", seed: int = 0) -> Any:
+    """What the cell tagged `plan` shows at `profile`, a table of `vfusion3d.plan`, without running the notebook.
+
+    Runs the code cells up to that one, in this process and in the notebook's folder, with the parameters of
+    `run_notebook`. Nothing is written. Raises NotebookError where there is no such cell, or where one of them fails.
+    """
+    notebook = Path(notebook)
+    cells = [cell for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "code"]
+    tags = [cell.metadata.get("tags", []) for cell in cells]
+    if not any("plan" in of_cell for of_cell in tags):
+        raise NotebookError(f"{notebook} has no cell tagged `plan`, so it cannot say what it would do")
+    parameters = _parameters(notebook, profile, Path(root) / "runs" / load_profile(profile).name, seed)
+    names, shown = {"__name__": "__main__"}, None
+    with contextlib.chdir(notebook.parent):
+        for cell, of_cell in zip(cells, tags):
+            code = ast.parse(cell.source)
+            ends = code.body.pop() if code.body and isinstance(code.body[-1], ast.Expr) else None
+            try:
+                exec(compile(code, str(notebook), "exec"), names)
+                shown = eval(compile(ast.Expression(ends.value), str(notebook), "eval"), names) if ends else None
+            except Exception as error:
+                raise NotebookError(f"{notebook}: {type(error).__name__}: {error}") from error
+            if "parameters" in of_cell:
+                names |= parameters
+            if "plan" in of_cell:
+                break
+    return shown
+
+
+def _parameters(notebook: Path, profile: str | Path, run_dir: Path, seed: int) -> dict[str, Any]:
+    """What a notebook is told; paths as seen from its folder, where its cells run."""
+    own = profile_path(profile).parent != FOLDER
+    return {
+        "profile": os.path.relpath(profile, notebook.parent) if own else str(profile),
+        "run_dir": os.path.relpath(run_dir, notebook.parent),
+        "seed": seed,
+    }
+
+
+@contextlib.contextmanager
 def _kernel_environment():
     """Environment variables for the kernel, which inherits this process's."""
     before = dict(os.environ)
@@ -198,21 +235,31 @@ def _without_bars(text: str) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns 1 with the notebook's error where it did not run to its end."""
     parser = argparse.ArgumentParser(prog="python -m vfusion3d.notebooks", description=__doc__.split("\n")[0])
-    parser.add_argument("notebook", type=Path, help="the .ipynb file")
+    parser.add_argument("notebooks", type=Path, nargs="+", metavar="notebook", help="an .ipynb file, or several")
     parser.add_argument("--profile", default="laptop", help="smoke, laptop (default), gpu, paper, or a YAML file")
     parser.add_argument("--root", type=Path, default=Path(), help="where runs/, papermill_runs/ and figures/ go")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
     options = parser.parse_args(arguments)
-    try:
-        executed = run_notebook(options.notebook, options.profile, options.root, options.seed)
-    except (NotebookError, ProfileError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{options.notebook}: interrupted; the same command goes on", file=sys.stderr)
-        return 130
-    print(f"{options.notebook} ran; executed copy in {executed}")
+    for notebook in options.notebooks:
+        how = (notebook, options.profile, options.root, options.seed)
+        try:
+            if options.dry_run:
+                print(f"{notebook} at profile {load_profile(options.profile).name}\n{_as_text(dry_run(*how))}\n")
+            else:
+                print(f"{notebook} ran; executed copy in {run_notebook(*how)}")
+        except (NotebookError, ProfileError, FileNotFoundError) as error:
+            print(error, file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print(f"{notebook}: interrupted; the same command goes on", file=sys.stderr)
+            return 130
     return 0
+
+
+def _as_text(shown: Any) -> str:
+    """A table with all its rows and columns, one line each; anything else as it is."""
+    return shown.fillna("").to_string(index_names=False) if hasattr(shown, "to_string") else str(shown)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ that the paper states (sections 3.2, 3.3, 4.1 and 4.3).
 
 import difflib
 import types
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -36,7 +36,7 @@ class Data:
     views_3d: int = 32
 
     def __post_init__(self):
-        _positive(self, *(field.name for field in fields(self)))
+        _positive(self, *(count.name for count in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,21 @@ class Video:
 
 
 @dataclass(frozen=True)
+class ExperimentSize:
+    """How much the ablations may take (sections 4.3 and 4.4; `vfusion3d/experiments/`)."""
+
+    seeds: int = 1  # of each row of a table
+    scaling_seeds: int = 3  # of each point of Figure 7
+    steps: int | None = None  # of training on a part of the synthetic data; null: what the recipe's epochs make
+    views: int = 32  # compared, of each unseen object and of each prompt's
+
+    def __post_init__(self):
+        _positive(self, "seeds", "scaling_seeds", "views")
+        if self.steps is not None:
+            _positive(self, "steps")
+
+
+@dataclass(frozen=True)
 class Profile:
     """Everything one run needs to know of its scale."""
 
@@ -193,6 +208,7 @@ class Profile:
     foundations: Foundations
     video: Video
     training: Recipe
+    experiments: ExperimentSize = field(default_factory=ExperimentSize)
     finetuning: Recipe | None = None  # of the trained VFusion3D on 3D data (section 3.3); null: not at all
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the pretrained models in `foundations`
@@ -243,6 +259,14 @@ def load_profile(name_or_path: str | Path) -> Profile:
     return profile
 
 
+def read_config(kind: Any, content: Any, key: str = "") -> Any:
+    """What YAML holds as the dataclass `kind`, checked as a profile is; `key` is where it stands.
+
+    Raises ProfileError that names the key, with the nearest known one for one that is unknown.
+    """
+    return _read(kind, content, key)
+
+
 def _read(kind: Any, value: Any, key: str) -> Any:
     """`value` of the YAML file as the type `kind`; `key` is where it stands, such as `training.stages[0]`."""
     if is_dataclass(kind):
@@ -273,12 +297,13 @@ def _read_dataclass(kind: type, value: Any, key: str) -> Any:
     prefix = f"{key}." if key else ""
     if not isinstance(value, dict):
         raise ProfileError(f"{key or 'the file'} must be a mapping with the keys of {kind.__name__}, not {value!r}")
-    known = {field.name: field for field in fields(kind)}
+    known = {each.name: each for each in fields(kind)}
     for name in value:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
             raise ProfileError(f"unknown key {prefix}{name}; the nearest known one is {prefix}{near[0]}")
-    missing = [prefix + name for name, field in known.items() if field.default is MISSING and name not in value]
+    needed = [name for name, each in known.items() if each.default is MISSING and each.default_factory is MISSING]
+    missing = [prefix + name for name in needed if name not in value]
     if missing:
         raise ProfileError(f"missing: {', '.join(missing)}")
     hints = get_type_hints(kind)

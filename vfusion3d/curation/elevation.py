@@ -5,11 +5,15 @@ of 4 uniform views, averaged, go through an MLP of 2 layers.
 """
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from vfusion3d.model.elevation import two_layers
 
 ELEVATION_VIEWS = 4
 HIDDEN = 128
@@ -48,3 +52,19 @@ def predict_elevation(
 def mean_error(predicted: Float[np.ndarray, "videos"], true: Float[np.ndarray, "videos"]) -> float:
     """Mean absolute error in degrees."""
     return float(np.degrees(np.abs(predicted - true)).mean())
+
+
+def as_network(model: TransformedTargetRegressor) -> nn.Sequential:
+    """The same function in PyTorch, without `predict_elevation`'s bounds: both scalers become part of the layers."""
+    scaler, mlp = model.regressor_[0], model.regressor_[-1]
+    (first, second), (first_bias, second_bias) = mlp.coefs_, mlp.intercepts_
+    spread, mean = model.transformer_.scale_[0], model.transformer_.mean_[0]
+    network = two_layers(*first.shape)
+    layers = {
+        "0.weight": (first / scaler.scale_[:, None]).T,
+        "0.bias": first_bias - (scaler.mean_ / scaler.scale_) @ first,
+        "2.weight": second.T * spread,
+        "2.bias": second_bias * spread + mean,
+    }
+    network.load_state_dict({name: torch.from_numpy(values).float() for name, values in layers.items()})
+    return network

@@ -1,5 +1,6 @@
 """The pictures beside the numbers: one unseen object from around, by several methods, asked as the protocol asks."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from vfusion3d.data.shards import MultiviewSample
 
 QUARTERS = (1 / 4, 1 / 2, 3 / 4)
+MANY_METHODS = 4  # too many for two views of each in a turn_sheet
 
 
 @torch.no_grad()
@@ -45,6 +47,29 @@ def novel_views_by(
         rgb = ask(images[:1].to(device), camera, cam2world[wanted][None], intrinsics[wanted][None], size)
         views[name] = rgb[0].float().clamp(0, 1).cpu()
     return views | {"truth": resize(images[1:], size)}
+
+
+def turn_sheet(
+    images: Float[Tensor, "n 3 side side"],
+    turns: Mapping[str, Mapping[str, Float[Tensor, "views 3 size size"]]],
+    keys: Sequence[str],
+    row_labels: Sequence[str],
+    at: Sequence[float] | None = None,
+) -> Figure:
+    """Each item's input picture and what every method's turn shows from elsewhere: a row an item.
+
+    turns: by method, then by key (`method_folders`); the first view of each turn is the input's. at: how far round, in
+    whole turns; by default a quarter and a half, or three eighths alone where there are many methods.
+    """
+    at = at or ((1 / 4, 1 / 2) if len(turns) < MANY_METHODS else (3 / 8,))
+    rows = []
+    for image, key in zip(images, keys, strict=True):
+        of_item = [turn[key] for turn in turns.values()]
+        chosen = [turn[[round(part * len(turn)) % len(turn) for part in at]] for turn in of_item]
+        rows.append(torch.cat([resize(image[None], of_item[0].shape[-1]), *chosen]))
+    names = [textwrap.fill(name, 11) for name in turns]
+    heads = ["input", *(f"{name}\n{360 * part:.0f}°" for name in names for part in at)]
+    return contact_sheet(torch.stack(rows), row_labels, heads)
 
 
 def folded_sheet(rows: Sequence[Float[Tensor, "columns 3 h w"]], column_labels: Sequence[str]) -> Figure:

@@ -68,6 +68,48 @@ def mean_over_objects(results: pd.DataFrame) -> pd.DataFrame:
     return scores
 
 
+def differences(results: pd.DataFrame, method: str) -> pd.DataFrame:
+    """How far `method` is ahead of every other one, item by item: all of them saw the same items.
+
+    results: one row per item (`key`) and method. Returns one row per other method and metric: `than`, `metric`,
+    `difference` (the mean over the items, ours minus theirs), `error` (its standard error), `verdict` ("ahead" or
+    "behind" by more than two standard errors, else "draw": which way is better depends on the metric) and `text`, all
+    of it in words. Raises ValueError where `method` has no results.
+    """
+    if method not in set(results["method"]):
+        raise ValueError(f"{method!r} has no results, only {', '.join(results['method'].unique())}")
+    others = [name for name in results["method"].unique() if name != method]
+    rows = []
+    for metric in (metric for metric in METRICS if metric in results):
+        _, decimals, more = METRICS[metric]
+        scores = results.pivot(index="key", columns="method", values=metric)
+        for name in others:
+            gap = (scores[method] - scores[name]).dropna()
+            mean, error = gap.mean(), gap.sem()
+            better = mean if more else -mean
+            verdict = "ahead" if better > 2 * error else "behind" if better < -2 * error else "draw"
+            text = f"{mean:+.{decimals}f} ± {error:.{decimals}f}, {verdict}"
+            rows.append((name, metric, mean, error, verdict, text))
+    return pd.DataFrame(rows, columns=["than", "metric", "difference", "error", "verdict", "text"])
+
+
+def ahead_of(found: pd.DataFrame, others: Sequence[str], metrics: Sequence[str]) -> str:
+    """Whether the numbers support "ahead of all of `others` in all of `metrics`", in words.
+
+    found: what `differences` returned. "yes: ..." with those that took part, "no: ..." with every exception, or "not
+    tested: ..." where none of them did.
+    """
+    tested = found[found["than"].isin(others) & found["metric"].isin(metrics)]
+    if tested.empty:
+        return f"not tested: {', '.join(others)} did not take part" if others else "not tested: nobody took part"
+    exceptions = [
+        f"{'behind' if row.verdict == 'behind' else 'a draw with'} {row.than} in {METRICS[row.metric][0][:-2]}"
+        for row in tested.itertuples()
+        if row.verdict != "ahead"
+    ]
+    return f"no: {'; '.join(exceptions)}" if exceptions else f"yes: ahead of {', '.join(tested['than'].unique())}"
+
+
 def compare(
     ours: pd.DataFrame, paper: Sequence[dict[str, str | float]], *, profile: str, label: str = "Method"
 ) -> pd.DataFrame:

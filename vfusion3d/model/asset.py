@@ -105,7 +105,7 @@ class Asset:
             raise ValueError(f"frames={frames}, size={size}, fps={fps}: needs at least 2, 16 and 1")
         cameras = orbit_cameras(frames, self.elevation if elevation is None else elevation)
         pictures = self._frames(cameras, size, progress)
-        write = _write_gif if path.suffix.lower() == ".gif" else _write_mp4
+        write = _write_gif if path.suffix.lower() == ".gif" else write_mp4
         write_whole(path, partial(write, pictures, size, fps))
         return path
 
@@ -211,7 +211,8 @@ def _to_uint8(images: Float[Tensor, "count 3 height width"]) -> np.ndarray:
     return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def _write_mp4(pictures: Iterator[np.ndarray], size: int, fps: int, path: Path) -> None:
+def write_mp4(pictures: Iterator[np.ndarray], size: int, fps: int, path: Path) -> None:
+    """Square pictures (size, size, 3), uint8, as an H.264 video that browsers play."""
     side = size + size % 2  # H.264 with yuv420p halves the colour's resolution: it wants even sides
     writer = imageio_ffmpeg.write_frames(
         str(path),

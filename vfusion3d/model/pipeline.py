@@ -1,27 +1,39 @@
 """One call from what a person has to what a person wants: pictures in, assets out.
 
-The picture is cut out and framed (`preprocess.py`); the source camera is set at azimuth 0, at the distance and the
-elevation that the weights were trained for; the model predicts a triplane; an `Asset` holds it (`asset.py`).
+The picture is cut out and framed (`preprocess.py`); the source camera is set at azimuth 0, at the distance that the
+weights were trained for, and at an elevation that is given, estimated (`elevation.py`), or fixed, as in the released
+code; the model predicts a triplane; an `Asset` holds it (`asset.py`).
 """
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from vfusion3d.cameras import camera_vector, default_intrinsics, look_at_origin, sphere_position
 from vfusion3d.model.asset import Asset
+from vfusion3d.model.elevation import bundled_estimator
 from vfusion3d.model.preprocess import ImageSource, prepare, source_name
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.progress import tqdm
 
+ESTIMATED = ("mini", "base")  # weights of the world that the bundled estimator knows
+Estimator = Callable[[Float[Tensor, "B 3 size size"]], Float[Tensor, " B"]]
+
 
 class ImageTo3DPipeline:
-    """Image to 3D (section 4.2). Made by `from_pretrained`, or around a `VFusion3D` at hand."""
+    """Image to 3D (section 4.2). Made by `from_pretrained`, or around a `VFusion3D` at hand.
 
-    def __init__(self, model: VFusion3D):
-        self.model = model.eval()
+    elevation_estimator: pictures as the model sees them, (B, 3, size, size) on white, to elevations in radians, (B,);
+    None: every picture is taken for one from the elevation that the weights were trained for.
+    """
+
+    def __init__(self, model: VFusion3D, elevation_estimator: Estimator | None = None):
+        self.model, self.elevation_estimator = model.eval(), elevation_estimator
 
     @classmethod
     def from_pretrained(
@@ -29,14 +41,19 @@ class ImageTo3DPipeline:
         name: str | os.PathLike = "mini",
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        elevation_estimator: Estimator | Literal["auto"] | None = "auto",
     ) -> "ImageTo3DPipeline":
         """Load weights: "mini" or "base" (bundled), a folder, or a hub name ("facebook/vfusion3d": the authors').
 
         device: by default a GPU if there is one. dtype: of the transformer, by default float32; bfloat16 is faster
-        where the machine has instructions for it. What the renderer computes stays in float32.
+        where the machine has instructions for it. What the renderer computes stays in float32. elevation_estimator:
+        "auto" is the bundled one for the bundled weights, which it helps (notebook 07), and none for others, whose
+        pictures it does not know; see the class.
         """
         model = VFusion3D.from_pretrained(name)
-        return cls(model).to(device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype)
+        if elevation_estimator == "auto":
+            elevation_estimator = bundled_estimator() if name in ESTIMATED else None
+        return cls(model, elevation_estimator).to(device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "ImageTo3DPipeline":
         """Move the model, and return the pipeline."""
@@ -58,24 +75,18 @@ class ImageTo3DPipeline:
         """Reconstruct one picture (an Asset) or several (a list of them, in their order).
 
         images: paths, bytes, PIL images, arrays or tensors (see `preprocess.load_image`); a list or tuple is several.
-        elevation: of the camera over the object's horizon, radians, one for all or one each; by default what the
-        weights were trained with. background, border: see `preprocess.cut_out` and `recentre`; background="keep" takes
-        the pictures as they are framed. batch_size: pictures that go through the model at once. progress: show a bar.
+        elevation: of the camera over the object's horizon, radians, one for all or one each; by default it is estimated
+        where the pipeline has an estimator, else what the weights were trained with. background, border: see
+        `preprocess.cut_out` and `recentre`; background="keep" takes the pictures as they are framed. batch_size:
+        pictures that go through the model at once. progress: show a bar.
         Raises ImageError for the first picture that cannot be used, before any goes through the model.
         """
         many = isinstance(images, list | tuple)
         sources = list(images) if many else [images]
-        if elevation is None:
-            elevation = self.model.config.source_elevation
-        one_each = isinstance(elevation, list | tuple)
-        elevations = [float(e) for e in (elevation if one_each else [elevation] * len(sources))]
-        if len(elevations) != len(sources):
-            raise ValueError(f"{len(elevations)} elevations for {len(sources)} images: give one for all or one each")
-        if not all(abs(e) < math.pi / 2 for e in elevations):
-            raise ValueError(f"elevation={elevation}: must be within -pi/2 and pi/2 radians (20 degrees: 0.35)")
-
+        given = None if elevation is None else _one_each(elevation, len(sources))
         size = self.model.config.image_size
         prepared = [prepare(source, size, background, border) for source in sources]
+        elevations = given or self._elevations([p.image for p in prepared])
         assets = []
         with tqdm(total=len(sources), desc="reconstruct", unit="image", disable=not progress) as bar:
             for start in range(0, len(sources), batch_size):
@@ -87,8 +98,22 @@ class ImageTo3DPipeline:
                     bar.update()
         return assets if many else assets[0]
 
+    def _elevations(self, images: list[torch.Tensor]) -> list[float]:
+        if self.elevation_estimator is None:
+            return [self.model.config.source_elevation] * len(images)
+        return [e for image in images for e in self.elevation_estimator(image[None]).tolist()]
+
     def _predict(self, images: list[torch.Tensor], elevations: list[float]) -> torch.Tensor:
         cam2world = look_at_origin(sphere_position(0.0, torch.tensor(elevations), self.model.config.source_distance))
         camera = camera_vector(cam2world, default_intrinsics(len(images)))
         where = {"device": self.model.device, "dtype": self.model.dtype}
         return self.model(torch.stack(images).to(**where), camera.to(**where))
+
+
+def _one_each(elevation: float | Sequence[float], count: int) -> list[float]:
+    elevations = [float(e) for e in (elevation if isinstance(elevation, list | tuple) else [elevation] * count)]
+    if len(elevations) != count:
+        raise ValueError(f"{len(elevations)} elevations for {count} images: give one for all or one each")
+    if not all(abs(e) < math.pi / 2 for e in elevations):
+        raise ValueError(f"elevation={elevation}: must be within -pi/2 and pi/2 radians (20 degrees: 0.35)")
+    return elevations

@@ -20,7 +20,7 @@ HIDDEN = 64
 EMPTY = -1000.0  # the raw density of a sample outside of the cube
 POINTS_AT_ONCE = 1 << 15  # the lookups of so many points stay in a CPU's cache, and their memory is used again
 RAYS_AT_ONCE = 1 << 12  # at inference: bounds memory whatever the image's size
-OCCUPANCY_CELLS = 64  # along a side of the cube
+OCCUPANCY_CELLS = (32, 64)  # along a side of the cube: as many as texels along a plane, within these
 OCCUPANCY_DENSITY = 1e-3  # a ray of length 2 through less than this is 99.8% background
 
 
@@ -269,11 +269,13 @@ def ray_weights(
 
 
 def occupancy_grid(field: Field, table: Float[Tensor, "rows hidden"], resolution: int) -> Bool[Tensor, "z y x"]:
-    """Which of the 64^3 cells of the cube hold anything, by the field at their corners, with one cell of margin."""
-    ticks = torch.linspace(-1, 1, OCCUPANCY_CELLS + 1, device=table.device)
+    """Which cells of the cube hold anything, by the field at their corners, with one cell of margin."""
+    fewest, most = OCCUPANCY_CELLS
+    cells = min(max(resolution, fewest), most)
+    ticks = torch.linspace(-1, 1, cells + 1, device=table.device)
     points = torch.stack(torch.meshgrid(ticks, ticks, ticks, indexing="ij")[::-1], dim=-1).reshape(-1, 3)
     _, raw = field.in_chunks(table, resolution, points, points.new_zeros(len(points), dtype=torch.int))
-    dense = (softplus(raw - 1) > OCCUPANCY_DENSITY).float().view(1, 1, *[OCCUPANCY_CELLS + 1] * 3)
+    dense = (softplus(raw - 1) > OCCUPANCY_DENSITY).float().view(1, 1, *[cells + 1] * 3)
     return max_pool3d(max_pool3d(dense, 2, 1), 3, 1, padding=1)[0, 0] > 0
 
 

@@ -92,14 +92,7 @@ def train_vfusion3d(
     model = new_model(profile, torch.Generator().manual_seed(seed)) if model is None else model
     perceptual = perceptual_distance(profile) if recipe.losses.lpips else None
     if state.is_main_process:
-        settings = {
-            "training": dataclasses.asdict(recipe),
-            "model": {name: value for name, value in model.config.items() if not name.startswith("_")},
-            "perceptual_distance": profile.foundations.perceptual_distance,
-            "data": shards.fingerprint,
-            "seed": seed,
-            "start": fingerprint(model) if given else None,
-        }
+        settings = training_settings(profile, shards, recipe, model, given, seed)
         claim_folder(folder, settings, overwrite=overwrite)
     state.wait_for_everyone()
     if (folder / "model").is_dir():
@@ -122,6 +115,21 @@ def train_vfusion3d(
     if done and state.is_main_process:
         save_whole(partial(save_model, model), folder / "model")
     return model
+
+
+def training_settings(profile: Profile, data, recipe: Recipe, model: VFusion3D, given: bool, seed: int) -> dict:
+    """What a training's folder is claimed with: two trainings that agree in it give the same model.
+
+    data: the shards. model: where it starts; given: whether its weights matter, or are drawn from the seed.
+    """
+    return {
+        "training": dataclasses.asdict(recipe),
+        "model": {name: value for name, value in model.config.items() if not name.startswith("_")},
+        "perceptual_distance": profile.foundations.perceptual_distance,
+        "data": data.fingerprint,
+        "seed": seed,
+        "start": fingerprint(model) if given else None,
+    }
 
 
 def save_model(model: VFusion3D, folder: Path) -> None:

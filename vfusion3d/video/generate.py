@@ -37,6 +37,7 @@ def generate_videos(
     seed: int = 0,
     shard_size: int = 100,
     part: tuple[int, int] = (0, 1),
+    indices: Sequence[int] | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
@@ -46,6 +47,7 @@ def generate_videos(
     fine-tuned video model. The settings beside the shards hold that name, a fingerprint of the model's network, and
     what of the recipe changes a video.
 
+    indices: videos of these prompts only, each from the random numbers, and so from the image, that it has among all.
     part (k, n): every n-th shard only, beginning with the k-th; n workers share a folder. A prompt that
     `draw` refuses with a CaptionError is left out, listed with the reason under "skipped" in the index. Interrupted,
     the same call goes on where it stopped. Raises ValueError for an empty list of prompts and where the folder holds
@@ -60,12 +62,14 @@ def generate_videos(
         "video": {name: getattr(recipe, name) for name in SETTINGS},
         "seed": seed,
         "shard_size": shard_size,
+        "indices": None if indices is None else hashlib.sha256(repr(list(indices)).encode()).hexdigest()[:16],
     }
+    wanted = range(len(prompts)) if indices is None else indices
 
-    def make(indices: range) -> list[Members]:
+    def make(places: range) -> list[Members]:
         made: dict[int, Members] = {}
         pictures = {}
-        for index in indices:
+        for index in (wanted[place] for place in places):
             try:
                 pictures[index] = draw_picture(index, prompts, draw, recipe, seed)
             except CaptionError as error:
@@ -75,12 +79,12 @@ def generate_videos(
             frames = (video * 255).round().byte().permute(0, 2, 3, 1).numpy()
             known = {"prompt": prompts[index], "index": index, "frames": len(frames)}
             made[index] = encode_video(frames, prompts[index], known)
-        return [made[index] for index in indices]
+        return [made[wanted[place]] for place in places]
 
     return write_shards(
         folder,
         make,
-        len(prompts),
+        len(wanted),
         settings=settings,
         shard_size=shard_size,
         batch=recipe.generate_batch,

@@ -1,0 +1,603 @@
+"""The variants of Tables 3 to 6 and Figure 7: what may stand in their file, what they share, what their scores say."""
+
+import dataclasses
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from vfusion3d import cameras, layout
+from vfusion3d.cli import main
+from vfusion3d.curation.labels import Labeller, SyntheticShards, label_videos
+from vfusion3d.data.shards import (
+    MultiviewShards,
+    ShardWriter,
+    encode_sample,
+    encode_video,
+    shard_path,
+    write_index,
+)
+from vfusion3d.data.subset import Subset
+from vfusion3d.evaluation.tables import paper_table
+from vfusion3d.experiments import run
+from vfusion3d.experiments.data import finetuning_data, good_videos, score_objects
+from vfusion3d.experiments.results import Claim, differences, in_words, item_means, table_rows, verdict, verdicts
+from vfusion3d.experiments.run import Result, planned_trainings, read_result, run_variant
+from vfusion3d.experiments.scaling import errors_of, fit_power_law, power_law, scaling_figure
+from vfusion3d.experiments.variants import (
+    Finetuning,
+    changed,
+    finetuning_recipe,
+    in_steps,
+    load_experiments,
+    seeds_of,
+    training_recipe,
+)
+from vfusion3d.profiles import Losses, ProfileError, Stage, load_profile
+from vfusion3d.training.schedule import stage_ends, total_steps
+from vfusion3d.training.train import train_vfusion3d
+
+ROOT = Path(__file__).resolve().parents[1]
+VIEWS, SIZE, VIDEOS = 8, 64, 12
+SMOKE, PAPER = load_profile("smoke"), load_profile("paper")
+SHORT = dataclasses.replace(
+    SMOKE.training,
+    batch_size=1,
+    views=2,
+    patch_size=32,
+    samples_per_ray=8,
+    stages=(Stage(32, 1),),
+    restart_after_stage=None,
+    max_steps=1,
+)
+PROFILE = dataclasses.replace(
+    SMOKE,
+    training=SHORT,
+    finetuning=SHORT,
+    data=dataclasses.replace(SMOKE.data, objects_3d=3, eval_prompts=2),
+    scale_3d=100_000 / 3,
+)
+
+
+# ------------------------------------------------------------------------------------------------ the file of variants
+
+
+def test_every_published_row_has_a_variant_under_the_paper_s_name():
+    tables = load_experiments().tables
+    for name in ("table_3", "table_4", "table_5", "table_6"):
+        assert list(tables[name]) == [row["name"] for row in paper_table(name).rows]
+    assert len(tables["figure_7"]) == 5
+
+
+def test_the_strategies_are_added_one_after_the_other():
+    experiments = load_experiments()
+    rows = [training_recipe(PAPER, experiments.variant(name), 500_000) for name in experiments.of_table("table_4")]
+    switches = [(r.multi_stage, r.losses.mse, r.losses.opacity, r.camera_noise) for r in rows]
+    assert switches == [(False, 1, 0, 0), (True, 1, 0, 0), (True, 0, 0, 0), (True, 0, 1, 0), (True, 0, 1, 0.02)]
+    assert rows[-1] == PAPER.training
+    assert len({total_steps(recipe, 500_000) for recipe in rows}) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ({"vidoes": 3}, r"mine\.yaml: unknown key x\.vidoes; the nearest known one is x\.videos"),
+        ({"videos": "many"}, r"x\.videos must be of type int, not 'many'"),
+        ({"videos": 0}, r"x: videos must be at least 1"),
+        ({"recipe": {"losses": {"msee": 1.0}}}, r"x: unknown key recipe\.losses\.msee; .* recipe\.losses\.mse"),
+        ({"recipe": {"samples_per_ray": 7}}, r"x: recipe: samples_per_ray must be even"),
+        ({"data": "4d"}, r"x\.data must be one of synthetic, 3d, not '4d'"),
+        ({"data": "3d", "videos": 3}, r"x: videos: there are no videos where data is 3d"),
+        ({"videos": 3, "generated": 3}, r"x: generated and videos: .*not both"),
+        ({"video_objects": 3}, r"x: video_objects: say in `generated`"),
+        ({"start": "y", "finetuning": {"objects": 1}}, r"x: start: there is no variant 'y'"),
+        ({"start": "x"}, r"x: start: .*say in `finetuning`"),
+        ({"start": "z", "videos": 3, "finetuning": {"objects": 1}}, r"x: start: z is trained already"),
+        ({"finetuning": {"objects": 1, "chosen": "best"}}, r"x\.finetuning\.chosen must be one of aesthetic, random"),
+        ({"finetuning": {"objects": 0}}, r"x\.finetuning: objects and views must be at least 1"),
+    ],
+)
+def test_a_variant_that_cannot_be_is_refused_by_its_name(tmp_path, line, complaint):
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"variants": {"x": line}, "tables": {}}))
+    with pytest.raises(ProfileError, match=complaint):
+        load_experiments(file)
+
+
+def test_a_row_without_its_variant_and_unknown_names_are_refused(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"variants": {"x": {}}, "tables": {"table_3": {"10K": "y"}}}))
+    with pytest.raises(ProfileError, match=r"tables\.table_3\.10K: there is no variant 'y'"):
+        load_experiments(file)
+    with pytest.raises(ProfileError, match=r"no variant 'basline': choose of .*baseline"):
+        load_experiments().variant("basline")
+
+
+def test_a_recipe_s_changes_leave_the_rest_as_it_is():
+    new = changed(SMOKE.training, {"losses": {"opacity": 0.0}, "camera_noise": 0.1})
+    wanted = dataclasses.replace(SMOKE.training, losses=Losses(lpips=1.0, opacity=0.0, mse=0.0), camera_noise=0.1)
+    assert new == wanted
+    assert changed(SMOKE.training, {}) == SMOKE.training
+
+
+@pytest.mark.parametrize("steps", [1, 7, 60])
+def test_a_bounded_recipe_takes_exactly_so_many_steps_and_divides_them_as_before(steps):
+    recipe = load_profile("laptop").training
+    for samples in (1, 3, 10, 33, 240, 2_700_000):
+        short = in_steps(recipe, steps, samples)
+        assert total_steps(short, samples) == steps
+        ends = zip(stage_ends(short, steps), stage_ends(recipe, steps), strict=True)
+        assert all(abs(end - before) <= 1 for end, before in ends)  # half a step may go either way
+
+
+def test_only_trainings_on_a_part_of_the_data_are_bounded_and_fewer_objects_take_no_fewer_steps():
+    laptop, experiments = load_profile("laptop"), load_experiments()
+    bound = laptop.experiments.steps
+    assert total_steps(training_recipe(laptop, experiments.variant("synthetic_100k"), 10), 10) == bound
+    assert training_recipe(laptop, experiments.variant("synthetic"), 240) == laptop.training
+    assert training_recipe(PAPER, experiments.variant("synthetic_100k"), 100_000) == PAPER.training
+    everything = laptop.data.objects_3d
+    assert finetuning_recipe(laptop, everything) == laptop.finetuning
+    assert total_steps(finetuning_recipe(laptop, 10), 10) == total_steps(laptop.finetuning, everything)
+
+
+def test_runs_come_after_what_they_start_from_and_none_twice():
+    experiments = load_experiments()
+    runs = experiments.runs(PAPER, ["table_5", "table_6", "figure_7"])
+    assert len(set(runs)) == len(runs)
+    for place, (name, seed) in enumerate(runs):
+        start = experiments.variant(name).start
+        assert start is None or (start, seed) in runs[:place]
+    assert [seed for name, seed in runs if name == "synthetic_300k"] == seeds_of(PAPER, "figure_7") == [0, 1, 2]
+    assert [seed for name, seed in runs if name == "only_3d"] == [0]
+    assert experiments.runs(PAPER, ["finetuned_10k"], 4, 1) == [("synthetic", 4), ("finetuned_10k", 4)]
+
+
+def test_the_plan_of_the_paper_has_the_paper_s_counts():
+    table = planned_trainings(PAPER, ["table_3", "table_6"]).set_index("variant")
+    assert table.loc["engine_10k", ["own videos", "video model's objects"]].tolist() == [500_000, 10_000]
+    assert table.loc["engine_100k", "own videos"] == ""
+    assert table.loc["synthetic", ["videos", "steps"]].tolist() == [2_700_000, -(-30 * 2_700_000 // 1024)]
+    assert table.loc["finetuned_100k", ["start", "objects"]].tolist() == ["synthetic", 100_000]
+
+
+# --------------------------------------------------------------------------------------------------------------- data
+
+
+def write_objects(folder: Path, count: int) -> Path:
+    """Objects of one colour each: object i shows i in red and the view's number in green."""
+    orbit = cameras.orbit_cameras(VIEWS, 0.3)
+    with ShardWriter(shard_path(folder, 0)) as writer:
+        for index in range(count):
+            rgba = np.full((VIEWS, SIZE, SIZE, 4), 255, np.uint8)
+            rgba[..., 0], rgba[..., 1] = index, np.arange(VIEWS)[:, None, None]
+            rgba[:, :16, :, 3] = 0
+            known = {"category": "mug", "common": index % 2 == 0, "elevation": 0.3}
+            members = encode_sample(rgba, orbit, cameras.default_intrinsics(VIEWS), "a red mug", known)
+            writer.write(f"object{index}", members)
+    write_index(folder)
+    return folder
+
+
+class Judge:
+    """Stands for a filter and an elevation model: reads brightness off the features."""
+
+    def __init__(self, border):
+        self.border = border
+
+    def decision_function(self, features):
+        return features.mean(axis=1) - self.border
+
+    def predict(self, features):
+        return features.mean(axis=1)
+
+
+def mean_colour(images):
+    return images.mean(dim=(2, 3))
+
+
+def everything(images):
+    return torch.ones(len(images), 1, *images.shape[-2:])
+
+
+def write_videos(videos: Path, labels: Path, border: float) -> None:
+    """Grey videos, ever brighter: video i has brightness i / VIDEOS, and the filter keeps those above the border."""
+    with ShardWriter(shard_path(videos, 0)) as writer:
+        for index in range(VIDEOS):
+            frames = np.full((VIEWS, SIZE, SIZE, 3), index * 255 // VIDEOS, np.uint8)
+            known = {"index": index, "prompt": "a red mug"}
+            writer.write(f"{index:08d}", encode_video(frames, "a red mug", known))
+    write_index(videos, settings={"seed": 0, "text_to_image": "stand-in", "shard_size": 100})
+    label_videos(
+        videos, labels, Labeller(mean_colour, Judge(border), Judge(0), everything), settings={}, progress=False
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A run's folder with 3D data, test objects, and synthetic videos of which the filter keeps the 6 brightest."""
+    run_dir = tmp_path_factory.mktemp("runs") / "tiny"
+    write_objects(layout.training_data(run_dir), 3)
+    write_objects(layout.test_data(run_dir), 2)
+    write_videos(layout.synthetic_data(run_dir), layout.synthetic_labels(run_dir), 0.49)
+    return run_dir
+
+
+def test_a_subset_reads_what_it_names_and_no_more(made):
+    shards = MultiviewShards(layout.training_data(made))
+    part = Subset(shards, [2, 0], views=range(0, VIEWS, 2))
+    assert len(part) == 2
+    assert part.keys == ["object2", "object0"]
+    assert part[0].rgba[:, 0].unique().tolist() == [2]
+    assert part[1].rgba[:, 1, 0, 0].tolist() == [0, 2, 4, 6]
+    assert part.read(1, [3, 1]).rgba[:, 1, 0, 0].tolist() == [6, 2]
+    assert torch.equal(part.read(0, [1]).cam2world, shards[2].cam2world[[2]])
+    assert part.metadata(1) == shards.metadata(0)
+    assert part.picture_names(0) == shards.picture_names(2)[::2]
+    assert Subset(shards, [1]).read(0).key == "object1"
+
+
+def test_subsets_with_other_samples_order_or_views_are_other_data(made):
+    shards = MultiviewShards(layout.training_data(made))
+    parts = [Subset(shards, [0, 1]), Subset(shards, [1, 0]), Subset(shards, [0, 2]), Subset(shards, [0, 1], [0, 1])]
+    assert len({part.fingerprint for part in [*parts, shards]}) == 5
+    assert Subset(shards, [0, 1]).fingerprint == parts[0].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("indices", "complaint"), [([], "has no samples"), ([0, 0], "names a sample twice"), ([3], "samples 0 to 2")]
+)
+def test_a_subset_that_cannot_be_is_refused(made, indices, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        Subset(MultiviewShards(layout.training_data(made)), indices)
+
+
+def test_the_parts_of_a_seed_lie_inside_each_other_and_hold_only_what_the_filter_kept(made):
+    folders = layout.synthetic_data(made), layout.synthetic_labels(made)
+    whole = SyntheticShards(*folders)
+    assert len(whole) == 6
+    parts = [good_videos(*folders, seed=3, wanted=count).shards.keys for count in (1, 2, 4)]
+    for small, large in itertools.pairwise(parts):
+        assert small == large[: len(small)]
+    assert set(parts[-1]) < set(whole.keys)
+    draws = {tuple(good_videos(*folders, seed=seed, wanted=2).shards.keys) for seed in range(8)}
+    assert len(draws) > 1
+
+
+def test_all_good_videos_are_the_data_of_notebook_06(made):
+    folders = layout.synthetic_data(made), layout.synthetic_labels(made)
+    for wanted in (None, 6, 270):
+        data = good_videos(*folders, seed=3, wanted=wanted)
+        assert data.shards.fingerprint == SyntheticShards(*folders).fingerprint
+        assert (data.generated, data.good) == (VIDEOS, 6)
+
+
+def test_videos_counted_before_the_filter_are_filtered_too(made):
+    folders = layout.synthetic_data(made), layout.synthetic_labels(made)
+    data = good_videos(*folders, seed=0, generated=9)
+    assert data.generated == 9
+    assert 3 <= data.good <= 6
+    assert set(data.shards.keys) <= set(SyntheticShards(*folders).keys) or data.good < 4
+    assert data.good == sum(key in SyntheticShards(*folders).keys for key in data.shards.keys)
+
+
+def test_where_the_filter_keeps_nothing_the_best_four_are_taken_and_counted_as_bad(tmp_path):
+    write_videos(tmp_path / "videos", tmp_path / "labels", border=2.0)
+    data = good_videos(tmp_path / "videos", tmp_path / "labels", seed=0)
+    assert data.good == 0
+    assert sorted(data.shards.keys) == [f"{index:08d}" for index in range(VIDEOS - 4, VIDEOS)]
+
+
+def test_objects_are_ranked_by_the_score_of_their_views(made, monkeypatch):
+    shards = MultiviewShards(layout.training_data(made))
+
+    def redness(images):
+        assert images.ndim == 5
+        return images[:, :, 0].mean(dim=(1, 2, 3))
+
+    assert score_objects(redness, shards, batch=2).argsort().tolist() == [0, 1, 2]
+    monkeypatch.setattr("vfusion3d.experiments.data.aesthetic_score", lambda profile: redness)
+    two = finetuning_data(PROFILE, made, Finetuning(60_000), seed=0)
+    assert two.keys == ["object2", "object1"]
+    assert finetuning_data(PROFILE, made, Finetuning(100_000), seed=0).keys == shards.keys
+    halved = finetuning_data(PROFILE, made, Finetuning(60_000, views=4), seed=0)
+    assert halved[0].rgba[:, 1, 0, 0].tolist() == [0, 2, 4, 6]
+    drawn = {tuple(finetuning_data(PROFILE, made, Finetuning(60_000, "random"), seed).keys) for seed in range(9)}
+    assert len(drawn) > 1
+    with pytest.raises(ValueError, match="8 views of an object, of which no 3"):
+        finetuning_data(PROFILE, made, Finetuning(60_000, views=3), seed=0)
+
+
+# ------------------------------------------------------------------------------------------------------------ running
+
+
+@pytest.fixture
+def evaluations(monkeypatch):
+    """Evaluation that only counts: the models it was asked about."""
+    asked = []
+
+    def evaluate(profile, run_dir, model):
+        asked.append(model)
+        return pd.DataFrame({"test": ["3d"], "key": ["a"], "lpips": [0.5]})
+
+    monkeypatch.setattr(run, "evaluate_variant", evaluate)
+    return asked
+
+
+@pytest.fixture
+def run_dir(made, tmp_path) -> Path:
+    """The data of `made` in a run of its own."""
+    folder = tmp_path / "runs" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "data").symlink_to(made / "data")
+    return folder
+
+
+def test_what_notebooks_06_and_07_trained_is_only_evaluated(run_dir, evaluations):
+    data = SyntheticShards(layout.synthetic_data(run_dir), layout.synthetic_labels(run_dir))
+    model = train_vfusion3d(PROFILE, data, layout.pretrained_model(run_dir))
+    objects = layout.training_data(run_dir)
+    train_vfusion3d(PROFILE, objects, layout.finetuned_model(run_dir), recipe=PROFILE.finetuning, model=model)
+
+    both = run_variant(PROFILE, run_dir, "finetuned_100k")
+    assert both.model == layout.finetuned_model(run_dir) / "model"
+    assert read_result(run_dir, "synthetic").model == layout.pretrained_model(run_dir) / "model"
+    assert not list((run_dir / "experiments").glob("*/seed-*/*/model"))
+    assert len(evaluations) == 2
+    assert both.facts["videos"] == 6
+    assert both.facts["objects"] == 3
+
+    run_variant(PROFILE, run_dir, "finetuned_100k")
+    assert len(evaluations) == 2  # nothing is evaluated twice
+    other = dataclasses.replace(PROFILE, experiments=dataclasses.replace(PROFILE.experiments, views=7))
+    run_variant(other, run_dir, "synthetic")
+    assert len(evaluations) == 3  # but anew where the test is another
+
+    elsewhere = run_variant(PROFILE, run_dir, "synthetic", seed=1)  # another seed is another training
+    assert elsewhere.model == layout.experiment(run_dir, "synthetic", 1) / "trained" / "model"
+
+
+def test_two_variants_of_the_same_settings_are_trained_once(run_dir, evaluations, tmp_path):
+    file = tmp_path / "mine.yaml"
+    variants = {"one": {"videos": 200_000}, "same": {"videos": 200_000, "recipe": {"camera_noise": 0.02}}}
+    variants["other"] = {"videos": 200_000, "recipe": {"camera_noise": 0.0}}
+    file.write_text(yaml.safe_dump({"variants": variants, "tables": {}}))
+    results = {name: run_variant(PROFILE, run_dir, name, experiments=load_experiments(file)) for name in variants}
+    assert results["one"].model == results["same"].model != results["other"].model
+    weights = [(results[name].model / "diffusion_pytorch_model.safetensors").read_bytes() for name in ("one", "other")]
+    assert weights[0] != weights[1]
+
+
+def test_a_finished_variant_is_not_trained_again_and_a_stale_one_is_refused_or_made_anew(run_dir, evaluations):
+    first = run_variant(PROFILE, run_dir, "only_3d")
+    weights = first.model / "diffusion_pytorch_model.safetensors"
+    stamp = weights.stat().st_mtime_ns
+    run_variant(PROFILE, run_dir, "only_3d")
+    assert weights.stat().st_mtime_ns == stamp
+    assert not list(first.model.parent.glob("checkpoint*"))
+
+    faster = dataclasses.replace(PROFILE, training=dataclasses.replace(SHORT, learning_rate=1e-3))
+    with pytest.raises(ValueError, match=r"training\.learning_rate: .* there, 0\.001 now"):
+        run_variant(faster, run_dir, "only_3d")
+    assert weights.stat().st_mtime_ns == stamp
+    run_variant(faster, run_dir, "only_3d", overwrite=True)
+    assert weights.stat().st_mtime_ns > stamp
+    assert len(evaluations) == 2
+
+
+def test_a_variant_that_was_killed_before_its_scores_goes_on_without_training(run_dir, evaluations, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "evaluate_variant", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_variant(PROFILE, run_dir, "only_3d")
+    weights = layout.experiment(run_dir, "only_3d", 0) / "trained" / "model" / "diffusion_pytorch_model.safetensors"
+    stamp = weights.stat().st_mtime_ns
+    with pytest.raises(FileNotFoundError, match=r"vfusion3d experiment only_3d .*--seed 0"):
+        read_result(run_dir, "only_3d")
+    monkeypatch.undo()
+    monkeypatch.setattr(run, "evaluate_variant", lambda *_: pd.DataFrame({"lpips": [0.5]}))
+    assert run_variant(PROFILE, run_dir, "only_3d").scores["lpips"].tolist() == [0.5]
+    assert weights.stat().st_mtime_ns == stamp
+
+
+def test_a_missing_data_set_names_the_notebook_that_makes_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run notebook 04_generate_synthetic_data"):
+        run_variant(PROFILE, tmp_path, "synthetic")
+    with pytest.raises(FileNotFoundError, match="run notebook 01_render_3d_data"):
+        run_variant(PROFILE, tmp_path, "only_3d")
+
+
+def test_both_tests_of_section_4_3_are_evaluated_on_the_same_questions(run_dir):
+    from vfusion3d import VFusion3D
+
+    profile = dataclasses.replace(PROFILE, experiments=dataclasses.replace(PROFILE.experiments, views=1))
+    model = VFusion3D.from_pretrained("base")
+    model.register_to_config(samples_per_ray=8)
+    scores = run.evaluate_variant(profile, run_dir, model)
+    seen, told = scores[scores["test"] == "3d"], scores[scores["test"] == "text"]
+    assert (len(seen), len(told)) == (2, 2)
+    assert seen[["psnr", "ssim", "lpips"]].notna().all(axis=None)
+    assert seen["clip_image"].isna().all()
+    assert told[["clip_text", "clip_image"]].notna().all(axis=None)
+    assert seen["common"].tolist() == [True, False]
+    assert told["common"].tolist() == [True, False]  # evaluation prompts go round the halves
+
+
+# ------------------------------------------------------------------------------------------------------------- results
+
+
+def scores_of(**rows: list[float]) -> pd.DataFrame:
+    """LPIPS of three objects by each method, with one seed."""
+    parts = [
+        pd.DataFrame({"test": "3d", "key": list("abc"), "lpips": values, "method": row, "seed": 0, "category": "mug"})
+        for row, values in rows.items()
+    ]
+    return pd.concat(parts).assign(common=True, clip_text=np.nan)
+
+
+def test_a_difference_is_taken_item_by_item():
+    # the spread over items is large and the same in both rows: paired, it cancels
+    found = differences(scores_of(one=[0.1, 0.5, 0.9], two=[0.2, 0.7, 1.2]), "two", "one", ["lpips"]).loc["lpips"]
+    assert found["mean"] == pytest.approx(0.2)
+    assert found["error"] == pytest.approx(0.1 / np.sqrt(3))
+    assert found["items"] == 3
+    with pytest.raises(ValueError, match="no scores clip_text of two, one"):
+        differences(scores_of(one=[1, 2, 3], two=[1, 2, 3]), "two", "one", ["clip_text"])
+
+
+def test_seeds_are_averaged_before_items_are_counted():
+    one = scores_of(one=[0.1, 0.5, 0.9], two=[0.2, 0.7, 1.2])
+    twice = pd.concat([one, one.assign(seed=1, lpips=one["lpips"] + 0.2)])
+    assert len(item_means(twice)) == 6
+    assert item_means(twice)["lpips"].tolist() == pytest.approx([0.2, 0.6, 1.0, 0.3, 0.8, 1.3])
+    assert differences(twice, "two", "one", ["lpips"]).loc["lpips", "error"] == pytest.approx(0.1 / np.sqrt(3))
+
+
+@pytest.mark.parametrize(
+    ("difference", "error", "more", "word"),
+    [
+        (0.3, 0.1, True, "supported"),
+        (0.3, 0.1, False, "contradicted"),
+        (-0.3, 0.1, False, "supported"),
+        (0.15, 0.1, True, "open"),
+        (0.0, 0.0, True, "open"),
+        (0.3, float("nan"), True, "open"),
+    ],
+)
+def test_a_statement_is_open_below_two_standard_errors(difference, error, more, word):
+    assert verdict(difference, error, more) == word
+
+
+def test_a_claim_stands_beside_the_paper_s_difference():
+    scores = scores_of(**{"100K": [0.1, 0.2, 0.3], "10K": [0.2, 0.3, 0.41]})
+    found = verdicts(scores, [Claim("more is better", "100K", "10K", "lpips")], "table_3")
+    assert found.loc[0, ["paper", "ours", "verdict"]].tolist() == ["-0.003", "-0.1033 ± 0.0033", "supported"]
+    words = in_words(found, SMOKE)
+    assert "- **supported**: the numbers support that more is better (LPIPS -0.1033 ± 0.0033)" in words
+    assert "open" not in words
+
+
+def test_a_table_s_rows_are_means_over_items_with_the_good_rate(tmp_path):
+    scores = pd.DataFrame({"test": "3d", "key": ["a", "b"], "lpips": [0.2, 0.4]})
+    facts = {"generated": 50, "good": 30, "videos": 30, "steps": 60}
+    results = {"10K": [Result("engine_10k", seed, tmp_path, scores, facts) for seed in (0, 1)]}
+    rows = table_rows(results, good_rate=True)
+    assert rows.loc["10K", ["lpips", "lpips_std", "good_rate"]].tolist() == pytest.approx([0.3, 0.0, 60.0])
+
+
+# ------------------------------------------------------------------------------------------------------- the power law
+
+
+def test_a_power_law_is_found_exactly():
+    counts = np.array([10, 30, 50, 100, 270])
+    factor, exponent = power_law(counts, 0.7 * counts**-0.13)
+    assert factor == pytest.approx(0.7)
+    assert exponent == pytest.approx(-0.13)
+    two = power_law([10, 1000], [0.5, 0.05])  # two points: the line through both
+    assert two == pytest.approx((0.5 * 10**0.5, -0.5))
+
+
+def test_the_bootstrap_has_no_width_without_noise_and_holds_the_truth_with_it():
+    counts, rng = np.array([10, 30, 50, 100, 270]), np.random.default_rng(0)
+    law = 0.7 * counts**-0.13
+    exact = fit_power_law(counts, np.broadcast_to(law[:, None, None], (5, 3, 4)), rng, rounds=50)
+    assert exact.interval() == pytest.approx((-0.13, -0.13))
+    assert exact([1000]) == pytest.approx(0.7 * 1000**-0.13)
+    assert exact.band(counts) == pytest.approx(np.stack([law, law]))
+    inside = 0
+    for _ in range(40):
+        seeds, items = rng.normal(0, 0.02, (5, 3, 1)), rng.normal(0, 0.05, (1, 1, 40))
+        low, high = fit_power_law(counts, law[:, None, None] + seeds + items, rng, rounds=200).interval()
+        inside += low < -0.13 < high
+    assert inside >= 30  # with three seeds, a bootstrap of 95% holds the truth a little more seldom
+
+
+def test_items_that_are_hard_for_all_points_do_not_widen_the_exponent_as_seeds_do():
+    counts, rng = np.array([10, 100, 1000]), np.random.default_rng(0)
+    law = (0.7 * counts**-0.2)[:, None, None]
+    hard = law * rng.uniform(0.5, 1.5, (1, 1, 30)) + np.zeros((3, 3, 1))
+    low, high = fit_power_law(counts, hard, rng, rounds=200).interval()
+    assert high - low < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("counts", "errors", "complaint"), [([5, 5], [1, 2], "two different"), ([1, 2], [0.1, 0.0], "above 0")]
+)
+def test_a_power_law_that_cannot_be_is_refused(counts, errors, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        power_law(counts, errors)
+
+
+def test_what_ends_at_one_is_fitted_by_its_distance_and_drawn_as_it_is():
+    rows = [
+        {"method": row, "seed": seed, "key": key, "clip_image": value, "lpips": 1 - value}
+        for row, value in (("100K", 0.5), ("1M", 0.75))
+        for seed in (0, 1)
+        for key in "ab"
+    ]
+    scores = pd.DataFrame(rows)
+    errors = {metric: errors_of(scores, ["100K", "1M"], metric) for metric in ("lpips", "clip_image")}
+    assert errors["clip_image"].shape == (2, 2, 2)
+    assert np.allclose(errors["clip_image"], errors["lpips"])
+    fits = {metric: fit_power_law([10, 100], e, np.random.default_rng(0), rounds=5) for metric, e in errors.items()}
+    left, right = scaling_figure([10, 100], errors, fits).axes
+    assert left.get_xscale() == "log"
+    assert right.lines[0].get_ydata()[[0, -1]] == pytest.approx([0.5, 0.75])
+    assert left.lines[0].get_ydata()[[0, -1]] == pytest.approx([0.5, 0.25])
+
+
+# ------------------------------------------------------------------------------------------- the command, the workflow
+
+
+def test_the_command_lists_and_plans_without_any_data(capsys, tmp_path):
+    assert main(["experiment", "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert "50K (random)             finetuned_50k_random" in listed
+    assert main(["experiment", "table_5", "--plan", "--profile", "paper", "--run-dir", str(tmp_path)]) == 0
+    assert "finetuned_30k" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_names_what_is_wrong(capsys, tmp_path):
+    assert main(["experiment", "table_9", "--run-dir", str(tmp_path)]) == 1
+    assert "there is no variant 'table_9': choose of engine_10k" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        main(["experiment"])
+    assert stopped.value.code == 2
+    assert "--list" in capsys.readouterr().err
+
+
+def test_the_workflow_trains_each_variant_in_one_job_before_the_notebooks_that_show_it(tmp_path):
+    """Together or apart: the same trainings, each once, after what it starts from."""
+    tables = {"00_one": "table_5", "01_two": "table_6"}
+    entries = {name: {"needs": [], "uses": [], "experiments": table} for name, table in tables.items()}
+    (tmp_path / "workflow").mkdir()
+    (tmp_path / "workflow" / "Snakefile").write_bytes((ROOT / "workflow" / "Snakefile").read_bytes())
+    (tmp_path / "workflow" / "notebooks.yaml").write_text(yaml.safe_dump(entries))
+    (tmp_path / "notebooks").mkdir()
+    for name in tables:
+        (tmp_path / "notebooks" / f"{name}.ipynb").write_text(json.dumps({}))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--dry-run", "--cores", "1"]
+    command += ["--printshellcmds", "--scheduler", "greedy", "--nolock", "--config", "profile=smoke"]
+
+    def told(*more: str) -> list[str]:
+        done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        lines = (done.stdout + done.stderr).splitlines()
+        return [line.split(" experiment ")[1].split(" --profile")[0] for line in lines if " experiment " in line]
+
+    assert sorted(told()) == ["table_5 --seed 0", "table_6 --seed 0"]
+    apart = told("apart=1")
+    wanted = load_experiments().runs(SMOKE, ["table_5", "table_6"])
+    assert sorted(apart) == sorted(f"{name} --seed {seed} --seeds 1" for name, seed in wanted)
+    starts = apart.index("synthetic --seed 0 --seeds 1")
+    assert all(starts < place for place, line in enumerate(apart) if line.startswith("finetuned"))

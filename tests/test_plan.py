@@ -1,0 +1,146 @@
+"""Plans: what each notebook would do, in counts and hours that follow from the paper's, without doing any of it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from test_notebooks import SOURCES, each_notebook, write_notebook
+
+from vfusion3d.notebooks import NotebookError, dry_run, main
+from vfusion3d.plan import RATES, STEPS, plan
+from vfusion3d.profiles import load_profile
+
+PAPER = load_profile("paper")
+KNOWN = yaml.safe_load(RATES.read_text())
+
+
+def test_pre_training_at_full_size_takes_what_the_paper_says():
+    table = plan("06_train_vfusion3d", PAPER)
+    assert table.loc["pre-training", "count"] == 2_700_000 * 30
+    assert table.loc["total on GPUs", "device_hours"] == pytest.approx(128 * 6 * 24, rel=0.005)
+    assert table.loc["total on GPUs", "hours"] == pytest.approx(6 * 24, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("notebook", "step", "count"),
+    [
+        ("01_render_3d_data", "views of 3D training objects", 100_000 * 32),
+        ("01_render_3d_data", "views of unseen objects", 500 * 33),
+        ("04_generate_synthetic_data", "first frames", 4_000_000),
+        ("04_generate_synthetic_data", "4,000,000 videos", 4_000_000 * 25),
+        ("05_filter_and_label", "videos labelled good or bad", 2_000),
+        ("05_filter_and_label", "frames that the filter sees", 4_000_000 * 8),
+        ("10_user_study", "answers of people", 65 * 2 * 2 * 5),
+        ("12_ablation_training_strategies", "+ opacity", 500_000 * 30),
+        ("15_scaling_trends", "1M videos", 1_000_000 * 30),
+    ],
+)
+def test_the_counts_are_the_papers(notebook, step, count):
+    assert plan(notebook, PAPER).loc[step, "count"] == pytest.approx(count, rel=0.005)  # three digits are shown
+
+
+def test_the_video_models_of_table_3_train_on_what_passes_the_filter():
+    counts = plan("11_ablation_video_data", PAPER)["count"]
+    good = [counts[f"{name}: training"] / 500_000 / 30 for name in ("10K", "50K", "100K")]
+    assert good == pytest.approx([0.445, 0.521, 0.613], rel=0.005)
+    assert "100K: 500,000 videos" not in counts  # notebook 04 made them
+
+
+@pytest.mark.parametrize("notebook", STEPS)
+@pytest.mark.parametrize("profile", ["smoke", "laptop", "gpu", "paper"])
+def test_hours_add_up_and_are_shared_by_the_devices(notebook, profile):
+    table = plan(notebook, load_profile(profile))
+    for kind, devices in (
+        ("GPU", {"paper": 128, "gpu": 1}),
+        ("core", {"paper": 128, "gpu": 8, "laptop": 2, "smoke": 2}),
+    ):
+        some = table[table.device == kind]
+        if len(some):
+            parts, total = some.iloc[:-1], some.iloc[-1]
+            assert sum(hours or 0 for hours in parts.device_hours) == pytest.approx(total.device_hours, rel=0.02)
+            assert total.hours * devices[profile] == pytest.approx(total.device_hours, rel=0.02)
+            assert sum(disk or 0 for disk in parts.disk_gb) == pytest.approx(total.disk_gb, rel=0.02)
+    assert table["known"].str.len().min() > 0
+
+
+def test_a_profile_without_a_gpu_needs_none():
+    for notebook in STEPS:
+        assert "GPU" not in set(plan(notebook, load_profile("laptop")).device)
+
+
+def test_what_nobody_measured_has_no_hours():
+    (row,) = plan("06_train_vfusion3d", load_profile("gpu")).loc[["pre-training"]].itertuples()
+    assert (row.device_hours, row.hours, row.known) == (None, None, "not measured on a GPU")
+    assert plan("10_user_study", PAPER).loc["answers of people", "hours"] is None
+
+
+def test_every_number_has_a_source():
+    for name, rate in KNOWN["rates"].items():
+        for size in ("mini", "paper"):
+            entry = rate[size]
+            numbers = [key for key in entry if key in ("core_seconds", "gpu_seconds", "tflop")]
+            assert entry["source"], name
+            assert len(numbers) == (1 if entry["known"] else 0), name
+            assert entry["known"] in ("paper", "measured", "published", "extrapolated", ""), name
+            assert "tflop" not in numbers or entry["known"] == "extrapolated", name
+    assert all(entry["source"] for entry in KNOWN["bytes"].values())
+    assert KNOWN["a100"]["source"]
+
+
+def test_a_notebook_without_a_plan_is_named_with_those_that_have_one():
+    with pytest.raises(ValueError, match=r"no plan of '99_more': only of 00_quickstart, 01_render"):
+        plan("99_more", PAPER)
+
+
+def test_planning_needs_no_torch():
+    code = (
+        "import sys; from vfusion3d.plan import plan; from vfusion3d.profiles import load_profile;"
+        "plan('06_train_vfusion3d', load_profile('paper')); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+# In the notebooks
+
+
+@each_notebook
+def test_the_notebook_shows_its_plan_before_it_needs_anything(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(source.parents[1])
+    shown = dry_run(source, "paper", root=tmp_path)
+    assert shown.equals(plan(source.stem, PAPER))
+    assert not list(tmp_path.iterdir())
+
+
+def test_plans_of_several_notebooks_are_printed_one_after_the_other(tmp_path, capsys):
+    assert main([*map(str, SOURCES[:2]), "--profile", "paper", "--dry-run", "--root", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.index(f"{SOURCES[0]} at profile paper") < printed.index(f"{SOURCES[1]} at profile paper")
+    assert "3200000" in printed
+
+
+def test_a_dry_run_stops_at_the_plan_and_is_told_the_profile(tmp_path):
+    source = write_notebook(tmp_path / "notebooks" / "00_x.ipynb", "import os", "(profile, run_dir, seed)", "1 / 0")
+    notebook = nbformat.read(source, 4)
+    notebook.cells[2].metadata["tags"] = ["plan"]
+    nbformat.write(notebook, source)
+    before = source.read_bytes()
+    shown = dry_run(source, "smoke", root=tmp_path, seed=3)
+    assert shown == ("smoke", str(Path("..", "runs", "smoke")), 3)
+    assert source.read_bytes() == before
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_of_a_notebook_that_fails_or_has_no_plan_says_so(tmp_path, capsys):
+    source = write_notebook(tmp_path / "notebooks" / "00_x.ipynb", "1 / 0", "'never'")
+    assert main([str(source), "--dry-run"]) == 1
+    assert "00_x.ipynb has no cell tagged `plan`" in capsys.readouterr().err
+    content = json.loads(source.read_text())
+    content["cells"][2]["metadata"]["tags"] = ["plan"]
+    source.write_text(json.dumps(content))
+    with pytest.raises(NotebookError, match=r"00_x\.ipynb: ZeroDivisionError"):
+        dry_run(source, "smoke")

@@ -1,0 +1,405 @@
+"""The user study: what raters see, what is stored of their answers, and how these become win rates."""
+
+import json
+import math
+import shutil
+import threading
+import urllib.error
+import urllib.request
+from urllib.parse import urlencode
+
+import imageio_ffmpeg
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from vfusion3d.cli import main
+from vfusion3d.evaluation.simulated_raters import simulate_raters
+from vfusion3d.evaluation.study_page import Study, study_server
+from vfusion3d.evaluation.tables import paper_table
+from vfusion3d.evaluation.user_study import (
+    COLUMNS,
+    OURS,
+    StudyError,
+    add_answer,
+    comparisons,
+    load_items,
+    majority,
+    plot_win_rates,
+    read_answers,
+    read_video,
+    win_rates,
+)
+
+RED, GREEN, BLUE = (220, 20, 20), (20, 200, 20), (20, 20, 220)
+
+
+def write_video(path, colour, codec="libx264", frames=6):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = imageio_ffmpeg.write_frames(str(path), (32, 32), fps=6, codec=codec, macro_block_size=1)
+    writer.send(None)
+    for _ in range(frames):
+        writer.send(np.full((32, 32, 3), colour, np.uint8))
+    writer.close()
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """A red video and a green one."""
+    folder = tmp_path_factory.mktemp("colours")
+    for name, colour in (("red", RED), ("green", GREEN)):
+        write_video(folder / f"{name}.mp4", colour)
+    return folder
+
+
+@pytest.fixture
+def run_dir(tmp_path, colours):
+    """Two items of each task: the pictures are red, our videos red, those of `other` green."""
+    for task in ("image_to_3d", "text_to_3d"):
+        folder = tmp_path / "items" / task
+        folder.mkdir(parents=True)
+        pd.DataFrame({"key": ["007", "12"], "caption": ["a red mug", "red, and round"]}).to_csv(
+            folder / "captions.csv", index=False
+        )
+        for key in ("007", "12"):
+            Image.new("RGB", (32, 32), RED).save(folder / f"{key}.png")
+            for method, colour in ((OURS, "red"), ("other", "green")):
+                video = tmp_path / "views" / task / method / f"{key}.mp4"
+                video.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(colours / f"{colour}.mp4", video)
+    return tmp_path
+
+
+# What raters see
+
+
+def test_every_rater_meets_every_question_once_in_an_order_of_their_own(run_dir):
+    items = load_items(run_dir)
+    asked = {rater: comparisons(items, rater) for rater in ("anna", "ben")}
+    for questions in asked.values():
+        assert len(questions) == 2 * 2 * 1 * 2  # tasks, items, baselines, questions
+        assert len({question.same for question in questions}) == len(questions)
+    assert asked["anna"] == comparisons(items, "anna")
+    assert [question.same for question in asked["anna"]] != [question.same for question in asked["ben"]]
+
+
+def test_ours_stands_on_either_side_equally_often(run_dir):
+    items = load_items(run_dir)
+    sides = [question.left == OURS for rater in range(100) for question in comparisons(items, str(rater))]
+    assert abs(np.mean(sides) - 0.5) < 4 * 0.5 / math.sqrt(len(sides))
+
+
+def test_items_that_come_later_leave_the_order_of_the_others_alone(run_dir):
+    items = load_items(run_dir)
+    before, after = comparisons(items[:3], "anna"), comparisons(items, "anna")
+    assert [question for question in after if question.item != items[3]] == before
+
+
+def test_what_is_missing_or_broken_is_named_before_the_study_starts(run_dir, capfd):
+    views, items = run_dir / "views" / "image_to_3d", run_dir / "items" / "text_to_3d"
+    (views / OURS / "007.mp4").unlink()
+    (views / "other" / "007.mp4").write_bytes(b"no video at all" * 100)
+    write_video(views / "other" / "12.mp4", GREEN, codec="mpeg4")
+    (items / "007.png").write_text("no picture")
+    (items / "12.png").unlink()
+    capfd.readouterr()
+    with pytest.raises(StudyError) as error:
+        load_items(run_dir)
+    problems = str(error.value).split("; ")
+    assert len(problems) == 5
+    assert [p for p in problems if "VFusion3D/007.mp4 does not exist" in p]
+    assert [p for p in problems if "other/007.mp4 is broken" in p]
+    assert [p for p in problems if "other/12.mp4 is coded as" in p and "use H.264" in p]
+    assert [p for p in problems if "text_to_3d/007.png is no picture" in p]
+    assert [p for p in problems if "text_to_3d/12.png does not exist" in p]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_run_without_videos_names_the_notebooks_that_make_them(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["study", "--profile", "smoke"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "08_image_to_3d makes it" in line
+    assert "09_text_to_3d makes it" in line
+
+
+def test_only_methods_that_are_there_in_every_task_are_compared_unless_named(run_dir):
+    write_video(run_dir / "views" / "image_to_3d" / "third" / "007.mp4", BLUE)
+    assert {name for item in load_items(run_dir) for name in item.videos} == {OURS, "other"}
+    with pytest.raises(StudyError, match=r"text_to_3d/third/12\.mp4 does not exist"):
+        load_items(run_dir, against=["third"])
+
+
+def test_a_video_that_was_cut_off_is_broken(run_dir):
+    path = run_dir / "views" / "image_to_3d" / "other" / "007.mp4"
+    noise = np.random.default_rng(0).integers(0, 255, (12, 64, 64, 3), dtype=np.uint8)
+    writer = imageio_ffmpeg.write_frames(str(path), (64, 64), fps=6, output_params=["-movflags", "+faststart"])
+    writer.send(None)
+    for frame in noise:
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()
+    load_items(run_dir)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(StudyError, match=r"other/007\.mp4 is broken: only \d+ of 12 frames"):
+        load_items(run_dir)
+
+
+def test_pictures_of_another_program_are_shown_as_a_video(run_dir):
+    for task in ("image_to_3d", "text_to_3d"):
+        for key in ("007", "12"):
+            for frame in range(3):
+                path = run_dir / "methods" / task / "LGM" / key / f"{frame}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (128, 128), BLUE).save(path)
+    items = load_items(run_dir, against=["LGM"])
+    video = items[0].videos["LGM"]
+    assert run_dir / "user_study" in video.parents
+    shown = read_video(video)
+    assert len(shown) == 3
+    assert (shown.mean(dim=(0, 2, 3)) - torch.tensor(BLUE) / 255).abs().max() < 0.03
+    assert {name for item in load_items(run_dir) for name in item.videos} == {OURS, "other", "LGM"}
+    (run_dir / "methods" / "text_to_3d" / "LGM" / "12" / "0.png").write_text("no picture")
+    video = run_dir / "user_study" / "videos" / "text_to_3d" / "LGM" / "12.mp4"
+    video.unlink()
+    with pytest.raises(StudyError, match=r"text_to_3d/LGM/12"):
+        load_items(run_dir)
+
+
+# The page
+
+
+@pytest.fixture
+def serve(run_dir):
+    """Starts a server of the study, as `vfusion3d study` does; each call is one more start."""
+    running = []
+
+    def start():
+        server = study_server(Study(load_items(run_dir), run_dir / "user_study"))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        running.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in running:
+        server.shutdown()
+        server.server_close()
+
+
+def get(address, path, **query):
+    with urllib.request.urlopen(f"{address}{path}?{urlencode(query)}") as answer:
+        return answer.read()
+
+
+def ask(address, **query):
+    return json.loads(get(address, "/question", **query))
+
+
+def answer(address, **content):
+    data = content["raw"] if "raw" in content else json.dumps(content).encode()
+    with urllib.request.urlopen(f"{address}/answer", data=data) as reply:
+        return json.loads(reply.read())
+
+
+def refused(call, *arguments, **content):
+    with pytest.raises(urllib.error.HTTPError) as error:
+        call(*arguments, **content)
+    return error.value.code, json.loads(error.value.read())["error"]
+
+
+def test_a_study_goes_on_after_a_new_start_where_the_rater_stopped(serve, run_dir):
+    address = serve()
+    question = ask(address, rater="anna")
+    assert (question["number"], question["answered"], question["total"]) == (0, 0, 8)
+    seen = [question["id"]]
+    for _ in range(3):
+        question = answer(address, rater="anna", id=question["id"], choice="left")
+        seen.append(question["id"])
+    assert len(set(seen)) == 4
+    assert ask(address, rater="ben")["answered"] == 0
+
+    again = serve()  # the browser and the first server are forgotten
+    question = ask(again, rater="anna")
+    assert (question["number"], question["id"], question["answered"]) == (3, seen[3], 3)
+    for _ in range(5):
+        question = answer(again, rater="anna", id=question["id"], choice="right")
+    assert question == {"rater": "anna", "total": 8, "answered": 8, "done": True}
+    answers = read_answers(run_dir / "user_study")
+    assert len(answers) == 8
+    asked = comparisons(load_items(run_dir), "anna")
+    assert list(answers.winner) == [q.left for q in asked[:3]] + [q.right for q in asked[3:]]
+
+
+def test_going_back_changes_an_answer(serve, run_dir):
+    address = serve()
+    first = ask(address, rater="anna")
+    second = answer(address, rater="anna", id=first["id"], choice="left")
+    assert ask(address, rater="anna", number=0)["id"] == first["id"]
+    assert answer(address, rater="anna", id=first["id"], choice="right")["id"] == second["id"]
+    (winner,) = read_answers(run_dir / "user_study").winner
+    assert winner == comparisons(load_items(run_dir), "anna")[0].right
+
+
+def test_the_page_shows_the_videos_without_telling_whose_they_are(serve, run_dir):
+    address, items = serve(), load_items(run_dir)
+    for number, asked in enumerate(comparisons(items, "anna")):
+        question = ask(address, rater="anna", number=number)
+        assert OURS not in json.dumps(question)
+        assert "other" not in json.dumps(question)
+        for side, method in (("/left", asked.left), ("/right", asked.right)):
+            assert get(address, side, rater="anna", id=question["id"]) == asked.item.videos[method].read_bytes()
+        assert question["picture"] == (asked.question == "faithfulness")
+        assert get(address, "/picture", rater="anna", id=question["id"]) == asked.item.picture.read_bytes()
+    assert OURS.encode() not in get(address, "/")
+
+
+def test_bad_answers_are_refused_and_leave_nothing(serve, run_dir):
+    address = serve()
+    good = ask(address, rater="anna")["id"]
+    for content, complaint in (
+        ({"rater": "anna", "id": good, "choice": "both"}, "left or right, not 'both'"),
+        ({"rater": "anna", "id": "0" * 16, "choice": "left"}, "no question '0000000000000000'"),
+        ({"rater": "../anna", "id": good, "choice": "left"}, "cannot be a rater's name"),
+        ({"rater": "", "id": good, "choice": "left"}, "cannot be a rater's name"),
+        ({"rater": "anna", "id": good}, "an answer is"),
+        ({"raw": b"{"}, "an answer is"),
+        ({"raw": b"[1]"}, "an answer is"),
+        ({"raw": b"x" * 20_000}, "short JSON"),
+    ):
+        code, error = refused(answer, address, **content)
+        assert (code, complaint in error) == (400, True), error
+    assert refused(ask, address, rater="anna", number=99)[0] == 400
+    assert refused(ask, address, rater="anna", number="-1")[0] == 400
+    assert refused(get, address, "/../cli.py")[0] == 404
+    assert not (run_dir / "user_study").exists()
+    assert ask(address, rater="anna")["answered"] == 0
+
+
+def test_a_port_that_is_taken_is_named(run_dir):
+    study = Study(load_items(run_dir), run_dir / "user_study")
+    with study_server(study) as server, pytest.raises(StudyError, match=f":{server.server_port} .*another port"):
+        study_server(study, server.server_port)
+
+
+# The answers
+
+
+def test_half_a_line_after_a_crash_is_asked_again_and_spoils_no_other(run_dir):
+    items, folder = load_items(run_dir), run_dir / "answers"
+    asked = comparisons(items, "anna")
+    for question in asked[:2]:
+        path = add_answer(folder, "anna", question, "left")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-7])
+    assert len(read_answers(folder)) == 1
+    add_answer(folder, "anna", asked[1], "left")
+    assert path.read_bytes() == whole
+    path.write_bytes(whole[:5])  # not even the heading is whole
+    assert read_answers(folder).empty
+    add_answer(folder, "anna", asked[0], "left")
+    assert len(read_answers(folder)) == 1
+
+
+def test_an_answer_that_is_none_is_named_by_file_and_line(run_dir):
+    path = add_answer(run_dir / "answers", "anna", comparisons(load_items(run_dir), "anna")[0], "left")
+    path.write_text(path.read_text() + "anna,image_to_3d,007,other,quality,other,somebody\n")
+    with pytest.raises(StudyError, match=r"anna\.csv, line 3: .*somebody is no answer"):
+        read_answers(path.parent)
+    path.write_text("a,b\n")
+    with pytest.raises(StudyError, match=r"anna\.csv holds no answers"):
+        read_answers(path.parent)
+
+
+# The results
+
+
+def votes(**of_item: str) -> pd.DataFrame:
+    """Answers to quality: for each item a word of "o" (ours) and "t" (theirs), a letter a rater."""
+    rows = [
+        (f"rater{n}", "image_to_3d", key, "other", "quality", OURS, OURS if letter == "o" else "other")
+        for key, word in of_item.items()
+        for n, letter in enumerate(word)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def test_the_majority_wins_and_a_tie_is_half_a_win():
+    items = majority(votes(a="ooott", b="ttttt", c="oott", d="o")).set_index("key")
+    assert items.win.to_dict() == {"a": 1.0, "b": 0.0, "c": 0.5, "d": 1.0}
+    assert items.agreement.to_dict() == {"a": 0.6, "b": 1.0, "c": 0.5, "d": 1.0}
+    assert items.raters.to_dict() == {"a": 5, "b": 5, "c": 4, "d": 1}
+    (rate,) = win_rates(votes(a="ooott", b="ttttt", c="oott", d="o"), np.random.default_rng(0)).rate
+    assert rate == 62.5
+
+
+def test_the_interval_is_that_of_a_binomial_share():
+    answers = votes(**{f"item{n}": "ooo" if n < 160 else "ttt" for n in range(200)})
+    (row,) = win_rates(answers, np.random.default_rng(0)).itertuples()
+    half = 100 * 1.96 * math.sqrt(0.8 * 0.2 / 200)
+    assert row.rate == 80
+    assert row.low == pytest.approx(80 - half, abs=0.8)
+    assert row.high == pytest.approx(80 + half, abs=0.8)
+
+
+def test_raters_are_no_items_more_of_them_do_not_narrow_the_interval():
+    few, many = (votes(**{f"item{n}": (("o" if n % 4 else "t") * count) for n in range(40)}) for count in (1, 9))
+    widths = [(row.high - row.low).item() for row in (win_rates(v, np.random.default_rng(0)) for v in (few, many))]
+    assert widths[0] == widths[1] > 10
+
+
+def test_no_answers_are_an_error(tmp_path):
+    with pytest.raises(StudyError, match="nobody has answered yet"):
+        win_rates(read_answers(tmp_path), np.random.default_rng(0))
+
+
+def test_the_figure_shows_the_papers_rates_and_ours_and_says_who_the_raters_were():
+    answers = pd.concat([votes(a="ooo", b="ttt", c="ooo", d="ooo"), votes(a="ooo").assign(question="faithfulness")])
+    ours = win_rates(answers, np.random.default_rng(0))
+    figure = plot_win_rates(paper_table("figure_5").rows, ours, "five cats")
+    (axes,) = figure.axes
+    heights = [bar.get_height() for bars in axes.containers[::1] if hasattr(bars, "patches") for bar in bars.patches]
+    assert sorted(heights) == sorted([93.8, 92.3, 90.8, 93.8, 75.0, 100.0])
+    texts = [text.get_text() for text in axes.texts]
+    assert "five cats" in texts
+    assert "75.0" in texts
+
+
+# Simulated raters
+
+
+class ColourClip:
+    """Knows how red and how green a picture is; every sentence asks for red."""
+
+    def image_features(self, images):
+        return torch.nn.functional.normalize(images.mean(dim=(2, 3)), dim=-1)
+
+    def text_features(self, texts):
+        return torch.tensor([[1.0, 0.0, 0.0]]).expand(len(texts), -1)
+
+
+def test_videos_are_read_frame_by_frame_in_colour(run_dir):
+    video = read_video(run_dir / "views" / "image_to_3d" / "other" / "12.mp4")
+    assert video.shape == (6, 3, 32, 32)
+    assert (video.mean(dim=(0, 2, 3)) - torch.tensor(GREEN) / 255).abs().max() < 0.03
+
+
+def test_simulated_raters_choose_what_is_nearer_to_caption_and_picture(run_dir):
+    items = load_items(run_dir)
+    answers = simulate_raters(items, ColourClip(), np.random.default_rng(0), noise=0.0)
+    assert len(answers) == 5 * 8
+    assert set(answers.winner) == {OURS}
+    for item in items:  # and now ours is the green one
+        item.videos[OURS], item.videos["other"] = item.videos["other"], item.videos[OURS]
+    assert set(simulate_raters(items, ColourClip(), np.random.default_rng(0), noise=0.0).winner) == {"other"}
+
+
+def test_simulated_raters_differ_by_their_noise_and_repeat_with_the_seed(run_dir):
+    items = load_items(run_dir)
+    first, second, other = (
+        simulate_raters(items, ColourClip(), np.random.default_rng(seed), raters=40, noise=2.0) for seed in (0, 0, 1)
+    )
+    pd.testing.assert_frame_equal(first, second)
+    assert (first.winner != other.winner).any()
+    # all margins are alike, so each is misjudged where a normal error of 2 exceeds it by its side: P(z < -1/2) = 0.31
+    assert (first.winner == "other").mean() == pytest.approx(0.31, abs=4 * math.sqrt(0.31 * 0.69 / len(first)))

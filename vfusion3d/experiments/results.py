@@ -1,0 +1,184 @@
+"""From the scores of variants to a table and to what it says: our rows, differences item by item, verdicts.
+
+Every variant answers the same questions (the same objects, input views and prompts), so two of them are compared item
+by item: the mean of the differences has a standard error, which knows the luck of the test items. It does not know the
+luck of another training; that is what seeds are for.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from vfusion3d.evaluation.figures import contact_sheet
+from vfusion3d.evaluation.protocol import model_predictor
+from vfusion3d.evaluation.showcase import novel_views_by
+from vfusion3d.evaluation.tables import METRICS, mean_over_objects, paper_table
+from vfusion3d.experiments.run import Result, read_result
+from vfusion3d.experiments.variants import Experiments, load_experiments, seeds_of
+from vfusion3d.model.vfusion3d import VFusion3D
+from vfusion3d.profiles import Profile
+
+if TYPE_CHECKING:
+    from vfusion3d.data.shards import MultiviewSample
+
+SURE = 2.0  # standard errors beyond which a difference is more than luck with the test items
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper concludes from two rows of a table: by `metric`, row `better` beats row `worse`."""
+
+    text: str
+    better: str
+    worse: str
+    metric: str
+
+
+def read_table(
+    profile: Profile, run_dir: str | Path, table: str, seed: int = 0, *, experiments: Experiments | None = None
+) -> dict[str, list[Result]]:
+    """The results of a table's rows (or a figure's points), by the paper's names, one a seed.
+
+    Raises FileNotFoundError that names the command where one is missing, ProfileError for an unknown table.
+    """
+    experiments = experiments or load_experiments()
+    experiments.of_table(table)
+    seeds = seeds_of(profile, table, seed)
+    return {row: [read_result(run_dir, name, one) for one in seeds] for row, name in experiments.tables[table].items()}
+
+
+def all_scores(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
+    """One row a test item, seed and row of the table, which stands in the column `method`."""
+    parts = [one.scores.assign(method=row, seed=one.seed) for row, seeds in results.items() for one in seeds]
+    return pd.concat(parts, ignore_index=True)
+
+
+def item_means(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row a test item and row of the table: the mean over its seeds, so that items can be counted."""
+    metrics = [metric for metric in METRICS if metric in scores]
+    names = ["method", "test", "key", "category", "common"]
+    return scores.groupby(names, sort=False, dropna=False)[metrics].mean().reset_index()
+
+
+def table_rows(results: Mapping[str, Sequence[Result]], *, good_rate: bool = False) -> pd.DataFrame:
+    """Our rows for `tables.compare`: the mean of each metric and its deviation over seeds.
+
+    good_rate: with the share of generated videos that passed the filter, in percent (Table 3).
+    """
+    rows = mean_over_objects(all_scores(results))
+    if good_rate:
+        facts = made_of(results)
+        rows["good_rate"] = 100 * facts["good"] / facts["generated"]
+    return rows
+
+
+def made_of(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
+    """What each row's model was made of: counts and steps, the mean over seeds; columns that say nothing are left out.
+
+    generated, good: videos before and after the filter. videos, objects: what was trained on. steps, finetuning_steps.
+    """
+    columns = ["generated", "good", "videos", "steps", "objects", "finetuning_steps"]
+    rows = {row: pd.DataFrame([one.facts for one in seeds]).reindex(columns=columns) for row, seeds in results.items()}
+    means = pd.DataFrame({row: counts.astype(float).mean() for row, counts in rows.items()}).T
+    return means.dropna(axis=1, how="all")
+
+
+def differences(scores: pd.DataFrame, better: str, worse: str, metrics: Sequence[str]) -> pd.DataFrame:
+    """`better` minus `worse`, item by item, the seeds averaged first: `mean`, `error` and `items` of each metric.
+
+    error: the standard error over the test items. Raises ValueError where a row or all its scores are missing.
+    """
+    rows = {}
+    for metric in metrics:
+        items = scores.dropna(subset=[metric]).pivot_table(index=["test", "key"], columns="method", values=metric)
+        if missing := [row for row in (better, worse) if row not in items]:
+            raise ValueError(f"there are no scores {metric} of {', '.join(missing)}")
+        ahead = (items[better] - items[worse]).dropna()
+        rows[metric] = {"mean": ahead.mean(), "error": ahead.sem(), "items": len(ahead)}
+    return pd.DataFrame(rows).T.astype({"items": int})
+
+
+def verdicts(scores: pd.DataFrame, claims: Sequence[Claim], table: str) -> pd.DataFrame:
+    """Each claim with the paper's difference, ours, and whether ours supports it, contradicts it, or leaves it open.
+
+    Open: below two standard errors. `table`: the paper's numbers (`tables.paper_table`).
+    """
+    published = pd.DataFrame(paper_table(table).rows).set_index("name")
+    rows = []
+    for claim in claims:
+        name, decimals, more = METRICS[claim.metric]
+        ours = differences(scores, claim.better, claim.worse, [claim.metric]).loc[claim.metric]
+        paper = published.loc[claim.better, claim.metric] - published.loc[claim.worse, claim.metric]
+        rows.append(
+            {
+                "claim": claim.text,
+                "rows": f"{claim.better} minus {claim.worse}",
+                "metric": name,
+                "paper": f"{paper:+.{decimals}f}",
+                "ours": f"{ours['mean']:+.{decimals + 1}f} ± {ours['error']:.{decimals + 1}f}",
+                "verdict": verdict(ours["mean"], ours["error"], more),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def verdict(difference: float, error: float, more_is_better: bool) -> str:
+    """What a difference says of the claim that it is an improvement: "supported", "contradicted" or "open"."""
+    gain = difference if more_is_better else -difference
+    if not np.isfinite(error) or abs(gain) < SURE * error or gain == 0:
+        return "open"
+    return "supported" if gain > 0 else "contradicted"
+
+
+def as_markdown(rows: pd.DataFrame) -> str:
+    """Rows of words as a Markdown table, which wraps what is long."""
+    lines = [rows.columns, ["--"] * len(rows.columns), *rows.itertuples(index=False)]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def in_words(found: pd.DataFrame, profile: Profile) -> str:
+    """A paragraph in Markdown: which of the claims in a table of `verdicts` hold at this profile, and which do not."""
+    intros = {
+        "supported": "the numbers support that",
+        "contradicted": "the numbers contradict that",
+        "open": "the numbers do not decide (below two standard errors) whether",
+    }
+    lines = []
+    for kind, intro in intros.items():
+        mine = found[found["verdict"] == kind].assign(seen=lambda rows: rows["metric"].str[:-2] + " " + rows["ours"])
+        said = mine.groupby("claim", sort=False)["seen"].agg(", ".join)
+        if len(said):
+            lines.append(f"- **{kind}**: {intro} " + "; ".join(f"{claim} ({seen})" for claim, seen in said.items()))
+    return f"At `{profile.name}`, statement by statement and metric by metric:\n\n" + ".\n".join(lines) + ".\n"
+
+
+def methods_of(results: Mapping[str, Sequence[Result]], device: str | torch.device = "cpu") -> dict:
+    """The model of each row's first seed as a `protocol.Predictor`; a model that two rows share is loaded once."""
+    models = {one.model: VFusion3D.from_pretrained(one.model).to(device).eval() for one, *_ in results.values()}
+    return {row: model_predictor(models[one.model]) for row, (one, *_) in results.items()}
+
+
+def outputs_sheet(
+    methods: Mapping,
+    samples: Sequence["MultiviewSample"],
+    *,
+    size: int,
+    labels: Sequence[str] | None = None,
+    turn: float = 3 / 8,
+    device: str | torch.device = "cpu",
+) -> Figure:
+    """What every model makes of the same inputs: a row an object, the input, one novel view by each model, the truth.
+
+    turn: how far round the orbit from the input the novel view stands, in whole turns. labels: of the columns.
+    """
+    rows = [
+        torch.cat(list(novel_views_by(methods, sample, size=size, turns=(turn,), device=device).values()))
+        for sample in samples
+    ]
+    return contact_sheet(torch.stack(rows), column_labels=["input", *(labels or methods), "truth"])

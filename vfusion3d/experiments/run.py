@@ -1,0 +1,233 @@
+"""Run a variant: make what it needs, train, evaluate. Whatever another run made of the same settings is not made again.
+
+A training is known by the settings its folder is claimed with (data, recipe, start, seed). So a variant that comes to
+what notebook 06 or 07 trained, or another variant, takes that model, and is only evaluated.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from vfusion3d import layout
+from vfusion3d.data.eval_prompts import eval_prompts
+from vfusion3d.data.shards import MultiviewShards
+from vfusion3d.evaluation.protocol import evaluate_3d, model_predictor
+from vfusion3d.evaluation.single_images import evaluate_single_images, orbit_of, prompt_images
+from vfusion3d.experiments.data import finetuning_data, needed, training_data
+from vfusion3d.experiments.variants import (
+    KEPT,
+    Experiments,
+    finetuning_recipe,
+    load_experiments,
+    training_recipe,
+)
+from vfusion3d.foundations.clip import clip
+from vfusion3d.foundations.loading import device_of
+from vfusion3d.foundations.perceptual import perceptual_distance
+from vfusion3d.loop import CHECKPOINT, fingerprint
+from vfusion3d.model.vfusion3d import VFusion3D
+from vfusion3d.profiles import Profile, Recipe
+from vfusion3d.settings import SETTINGS, write_whole
+from vfusion3d.training.schedule import total_steps
+from vfusion3d.training.train import new_model, train_vfusion3d, training_settings
+
+RESULT, SCORES = "result.json", "scores.csv"
+TEST_SEED = 0  # of the input views and of the prompts' images: every variant and every seed answers the same questions
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a variant with one seed. model: a folder for `VFusion3D.from_pretrained`.
+
+    scores: one row a test item; `test` is "3d" (psnr, ssim, lpips) or "text" (clip_text, clip_image). facts: counts of
+    what it was trained on, and its steps.
+    """
+
+    variant: str
+    seed: int
+    model: Path
+    scores: pd.DataFrame
+    facts: dict[str, Any]
+
+
+def run_variant(
+    profile: Profile,
+    run_dir: str | Path,
+    name: str,
+    seed: int = 0,
+    *,
+    experiments: Experiments | None = None,
+    overwrite: bool = False,
+) -> Result:
+    """Make one variant with one seed in `layout.experiment(run_dir, name, seed)`; what is done is not done again.
+
+    experiments: by default the bundled variants. Interrupted, the same call goes on where it stopped. overwrite: what
+    was made with other settings is deleted and made anew; without it, ValueError says what differs. Raises
+    FileNotFoundError where notebooks 01 to 05 have not run, ProfileError for an unknown variant.
+    """
+    run_dir, experiments = Path(run_dir), experiments or load_experiments()
+    variant, folder = experiments.variant(name), layout.experiment(run_dir, name, seed)
+    how = {"overwrite": overwrite}
+    if variant.start is not None:
+        begun = run_variant(profile, run_dir, variant.start, seed, experiments=experiments, overwrite=overwrite)
+        model, facts = begun.model, dict(begun.facts)
+    else:
+        data = training_data(profile, run_dir, variant, folder, seed, **how)
+        recipe = training_recipe(profile, variant, len(data.shards))
+        model = _trained(profile, run_dir, data.shards, folder / "trained", recipe, None, seed, **how)
+        facts = {"generated": data.generated, "good": data.good, "steps": total_steps(recipe, len(data.shards))}
+        facts["videos" if variant.data == "synthetic" else "objects"] = len(data.shards)
+    if variant.finetuning is not None:
+        objects = finetuning_data(profile, run_dir, variant.finetuning, seed)
+        recipe, start = finetuning_recipe(profile, len(objects)), VFusion3D.from_pretrained(model)
+        model = _trained(profile, run_dir, objects, folder / "finetuned", recipe, start, seed, **how)
+        facts |= {"objects": len(objects), "finetuning_steps": total_steps(recipe, len(objects))}
+    return _evaluated(profile, run_dir, name, seed, model, facts)
+
+
+def read_result(run_dir: str | Path, name: str, seed: int = 0) -> Result:
+    """What `run_variant` left. Raises FileNotFoundError that names the command which makes it."""
+    run_dir = Path(run_dir)
+    folder = layout.experiment(run_dir, name, seed)
+    if not (folder / RESULT).exists():
+        where = f"--run-dir {run_dir} " if run_dir.parent.name != "runs" else ""
+        raise FileNotFoundError(
+            f"{folder / RESULT} does not exist yet: `vfusion3d experiment {name} --profile {run_dir.name} {where}"
+            f"--seed {seed} --seeds 1` makes it, or `make reproduce`, which runs everything in order"
+        )
+    kept = json.loads((folder / RESULT).read_text())
+    return Result(name, seed, run_dir / kept["model"], pd.read_csv(folder / SCORES), kept["facts"])
+
+
+def planned_trainings(
+    profile: Profile,
+    names: Iterable[str],
+    seed: int = 0,
+    seeds: int | None = None,
+    *,
+    experiments: Experiments | None = None,
+) -> pd.DataFrame:
+    """What `names` (of variants or tables) would train, one row a variant and seed, in order; nothing is read or made.
+
+    Columns: seed, generated (videos of its own), videos or objects to train on, steps, finetuning objects and steps.
+    The number of good videos is the paper's share.
+    """
+    experiments, rows = experiments or load_experiments(), []
+    for name, one in experiments.runs(profile, names, seed, seeds):
+        variant = experiments.variant(name)
+        row: dict[str, Any] = {"variant": name, "seed": one, "start": variant.start}
+        if variant.start is None:
+            generated = profile.data.videos if variant.generated is None else profile.scaled(variant.generated)
+            good = round(KEPT * generated)
+            wanted = good if variant.videos is None else min(good, profile.scaled(variant.videos))
+            samples = max(1, wanted) if variant.data == "synthetic" else profile.data.objects_3d
+            row["own videos"] = generated if variant.video_objects else None
+            row["video model's objects"] = profile.scaled_3d(variant.video_objects) if variant.video_objects else None
+            row["videos" if variant.data == "synthetic" else "objects"] = samples
+            row["steps"] = total_steps(training_recipe(profile, variant, samples), samples)
+        if variant.finetuning is not None:
+            row["objects"] = min(profile.scaled_3d(variant.finetuning.objects), profile.data.objects_3d)
+            row["finetuning steps"] = total_steps(finetuning_recipe(profile, row["objects"]), row["objects"])
+        rows.append(row)
+    columns = ["own videos", "video model's objects", "videos", "objects", "steps", "finetuning steps"]
+    table = pd.DataFrame(rows).reindex(columns=["variant", "seed", "start", *columns])
+    return table.astype(dict.fromkeys(columns, "Int64")).dropna(axis=1, how="all").astype(object).fillna("")
+
+
+def evaluate_variant(profile: Profile, run_dir: Path, model: VFusion3D) -> pd.DataFrame:
+    """Both tests of section 4.3: novel views of unseen 3D objects, and text to 3D (prompt, image, 3D).
+
+    One row a test item: `test`, `key`, `category`, `common` and the metrics of its test.
+    """
+    device, views = device_of(profile), profile.experiments.views
+    model = model.to(device).eval()
+    shards = _test_shards(run_dir)
+    size = min(model.config.image_size, shards.read(0, [0]).rgba.shape[-1])
+    eyes, distance = clip(profile), perceptual_distance(profile).to(device)
+    rng = np.random.default_rng(TEST_SEED)
+    how = {"size": size, "device": device}
+    seen = evaluate_3d(model_predictor(model), shards, perceptual=distance, views=views, generator=rng, **how)
+    seen["common"] = [shards.metadata(index).get("common") for index in range(len(shards))]
+    prompts = eval_prompts(profile.data.eval_prompts)
+    images = prompt_images(profile, prompts, TEST_SEED, size)
+    keys = [f"{index:03d}" for index in range(len(prompts))]
+    methods = {"VFusion3D": orbit_of(model, size=size, views=views)}
+    told = evaluate_single_images(methods, images, prompts, eyes, keys=keys, progress=False, **how)
+    told["category"], told["common"] = zip(*map(_category, prompts), strict=True)
+    columns = ["test", "key", "category", "common", "psnr", "ssim", "lpips", "clip_text", "clip_image"]
+    return pd.concat([seen.assign(test="3d"), told.assign(test="text")]).reindex(columns=columns)
+
+
+def _trained(
+    profile: Profile,
+    run_dir: Path,
+    shards: Any,
+    folder: Path,
+    recipe: Recipe,
+    start: VFusion3D | None,
+    seed: int,
+    *,
+    overwrite: bool,
+) -> Path:
+    """The model of a training: another run's of the same settings if there is one, else trained in `folder`."""
+    given = start is not None or profile.model.start is not None
+    model = new_model(profile, torch.Generator().manual_seed(seed)) if start is None else start
+    settings = json.loads(json.dumps(training_settings(profile, shards, recipe, model, given, seed)))
+    for other in (folder, *_trainings(run_dir)):
+        if (other / "model").is_dir() and json.loads((other / SETTINGS).read_text()) == settings:
+            return other / "model"
+    train_vfusion3d(profile, shards, folder, recipe=recipe, model=start, seed=seed, overwrite=overwrite)
+    (folder / CHECKPOINT).unlink(missing_ok=True)  # many runs: only what they end in stays
+    return folder / "model"
+
+
+def _trainings(run_dir: Path) -> list[Path]:
+    """The folders of all trainings of VFusion3D in a run."""
+    found = [path.parent for path in sorted((run_dir / "experiments").glob(f"*/seed-*/*/{SETTINGS}"))]
+    notebooks = [layout.pretrained_model(run_dir), layout.finetuned_model(run_dir)]
+    return [folder for folder in notebooks + found if (folder / SETTINGS).exists()]
+
+
+def _evaluated(profile: Profile, run_dir: Path, name: str, seed: int, path: Path, facts: dict[str, Any]) -> Result:
+    """The result of a variant whose model is at `path`; evaluated anew where model or test are others than before."""
+    folder, model = layout.experiment(run_dir, name, seed), VFusion3D.from_pretrained(path)
+    prompts = "\n".join(eval_prompts(profile.data.eval_prompts))
+    roles = ("clip", "perceptual_distance", "text_to_image")
+    settings = {
+        "model": fingerprint(model),
+        "test": _test_shards(run_dir).fingerprint,
+        "prompts": hashlib.sha256(prompts.encode()).hexdigest()[:16],
+        "views": profile.experiments.views,
+        **{role: asdict(profile.foundations)[role] for role in roles},
+    }
+    kept = {"settings": settings, "model": os.path.relpath(path, run_dir), "facts": facts}
+    current = (folder / RESULT).exists() and json.loads((folder / RESULT).read_text())["settings"] == settings
+    if not current or not (folder / SCORES).exists():
+        scores = evaluate_variant(profile, run_dir, model)
+        write_whole(folder / SCORES, lambda partial: scores.to_csv(partial, index=False))
+    write_whole(folder / RESULT, lambda partial: partial.write_text(json.dumps(kept, indent=1)))
+    return read_result(run_dir, name, seed)
+
+
+def _test_shards(run_dir: Path) -> MultiviewShards:
+    return MultiviewShards(needed(layout.test_data(run_dir) / "index.json", "01_render_3d_data").parent)
+
+
+def _category(prompt: str) -> tuple[str, bool | None]:
+    """The category of a prompt of the procedural world, and whether the 3D data hold it; nothing is known of others."""
+    from vfusion3d.data.captions import CaptionError, make_object
+    from vfusion3d.data.objects import COMMON
+
+    try:
+        category = make_object(prompt, 0).category
+    except CaptionError:
+        return "", None
+    return category, category in COMMON

@@ -1,0 +1,198 @@
+"""A variant of the pipeline as data: the few lines that make a row of Tables 3 to 6 or a point of Figure 7.
+
+Counts are the paper's, everywhere in this room; a profile scales them (`Profile.scaled`).
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from vfusion3d.profiles import Profile, ProfileError, Recipe, load_profile, read_config
+from vfusion3d.training.schedule import total_steps
+
+VARIANTS = Path(__file__).with_name("variants.yaml")
+KEPT = 2.7 / 4  # of the generated videos pass the paper's filter
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """Training that goes on with 3D data (Table 5): how many objects, which of them, with how many views."""
+
+    objects: int
+    chosen: Literal["aesthetic", "random"] = "aesthetic"  # the best by the aesthetic score, or any
+    views: int | None = None  # of an object; null: all that are stored
+
+    def __post_init__(self):
+        if self.objects < 1 or (self.views is not None and self.views < 1):
+            raise ProfileError(f"objects and views must be at least 1, not {self.objects} and {self.views}")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What one model is made of; `variants.yaml` says what each key means."""
+
+    data: Literal["synthetic", "3d"] = "synthetic"
+    generated: int | None = None
+    videos: int | None = None
+    video_objects: int | None = None
+    recipe: dict = field(default_factory=dict)
+    part: bool = False
+    start: str | None = None
+    finetuning: Finetuning | None = None
+
+    def __post_init__(self):
+        counts = {name: getattr(self, name) for name in ("generated", "videos", "video_objects")}
+        given = {name: count for name, count in counts.items() if count is not None}
+        if any(count < 1 for count in given.values()):
+            raise ProfileError(f"{', '.join(given)} must be at least 1, not {list(given.values())}")
+        if self.data == "3d" and given:
+            raise ProfileError(f"{', '.join(given)}: there are no videos where data is 3d")
+        if self.generated and self.videos:
+            raise ProfileError("generated and videos: count the videos before the filter or after it, not both")
+        if self.video_objects and not self.generated:
+            raise ProfileError("video_objects: say in `generated` how many videos that video model makes")
+        if self.start and (given or self.recipe or self.part or self.data == "3d"):
+            raise ProfileError(f"start: {self.start} is trained already; data and recipe stand there")
+        if self.start and self.finetuning is None:
+            raise ProfileError(f"start: the same model as {self.start}; say in `finetuning` what it goes on with")
+
+
+@dataclass(frozen=True)
+class Experiments:
+    """All variants by name, and of each table which variant fills which row."""
+
+    variants: dict[str, Variant]
+    tables: dict[str, dict[str, str]]
+
+    def variant(self, name: str) -> Variant:
+        """The variant called `name`. Raises ProfileError with the names there are."""
+        if name not in self.variants:
+            raise ProfileError(f"there is no variant {name!r}: choose of {', '.join(self.variants)}")
+        return self.variants[name]
+
+    def of_table(self, table: str) -> list[str]:
+        """The variants of a table or figure, in the order of its rows. Raises ProfileError for another name."""
+        if table not in self.tables:
+            raise ProfileError(f"no variants fill {table!r}: choose of {', '.join(self.tables)}")
+        return list(self.tables[table].values())
+
+    def in_order(self, names: Iterable[str]) -> list[str]:
+        """The variants of these names (of variants or tables) without repetition, each after what it starts from."""
+        order: list[str] = []
+        for name in names:
+            for one in self.of_table(name) if name in self.tables else [name]:
+                start = self.variant(one).start
+                order += [each for each in (start, one) if each and each not in order]
+        return order
+
+    def runs(
+        self, profile: Profile, names: Iterable[str], seed: int = 0, seeds: int | None = None
+    ) -> list[tuple[str, int]]:
+        """Every (variant, seed) that these names (of variants or tables) stand for, in an order that works.
+
+        seeds: how many, from `seed` on; by default as many as the profile gives the table.
+        """
+        found: list[tuple[str, int]] = []
+        for name in names:
+            wanted = seeds_of(profile, name, seed) if seeds is None else range(seed, seed + seeds)
+            for variant in self.in_order([name]):
+                found += [(variant, one) for one in wanted if (variant, one) not in found]
+        return found
+
+
+def seeds_of(profile: Profile, table: str, seed: int = 0) -> list[int]:
+    """The seeds that the profile gives each row of a table, or each point of Figure 7."""
+    count = profile.experiments.scaling_seeds if table.startswith("figure") else profile.experiments.seeds
+    return list(range(seed, seed + count))
+
+
+def load_experiments(path: str | Path = VARIANTS) -> Experiments:
+    """Reads and checks `variants.yaml` or a file like it.
+
+    Raises ProfileError that names file, variant and key for an unknown key, a recipe that cannot be, a `start` or a row
+    of a table that names no variant, and a start that starts from another one.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return _checked(content)
+    except yaml.YAMLError as error:
+        raise ProfileError(f"{path.name} is not YAML: {error}") from error
+    except ProfileError as error:
+        raise ProfileError(f"{path.name}: {error}") from error
+
+
+def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """The recipe with the keys of `changes`, nested as in YAML, in the place of its own. Raises ProfileError."""
+    return read_config(Recipe, _merged(json.loads(json.dumps(asdict(recipe))), changes), "recipe")
+
+
+def training_recipe(profile: Profile, variant: Variant, samples: int) -> Recipe:
+    """How a variant is trained: the profile's recipe, with the variant's changes.
+
+    Where the profile bounds the trainings on a part of the data, all of them take exactly so many steps, whatever the
+    number of samples: stages and learning rate divide those among them.
+    """
+    recipe = changed(profile.training, variant.recipe)
+    steps = profile.experiments.steps
+    return recipe if steps is None or not variant.part else in_steps(recipe, steps, samples)
+
+
+def finetuning_recipe(profile: Profile, samples: int) -> Recipe:
+    """How a variant is fine-tuned: with fewer objects no fewer steps, so that data is all that differs.
+
+    Raises ProfileError where the profile has no fine-tuning.
+    """
+    recipe = profile.finetuning
+    if recipe is None:
+        raise ProfileError(f"profile {profile.name} has no finetuning: give it a recipe")
+    if samples == profile.data.objects_3d:
+        return recipe
+    return in_steps(recipe, total_steps(recipe, profile.data.objects_3d), samples)
+
+
+def in_steps(recipe: Recipe, steps: int, samples: int) -> Recipe:
+    """The recipe stretched or shortened to exactly `steps` steps for a data set of that many samples."""
+    longer = steps * recipe.batch_size / samples / recipe.epochs
+    stages = tuple(replace(stage, epochs=stage.epochs * longer) for stage in recipe.stages)
+    recipe = replace(recipe, stages=stages, max_steps=steps)
+    while total_steps(recipe, samples) < steps:  # a rounding below the last step
+        stages = tuple(replace(stage, epochs=stage.epochs * (1 + 1e-9)) for stage in recipe.stages)
+        recipe = replace(recipe, stages=stages)
+    return recipe
+
+
+def _checked(content: Any) -> Experiments:
+    if not isinstance(content, dict) or set(content) != {"variants", "tables"}:
+        raise ProfileError("the file must have the keys variants and tables, and no other")
+    variants = {name: read_config(Variant, lines, name) for name, lines in content["variants"].items()}
+    recipe = load_profile("laptop").training
+    for name, variant in variants.items():
+        try:
+            changed(recipe, variant.recipe)
+        except ProfileError as error:
+            raise ProfileError(f"{name}: {error}") from error
+        if variant.start is None:
+            continue
+        if variant.start not in variants:
+            raise ProfileError(f"{name}: start: there is no variant {variant.start!r}")
+        if variants[variant.start].start or variants[variant.start].finetuning:
+            raise ProfileError(f"{name}: start: {variant.start} is fine-tuned itself; start from its own start")
+    for table, rows in content["tables"].items():
+        for row, name in rows.items():
+            if name not in variants:
+                raise ProfileError(f"tables.{table}.{row}: there is no variant {name!r}")
+    return Experiments(variants, {table: dict(rows) for table, rows in content["tables"].items()})
+
+
+def _merged(old: dict, changes: dict) -> dict:
+    nested = {
+        key: _merged(old[key], value)
+        for key, value in changes.items()
+        if isinstance(value, dict) and isinstance(old.get(key), dict)
+    }
+    return {**old, **changes, **nested}
