@@ -165,6 +165,17 @@ def test_going_back_shows_the_last_video_and_lets_one_change_ones_mind(annotatio
         labelling.act("maybe")
 
 
+def test_a_person_is_shown_what_only_the_simulated_annotator_has_judged(annotations):
+    annotations.judge(KEYS[0], True, "simulated")
+    annotations.judge(KEYS[1], True, "bob")
+    labelling = Labelling(annotations, KEYS[:3], "ann")
+    assert labelling.current == KEYS[0]
+    assert labelling.judged == 1
+    labelling.act("bad")
+    assert annotations.get(KEYS[0]) == Judgement(KEYS[0], False, "ann")
+    assert labelling.current == KEYS[2]
+
+
 def widget_parts(widget):
     picture, text, controls, bar = widget.children
     *buttons, typed = controls.children

@@ -21,6 +21,7 @@ from vfusion3d.data.shards import Shards
 from vfusion3d.settings import write_whole
 
 ANNOTATIONS = "annotations.csv"
+SIMULATED = "simulated"  # the annotator that is no person (`vfusion3d.curation.annotator`)
 WORDS = {"yes": True, "no": False}
 
 

@@ -24,13 +24,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vfusion3d.curation.annotations import Annotations, Judgement
+from vfusion3d.curation.annotations import SIMULATED, Annotations, Judgement
 from vfusion3d.curation.truth import check_drawn_by_stand_in, true_orbit, turning
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.foundations.perceptual import PerceptualDistance
 from vfusion3d.progress import tqdm
-
-SIMULATED = "simulated"  # its name in the file of judgements
 
 TURNS = 0.5  # halfway between standing still (0) and turning as the truth does (1)
 LIKE = 1.0  # of how far apart different views of the object are

@@ -4,6 +4,7 @@ Both are learned once. A model is taken from its file as long as what it was lea
 """
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import Pipeline
 
+from vfusion3d.cameras import default_intrinsics, offset_cameras, orbit_cameras
 from vfusion3d.curation.annotations import Annotations
 from vfusion3d.curation.elevation import ELEVATION_VIEWS, train_elevation
 from vfusion3d.curation.features import features_of_all
@@ -22,13 +24,15 @@ from vfusion3d.curation.quality import QUALITY_FRAMES, train_filter
 from vfusion3d.curation.saving import load_model, save_model
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.data.shards import MultiviewShards, Shards, VideoShards
-from vfusion3d.foundations.image_features import ImageFeatures, image_features
+from vfusion3d.foundations.image_features import ImageFeatures, image_features, patch_features
 from vfusion3d.foundations.saliency import saliency
 from vfusion3d.profiles import Profile
 from vfusion3d.progress import tqdm
 from vfusion3d.settings import write_whole
 
-GROUPS = 4  # times 4 views that are taken from each orbit of the 3D data
+GROUPS = 4  # times 4 views that are taken from each stored orbit of the 3D data
+ORBITS = 8  # of 4 views, at other elevations, that procedural objects are rendered from again
+DECAY, EPOCHS = 50.0, 30  # of the elevation network: few objects, many features
 Model = Pipeline | TransformedTargetRegressor
 
 
@@ -51,7 +55,7 @@ def judged_features(
 def orbit_features(
     features: ImageFeatures, shards: MultiviewShards, size: int, *, groups: int = GROUPS, progress: bool = True
 ) -> tuple[Float[np.ndarray, "objects groups width"], Float[np.ndarray, "objects"]]:
-    """What the elevation network learns from: features of 4 uniform views, averaged, and the elevation in radians.
+    """Features of 4 uniform views of each stored orbit, averaged, and its elevation in radians.
 
     An orbit of 32 views holds 8 such groups; `groups` of them are taken, each also mirrored, for an orbit seen in a
     mirror has the same elevation. So there are 2 * groups samples an object, of views of `size` pixels a side. Raises
@@ -68,6 +72,45 @@ def orbit_features(
         found.append(seen.view(2, ELEVATION_VIEWS, groups, -1).mean(dim=1).flatten(0, 1).numpy())
         elevations.append(shards.metadata(index)["elevation"])
     return np.stack(found), np.array(elevations)
+
+
+def elevation_samples(
+    features: ImageFeatures, shards: MultiviewShards, size: int, seed: int, *, progress: bool = True
+) -> tuple[Float[np.ndarray, "samples width"], Float[np.ndarray, "samples"]]:
+    """What the elevation network learns from: features of 4 uniform views, averaged, and elevations in radians.
+
+    The paper has 100,000 objects and each at one elevation. Of a hundred objects a network would learn which object
+    stands where. So procedural objects are rendered again, each from `ORBITS` elevations; of mesh files the stored
+    orbits are taken (`orbit_features`).
+    """
+    if not len(shards) or "spec" not in shards.metadata(0):
+        seen, elevations = orbit_features(features, shards, size, progress=progress)
+        return seen.reshape(-1, seen.shape[-1]), elevations.repeat(seen.shape[1])
+    generator, found, known = torch.Generator().manual_seed(seed), [], []
+    for index in tqdm(range(len(shards)), desc="orbits at other elevations", unit="object", disable=not progress):
+        views, elevations = _orbits(shards.metadata(index)["spec"], size, generator)
+        found.append(features(views).float().cpu().unflatten(0, (ORBITS, ELEVATION_VIEWS)).mean(dim=1).numpy())
+        known.append(elevations)
+    return np.concatenate(found), np.concatenate(known)
+
+
+def _orbits(
+    spec: dict[str, Any], size: int, generator: torch.Generator
+) -> tuple[Float[torch.Tensor, "views 3 size size"], Float[np.ndarray, "orbits"]]:
+    """`ORBITS` orbits of 4 views around an object, one after the other, from as many steps of [0, pi/4]."""
+    from vfusion3d.data.objects import ObjectSpec, build_mesh  # not before: training works without a renderer
+    from vfusion3d.data.render import render_views
+
+    elevations = (torch.arange(ORBITS) + torch.rand(ORBITS, generator=generator)) / ORBITS * (math.pi / 4)
+    turns = torch.rand(ORBITS, generator=generator) * 2 * math.pi
+    orbits = [
+        orbit_cameras(ELEVATION_VIEWS, elevation, azimuth=turn)
+        for elevation, turn in zip(elevations.tolist(), turns.tolist(), strict=True)
+    ]
+    cameras = offset_cameras(torch.cat(orbits), generator)
+    mesh = build_mesh(ObjectSpec(**{**spec, "colours": tuple(spec["colours"])}))
+    rgba = render_views(mesh, cameras, default_intrinsics(len(cameras)), size).rgba
+    return on_white(torch.from_numpy(rgba).movedim(-1, 1)), elevations.numpy()
 
 
 def quality_model(
@@ -87,20 +130,23 @@ def quality_model(
 
 
 def elevation_model(
-    folder: Path, features: ImageFeatures, shards: MultiviewShards, profile: Profile, seed: int = 0
+    folder: Path, shards: MultiviewShards, profile: Profile, seed: int = 0
 ) -> tuple[TransformedTargetRegressor, dict[str, Any]]:
-    """The network of `folder`/elevation.skops, learned anew where the 3D data changed; and what it was learned from."""
+    """The network of `folder`/elevation.skops, learned anew where the 3D data changed; and what it was learned from.
+
+    It reads `image_features.patch_features`.
+    """
     settings = {
         "features": profile.foundations.image_features,
         "data": shards.fingerprint,
         "size": profile.video.size,
-        "groups": GROUPS,
+        "samples": [GROUPS, ORBITS, DECAY, EPOCHS],
         "seed": seed,
     }
 
     def learn() -> TransformedTargetRegressor:
-        seen, elevations = orbit_features(features, shards, profile.video.size)
-        return train_elevation(seen.reshape(-1, seen.shape[-1]), elevations.repeat(seen.shape[1]), seed)
+        seen, elevations = elevation_samples(patch_features(profile), shards, profile.video.size, seed)
+        return train_elevation(seen, elevations, seed, decay=DECAY, epochs=EPOCHS)
 
     return learned(folder / "elevation.skops", settings, learn), settings
 
@@ -132,9 +178,9 @@ def new_labeller(
     """All that labels videos, with the models of `folder`, and the settings that name it for `label_videos`."""
     features = image_features(profile)
     quality, judged = quality_model(folder, features, videos, annotations, profile)
-    elevation, trained = elevation_model(folder, features, shards, profile, seed)
+    elevation, trained = elevation_model(folder, shards, profile, seed)
     settings = {"quality": judged, "elevation": trained, "saliency": profile.foundations.saliency}
-    return Labeller(features, quality, elevation, saliency(profile)), settings
+    return Labeller(features, quality, elevation, saliency(profile), patch_features(profile)), settings
 
 
 class _Frames:

@@ -4,10 +4,13 @@ All views of an orbit stand at one elevation, and nobody told the video model wh
 of 4 uniform views, averaged, go through an MLP of 2 layers.
 """
 
+import warnings
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from sklearn.compose import TransformedTargetRegressor
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -20,26 +23,33 @@ HIDDEN = 128
 
 
 def train_elevation(
-    features: Float[np.ndarray, "videos width"], elevation: Float[np.ndarray, "videos"], seed: int = 0
+    features: Float[np.ndarray, "videos width"],
+    elevation: Float[np.ndarray, "videos"],
+    seed: int = 0,
+    *,
+    decay: float = 1e-2,
+    epochs: int | None = None,
 ) -> TransformedTargetRegressor:
     """An MLP with one hidden layer that reads the elevation, in radians, off the features.
 
-    It stops when a tenth of the data, held out, is no longer predicted better. Raises ValueError for under 20 videos.
+    decay: the weight of the squared weights in the loss. epochs: passes over the data; None: it stops when a tenth of
+    the data, held out, is no longer predicted better. Raises ValueError for under 20 videos.
     """
     if len(features) < 20:
         raise ValueError(f"{len(features)} videos are too few to learn elevations from: render 20 at least")
     network = MLPRegressor(
         hidden_layer_sizes=(HIDDEN,),
-        alpha=1e-2,
+        alpha=decay,
         learning_rate_init=2e-3,
-        max_iter=400,
-        early_stopping=True,
+        max_iter=epochs or 400,
+        early_stopping=epochs is None,
         n_iter_no_change=30,
         random_state=seed,
     )
-    return TransformedTargetRegressor(make_pipeline(StandardScaler(), network), transformer=StandardScaler()).fit(
-        features, elevation
-    )
+    model = TransformedTargetRegressor(make_pipeline(StandardScaler(), network), transformer=StandardScaler())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a number of epochs is no failure
+        return model.fit(features, elevation)
 
 
 def predict_elevation(

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vfusion3d.curation.annotations import Annotations
+from vfusion3d.curation.annotations import SIMULATED, Annotations
 from vfusion3d.data.shards import VideoShards
 
 KEYS = {"g": "good", "b": "bad", "s": "skip", "z": "back"}
@@ -22,7 +22,8 @@ COLUMNS, GAP, SIDE = 8, 4, 120  # of the film strip: frames a row, pixels betwee
 class Labelling:
     """Who judges which of the videos, and which is next.
 
-    keys: the videos to judge, in this order. Those that are judged already are not shown again, unless one goes back.
+    keys: the videos to judge, in this order. Those that a person has judged already are not shown again, unless one
+    goes back; a judgement of the simulated annotator is replaced.
     """
 
     def __init__(self, annotations: Annotations, keys: Sequence[str], annotator: str = "person"):
@@ -37,8 +38,8 @@ class Labelling:
 
     @property
     def judged(self) -> int:
-        """How many of the videos have a judgement."""
-        return sum(key in self.annotations for key in self.keys)
+        """How many of the videos a person has judged."""
+        return sum(map(self._is_judged, self.keys))
 
     def act(self, action: str) -> None:
         """`good` or `bad` is written down; `skip` leaves the video for another day; `back` shows the last one again."""
@@ -54,8 +55,12 @@ class Labelling:
             self._forward()
 
     def _forward(self) -> None:
-        while self.current is not None and self.current in self.annotations:
+        while self.current is not None and self._is_judged(self.current):
             self._place += 1
+
+    def _is_judged(self, key: str) -> bool:
+        made = self.annotations.get(key)
+        return made is not None and made.annotator != SIMULATED
 
 
 def labelling_widget(labelling: Labelling, videos: VideoShards):

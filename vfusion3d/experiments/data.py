@@ -19,7 +19,7 @@ from vfusion3d.data.shards import MultiviewShards, VideoShards
 from vfusion3d.data.subset import Subset
 from vfusion3d.experiments.variants import Finetuning, Variant
 from vfusion3d.foundations.aesthetic_score import AestheticScore, aesthetic_score
-from vfusion3d.foundations.image_features import image_features
+from vfusion3d.foundations.image_features import image_features, patch_features
 from vfusion3d.foundations.saliency import saliency
 from vfusion3d.foundations.text_to_image import text_to_image
 from vfusion3d.profiles import Profile
@@ -174,7 +174,7 @@ def labeller(profile: Profile, run_dir: Path) -> Labeller:
     quality, elevation = (
         load_model(needed(folder / f"{name}.skops", "05_filter_and_label")) for name in ("quality", "elevation")
     )
-    return Labeller(image_features(profile), quality, elevation, saliency(profile))
+    return Labeller(image_features(profile), quality, elevation, saliency(profile), patch_features(profile))
 
 
 def _checksum(path: Path) -> str:

@@ -9,7 +9,6 @@ meaning: a mirrored mug is another object to it.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -36,18 +35,18 @@ def image_features(profile: Profile) -> ImageFeatures:
     """
     if profile.foundations.image_features == "stand-in":
         return thumbnails
-    return load_once(profile, "image_features", dino_features)
+    return load_once(profile, "image_features", _dino)[0]
 
 
 def patch_features(profile: Profile) -> ImageFeatures:
-    """The same with a finer answer: the mean patch token of each cell of a 4x4 grid, one after the other.
+    """The same with a finer answer, (B, 16 D): the mean patch token of each cell of a 4x4 grid, one after the other.
 
-    For what is a matter of where, such as the height from which something is seen. Returns (B, 16 D); for the stand-in,
-    the same thumbnails.
+    For what is a matter of where, such as the height from which something is seen. The stand-in's are the same
+    thumbnails.
     """
     if profile.foundations.image_features == "stand-in":
         return thumbnails
-    return load_once(profile, "image_features", partial(dino_features, patches=True))
+    return load_once(profile, "image_features", _dino)[1]
 
 
 @torch.no_grad()
@@ -57,17 +56,13 @@ def thumbnails(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
     return interpolate(1 - images, size, mode="bilinear", antialias=True, align_corners=False).flatten(1)
 
 
-def dino_features(
-    source: str,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    *,
-    patches: bool = False,
-) -> ImageFeatures:
-    """The class token of the DINOv2 at `source` (a folder, a hub name or "untrained"); see `image_features`.
+def dino_features(source: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> ImageFeatures:
+    """The class token of the DINOv2 at `source` (a folder, a hub name or "untrained"); see `image_features`."""
+    return _dino(source, device, dtype)[0]
 
-    patches: its patch tokens instead; see `patch_features`.
-    """
+
+def _dino(source: str, device: torch.device | str, dtype: torch.dtype) -> tuple[ImageFeatures, ImageFeatures]:
+    """Class token and patch tokens of one network."""
     from transformers import Dinov2Config, Dinov2Model
 
     if source == "untrained":
@@ -77,17 +72,21 @@ def dino_features(
     else:
         model = Dinov2Model.from_pretrained(source, use_safetensors=True)
     model.requires_grad_(False).eval().to(device, dtype)
-    side, patch = min(model.config.image_size, SIDE), model.config.patch_size
+    side = min(model.config.image_size, SIDE)
+    cells = side // model.config.patch_size
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
 
     @torch.no_grad()
-    def features(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+    def tokens(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B tokens D"]:
         seen = images.to(device, torch.float32)
         seen = interpolate(seen, (side, side), mode="bilinear", antialias=True, align_corners=False)
-        tokens = model(((seen - mean) / std).to(dtype)).last_hidden_state
-        if not patches:
-            return tokens[:, 0].float().to(images.device)
-        grid = tokens[:, 1:].float().unflatten(1, (side // patch, side // patch)).movedim(-1, 1)
-        return adaptive_avg_pool2d(grid, GRID).flatten(2).mT.flatten(1).to(images.device)
+        return model(((seen - mean) / std).to(dtype)).last_hidden_state.float().to(images.device)
 
-    return features
+    def whole(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+        return tokens(images)[:, 0]
+
+    def by_cell(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D16"]:
+        grid = tokens(images)[:, 1:].unflatten(1, (cells, cells)).permute(0, 3, 1, 2)
+        return adaptive_avg_pool2d(grid, GRID).flatten(2).mT.flatten(1)
+
+    return whole, by_cell
