@@ -484,6 +484,7 @@ def test_a_claim_stands_beside_the_paper_s_difference():
     words = in_words(found, SMOKE)
     assert "- **supported**: the numbers support that more is better (LPIPS -0.1033 ± 0.0033)" in words
     assert "open" not in words
+    assert "only 3 test items" in words
 
 
 def test_a_table_s_rows_are_means_over_items_with_the_good_rate(tmp_path):
