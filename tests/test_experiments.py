@@ -29,7 +29,7 @@ from vfusion3d.evaluation.tables import paper_table
 from vfusion3d.experiments import run
 from vfusion3d.experiments.data import finetuning_data, good_videos, score_objects
 from vfusion3d.experiments.results import Claim, differences, in_words, item_means, table_rows, verdict, verdicts
-from vfusion3d.experiments.run import Result, plan, read_result, run_variant
+from vfusion3d.experiments.run import Result, planned_trainings, read_result, run_variant
 from vfusion3d.experiments.scaling import errors_of, fit_power_law, power_law, scaling_figure
 from vfusion3d.experiments.variants import (
     Finetuning,
@@ -161,7 +161,7 @@ def test_runs_come_after_what_they_start_from_and_none_twice():
 
 
 def test_the_plan_of_the_paper_has_the_paper_s_counts():
-    table = plan(PAPER, ["table_3", "table_6"]).set_index("variant")
+    table = planned_trainings(PAPER, ["table_3", "table_6"]).set_index("variant")
     assert table.loc["engine_10k", ["own videos", "video model's objects"]].tolist() == [500_000, 10_000]
     assert table.loc["engine_100k", "own videos"] == ""
     assert table.loc["synthetic", ["videos", "steps"]].tolist() == [2_700_000, -(-30 * 2_700_000 // 1024)]

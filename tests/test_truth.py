@@ -73,6 +73,9 @@ def test_where_two_sides_look_alike_either_will_do():
 
 def test_turning_that_cannot_be_seen_is_nan(car):
     assert math.isnan(turning(car, car[:1].expand_as(car)))
+    lamp = true_orbit("a red lamp", 3, 0, frames=16, size=32)[0]  # round: only its shading changes
+    assert (lamp[0] - lamp[8]).abs().max() > 0.05
+    assert math.isnan(turning(lamp, lamp))
     with pytest.raises(ValueError, match="cannot be held"):
         turning(car[:8], car)
 

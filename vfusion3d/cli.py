@@ -800,12 +800,12 @@ def run_experiment(options: argparse.Namespace) -> int:
         options.parser.error("name a variant or a table; --list shows what there is")
     if options.seeds is not None and options.seeds < 1:
         options.parser.error(f"--seeds {options.seeds}: must be at least 1")
-    from vfusion3d.experiments.run import plan, run_variant
+    from vfusion3d.experiments.run import planned_trainings, run_variant
 
     profile, run_dir = _run(options)
     runs = experiments.runs(profile, options.names, options.seed, options.seeds)
     if options.plan:
-        print(plan(profile, options.names, options.seed, options.seeds).to_string(index=False))
+        print(planned_trainings(profile, options.names, options.seed, options.seeds).to_string(index=False))
         return 0
     for number, (name, seed) in enumerate(runs, 1):
         start = time.perf_counter()

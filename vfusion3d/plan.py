@@ -150,13 +150,14 @@ def _table_3(profile: Profile) -> list[Step]:
         if objects < 100_000:  # the video model of all objects, and its videos, are those of 03 and 04
             found += [_video_model(profile, f"{name}: fine-tuning of the video model"), _videos(profile, videos, name)]
             found += _labels(profile, videos, name)
-        found.append(_training(profile, f"{name}: training", good * videos))
+        found.append(_training(profile, f"{name}: training", good * videos, part=True))
     return [*found, *_tests(profile, len(GOOD_RATES))]
 
 
 def _table_4(profile: Profile) -> list[Step]:
     rows = ("baseline", "+ multi-stage", "+ no pixel loss", "+ opacity", "+ camera noise")
-    return [*(_training(profile, row, profile.scaled(500_000)) for row in rows), *_tests(profile, len(rows))]
+    trained = [_training(profile, row, profile.scaled(500_000), part=True) for row in rows]
+    return [*trained, *_tests(profile, len(rows))]
 
 
 def _table_5(profile: Profile) -> list[Step]:
@@ -171,8 +172,9 @@ def _table_6(profile: Profile) -> list[Step]:
 
 def _figure_7(profile: Profile) -> list[Step]:
     counts = {"100K": 100_000, "300K": 300_000, "1M": 1_000_000}  # 500K is the last row of 12, 2.7M the model of 06
-    found = [_training(profile, f"{name} videos", profile.scaled(count)) for name, count in counts.items()]
-    return [*found, *_tests(profile, len(counts) + 2)]
+    how = {"part": True, "seeds": profile.experiments.scaling_seeds}
+    found = [_training(profile, f"{name} videos", profile.scaled(count), **how) for name, count in counts.items()]
+    return [*found, *_tests(profile, how["seeds"] * (len(counts) + 2))]
 
 
 def _miniatures(profile: Profile) -> list[Step]:
@@ -224,10 +226,14 @@ def _labels(profile: Profile, videos: int, name: str = "") -> list[Step]:
     ]
 
 
-def _training(profile: Profile, what: str, objects: float) -> Step:
+def _training(profile: Profile, what: str, objects: float, *, part: bool = False, seeds: int = 1) -> Step:
+    """part: of the data only, which the profile may bound to `experiments.steps`."""
     recipe = profile.training
     seen = max(1, math.ceil(recipe.epochs * max(1, round(objects)) / recipe.batch_size))
-    samples = min(seen, recipe.max_steps or seen) * recipe.batch_size
+    seen = min(seen, recipe.max_steps or seen)
+    if part and profile.experiments.steps:
+        seen = profile.experiments.steps
+    samples = seeds * seen * recipe.batch_size
     return Step(what, samples, "train VFusion3D", "VFusion3D", 1 / samples)
 
 

@@ -56,10 +56,15 @@ class Verdict:
     worst: float
 
     @property
+    def likeness(self) -> float:
+        """The distance that it may have over the one that it has: 1 or more is like the truth."""
+        return LIKE * self.between / max(self.distance, 1e-6)
+
+    @property
     def margin(self) -> float:
         """By which factor the video meets the hardest of the three conditions."""
         turns = math.inf if math.isnan(self.turning) else self.turning / TURNS
-        return min(turns, LIKE * self.between / max(self.distance, 1e-6), APART / max(self.worst, 1e-6))
+        return min(turns, self.likeness, APART / max(self.worst, 1e-6))
 
     @property
     def good(self) -> bool:

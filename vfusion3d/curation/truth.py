@@ -18,7 +18,8 @@ from vfusion3d.foundations.text_to_image import imagined
 from vfusion3d.video.generate import sample_generator
 
 ALIKE = 0.1  # views nearer to each other than this share of the mean squared distance between views look alike
-CHANGE = 0.02  # root mean square change between views, of colours in [0, 1], below which nothing can be seen to turn
+CHANGE = 0.06  # root mean square difference between views, of colours in [0, 1]: of a thing that is round in shape and
+# pattern only the shading changes, by 0.02 to 0.05; all others of the procedural world have 0.08 and more
 LEAST = 0.25  # of 1 - backwards(truth): below it, turning either way looks the same
 
 
@@ -56,8 +57,8 @@ def turning(video: Float[Tensor, "frames 3 h w"], truth: Float[Tensor, "frames 3
         forwards = mean over i of max over j of cos(b - a),    backwards = mean over i of max over j of cos(b + a),
 
     turning = (forwards - backwards) / (1 - backwards of the truth itself), cut to [-1, 1]. A constant b, whatever it
-    is, gives 0; so do random ones in the mean, and b = a / 2, half a turn only. NaN where the truth hardly changes, or
-    looks alike turned either way.
+    is, gives 0; so do random ones in the mean, and b = a / 2, half a turn only. NaN where the truth hardly changes (a
+    round thing), or looks alike turned either way.
     Raises ValueError on shapes that do not fit.
     """
     if video.shape != truth.shape:

@@ -107,7 +107,7 @@ def read_result(run_dir: str | Path, name: str, seed: int = 0) -> Result:
     return Result(name, seed, run_dir / kept["model"], pd.read_csv(folder / SCORES), kept["facts"])
 
 
-def plan(
+def planned_trainings(
     profile: Profile,
     names: Iterable[str],
     seed: int = 0,
