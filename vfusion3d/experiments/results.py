@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vfusion3d.data.shards import MultiviewSample
 
 SURE = 2.0  # standard errors beyond which a difference is more than luck with the test items
+TRUSTED = 20  # test items from which a standard error can be trusted
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def verdicts(scores: pd.DataFrame, claims: Sequence[Claim], table: str) -> pd.Da
                 "metric": name,
                 "paper": f"{paper:+.{decimals}f}",
                 "ours": f"{ours['mean']:+.{decimals + 1}f} ± {ours['error']:.{decimals + 1}f}",
+                "items": int(ours["items"]),
                 "verdict": verdict(ours["mean"], ours["error"], more),
             }
         )
@@ -155,7 +157,9 @@ def in_words(found: pd.DataFrame, profile: Profile) -> str:
         said = mine.groupby("claim", sort=False)["seen"].agg(", ".join)
         if len(said):
             lines.append(f"- **{kind}**: {intro} " + "; ".join(f"{claim} ({seen})" for claim, seen in said.items()))
-    return f"At `{profile.name}`, statement by statement and metric by metric:\n\n" + ".\n".join(lines) + ".\n"
+    few = found["items"].min()
+    doubt = f"\nWith only {few} test items, a standard error is itself a guess.\n" if few < TRUSTED else ""
+    return f"At `{profile.name}`, statement by statement and metric by metric:\n\n" + ".\n".join(lines) + ".\n" + doubt
 
 
 def methods_of(results: Mapping[str, Sequence[Result]], device: str | torch.device = "cpu") -> dict:
