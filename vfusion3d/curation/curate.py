@@ -32,7 +32,9 @@ from vfusion3d.settings import write_whole
 
 GROUPS = 4  # times 4 views that are taken from each stored orbit of the 3D data
 ORBITS = 8  # of 4 views, at other elevations, that procedural objects are rendered from again
-DECAY, EPOCHS = 50.0, 30  # of the elevation network: few objects, many features
+# Of the elevation network, which has few objects and many features; chosen on the true orbits of 120 prompts, where its
+# error is 6.5 degrees. It is 7.7 when it learns from the stored orbits only, and 8.0 to 9.1 with class tokens.
+DECAY, LEARNING_RATE, EPOCHS = 50.0, 5e-4, 40
 Model = Pipeline | TransformedTargetRegressor
 
 
@@ -140,13 +142,13 @@ def elevation_model(
         "features": profile.foundations.image_features,
         "data": shards.fingerprint,
         "size": profile.video.size,
-        "samples": [GROUPS, ORBITS, DECAY, EPOCHS],
+        "how": [GROUPS, ORBITS, DECAY, LEARNING_RATE, EPOCHS],
         "seed": seed,
     }
 
     def learn() -> TransformedTargetRegressor:
         seen, elevations = elevation_samples(patch_features(profile), shards, profile.video.size, seed)
-        return train_elevation(seen, elevations, seed, decay=DECAY, epochs=EPOCHS)
+        return train_elevation(seen, elevations, seed, decay=DECAY, learning_rate=LEARNING_RATE, epochs=EPOCHS)
 
     return learned(folder / "elevation.skops", settings, learn), settings
 

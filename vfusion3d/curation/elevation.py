@@ -28,6 +28,7 @@ def train_elevation(
     seed: int = 0,
     *,
     decay: float = 1e-2,
+    learning_rate: float = 2e-3,
     epochs: int | None = None,
 ) -> TransformedTargetRegressor:
     """An MLP with one hidden layer that reads the elevation, in radians, off the features.
@@ -40,7 +41,7 @@ def train_elevation(
     network = MLPRegressor(
         hidden_layer_sizes=(HIDDEN,),
         alpha=decay,
-        learning_rate_init=2e-3,
+        learning_rate_init=learning_rate,
         max_iter=epochs or 400,
         early_stopping=epochs is None,
         n_iter_no_change=30,
