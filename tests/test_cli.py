@@ -19,18 +19,16 @@ from vfusion3d.cli import BACKGROUNDS, build_parser, main
 from vfusion3d.profiles import profile_path
 
 COMMANDS = (
-    *(
-        "reconstruct",
-        "render",
-        "prompts",
-        "finetune-video",
-        "generate",
-        "curate",
-        "train",
-        "evaluate",
-        "study",
-        "experiment",
-    ),
+    "reconstruct",
+    "render",
+    "prompts",
+    "finetune-video",
+    "generate",
+    "curate",
+    "train",
+    "evaluate",
+    "study",
+    "experiment",
 )
 
 
