@@ -15,7 +15,8 @@ import yaml
 from PIL import Image
 from tiny_model import tiny_model
 
-from vfusion3d.cli import BACKGROUNDS, build_parser, main
+from vfusion3d.cli import build_parser, main
+from vfusion3d.commands.reconstruct import BACKGROUNDS
 from vfusion3d.profiles import profile_path
 
 COMMANDS = (
