@@ -15,22 +15,21 @@ import yaml
 from PIL import Image
 from tiny_model import tiny_model
 
-from vfusion3d.cli import BACKGROUNDS, build_parser, main
+from vfusion3d.cli import build_parser, main
+from vfusion3d.commands.reconstruct import BACKGROUNDS
 from vfusion3d.profiles import profile_path
 
 COMMANDS = (
-    *(
-        "reconstruct",
-        "render",
-        "prompts",
-        "finetune-video",
-        "generate",
-        "curate",
-        "train",
-        "evaluate",
-        "study",
-        "experiment",
-    ),
+    "reconstruct",
+    "render",
+    "prompts",
+    "finetune-video",
+    "generate",
+    "curate",
+    "train",
+    "evaluate",
+    "study",
+    "experiment",
 )
 
 

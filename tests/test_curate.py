@@ -10,11 +10,21 @@ import torch
 
 from vfusion3d.cli import main
 from vfusion3d.curation.annotations import Annotations
-from vfusion3d.curation.curate import ORBITS, elevation_samples, learned, orbit_features, videos_to_judge
+from vfusion3d.curation.curate import (
+    ELEVATION,
+    ORBITS,
+    QUALITY,
+    elevation_samples,
+    learned,
+    orbit_features,
+    stored_labeller,
+    videos_to_judge,
+)
 from vfusion3d.curation.elevation import train_elevation
 from vfusion3d.curation.labels import SyntheticShards
 from vfusion3d.curation.masks import mask_iou, with_patches
-from vfusion3d.curation.quality import held_out_scores, report
+from vfusion3d.curation.quality import held_out_scores, quality_scores, report, train_filter
+from vfusion3d.curation.saving import save_model
 from vfusion3d.data.render_dataset import ProceduralObjects, RandomPrimitives, render_dataset
 from vfusion3d.data.shards import (
     MultiviewShards,
@@ -28,6 +38,7 @@ from vfusion3d.data.shards import (
 from vfusion3d.foundations.image_features import image_features, patch_features
 from vfusion3d.foundations.saliency import unlike_the_background
 from vfusion3d.foundations.text_to_image import rendered_prompts
+from vfusion3d.layout import MissingArtifact
 from vfusion3d.profiles import load_profile
 from vfusion3d.video.generate import sample_generator
 
@@ -284,3 +295,19 @@ def test_videos_are_judged_in_a_random_order_that_the_seed_fixes():
     assert videos_to_judge(keys, 20, 0) == videos_to_judge(keys, 20, 0)
     assert videos_to_judge(keys, 20, 0) != videos_to_judge(keys, 20, 1)
     assert sorted(videos_to_judge(keys, 99, 0)) == keys
+
+
+def test_the_stored_labeller_is_named_by_its_files_and_a_missing_one_by_the_notebook_that_makes_it(tmp_path):
+    with pytest.raises(MissingArtifact, match=r"quality\.skops does not exist yet.*05_filter_and_label makes it"):
+        stored_labeller(load_profile("smoke"), tmp_path)
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(40, 3))
+    save_model(train_filter(features, features[:, 0] > 0), tmp_path / QUALITY)
+    save_model(train_elevation(features, features[:, 1], decay=1.0, epochs=1), tmp_path / ELEVATION)
+    labeller, settings = stored_labeller(load_profile("smoke"), tmp_path)
+    assert np.array_equal(quality_scores(labeller.quality, features) >= 0, features[:, 0] > 0)
+    assert set(settings) == {"quality", "elevation"}
+    save_model(train_filter(features, features[:, 0] > 0.5), tmp_path / QUALITY)
+    other = stored_labeller(load_profile("smoke"), tmp_path)[1]
+    assert other["quality"] != settings["quality"]
+    assert other["elevation"] == settings["elevation"]

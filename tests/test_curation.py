@@ -15,7 +15,7 @@ from vfusion3d import cameras
 from vfusion3d.curation.elevation import mean_error, predict_elevation, train_elevation
 from vfusion3d.curation.features import features_of_all, video_features
 from vfusion3d.curation.labels import Labeller, SyntheticShards, label_videos
-from vfusion3d.curation.quality import judge_filter, quality_scores, train_filter
+from vfusion3d.curation.quality import quality_scores, report, train_filter
 from vfusion3d.curation.saving import load_model, save_model
 from vfusion3d.data.frames import uniform_frames
 from vfusion3d.data.shards import Shards, ShardWriter, VideoShards, encode_video, shard_path, write_index
@@ -89,13 +89,13 @@ def test_a_filter_learns_a_border_that_is_no_line_and_reports_what_it_does_on_ot
     features = rng.normal(size=(600, 6))
     good = np.linalg.norm(features[:, :2], axis=1) < 1.2  # a disc
     model = train_filter(features[:400], good[:400])
-    report = judge_filter(model, features[400:], good[400:])
-    assert report.accuracy > 0.9
-    assert report.auc > 0.95
-    assert report.good == good[400:].mean()
-    assert report.videos == 200
-    assert (np.diff(report.roc, axis=1) >= 0).all()
-    guess = judge_filter(model, features[400:], rng.permutation(good[400:]))
+    measured = report(quality_scores(model, features[400:]), good[400:])
+    assert measured.accuracy > 0.9
+    assert measured.auc > 0.95
+    assert measured.good == good[400:].mean()
+    assert measured.videos == 200
+    assert (np.diff(measured.roc, axis=1) >= 0).all()
+    guess = report(quality_scores(model, features[400:]), rng.permutation(good[400:]))
     assert guess.auc == pytest.approx(0.5, abs=0.1)
 
 
@@ -103,7 +103,7 @@ def test_labels_of_one_kind_cannot_teach_a_filter():
     with pytest.raises(ValueError, match=r"all 5 labels are good.*other kind"):
         train_filter(np.zeros((5, 2)), np.ones(5))
     model = train_filter(np.array([[0.0], [1.0]]), np.array([False, True]))
-    assert math.isnan(judge_filter(model, np.array([[0.2]]), np.array([True])).auc)
+    assert math.isnan(report(quality_scores(model, np.array([[0.2]])), np.array([True])).auc)
 
 
 def test_models_survive_their_file_and_files_with_other_classes_or_broken_ones_are_refused(tmp_path):

@@ -411,9 +411,9 @@ def test_a_variant_that_was_killed_before_its_scores_goes_on_without_training(ru
 
 
 def test_a_missing_data_set_names_the_notebook_that_makes_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match="run notebook 04_generate_synthetic_data"):
+    with pytest.raises(FileNotFoundError, match="notebook 04_generate_synthetic_data makes it"):
         run_variant(PROFILE, tmp_path, "synthetic")
-    with pytest.raises(FileNotFoundError, match="run notebook 01_render_3d_data"):
+    with pytest.raises(FileNotFoundError, match="notebook 01_render_3d_data makes it"):
         run_variant(PROFILE, tmp_path, "only_3d")
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 ORBIT_DISTANCE = 1.5
 INTRINSICS = (0.75, 0.75, 0.5, 0.5)
+HIGHEST_ELEVATION = math.pi / 4  # section 3.2: the 3D data are seen from elevations between 0 and this
 RENDER_OFFSET = 0.05  # section 3.3: each camera of a rendered orbit is shifted by up to this much
 TRAINING_NOISE = 0.02  # section 3.3: what training adds to extrinsics and intrinsics
 

@@ -1,6 +1,6 @@
 """Where a run keeps what it makes: the one list of the folders in `runs/<profile>/`, in the order of the notebooks.
 
-Every function takes the run's folder and returns a path in it, whether or not anything is there yet.
+Every function but `require` takes the run's folder and returns a path in it, whether or not anything is there yet.
 """
 
 from pathlib import Path
@@ -79,3 +79,21 @@ def experiment(run_dir: Path, name: str, seed: int) -> Path:
 def aesthetic_scores(run_dir: Path) -> Path:
     """How pleasing each 3D object is, by which Table 5 ranks them: the table is the file `scores.csv` in it."""
     return run_dir / "experiments" / "aesthetic"
+
+
+class MissingArtifact(FileNotFoundError):
+    """Something an earlier notebook makes is not there yet."""
+
+
+def require(path: str | Path, made_by: str) -> Path:
+    """`path`, which the notebook `made_by` makes. Raises MissingArtifact that says so where it does not exist."""
+    path = Path(path)
+    if not path.exists():
+        folders = path.parts
+        name = folders[folders.index("runs") + 1] if "runs" in folders[:-2] else "laptop"
+        command = "make reproduce" if name == "laptop" else f"make reproduce PROFILE={name}"
+        raise MissingArtifact(
+            f"{path} does not exist yet. The notebook {made_by} makes it: run that first, or `{command}`, "
+            f"which runs every notebook in order."
+        )
+    return path

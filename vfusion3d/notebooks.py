@@ -19,6 +19,7 @@ from typing import Any
 
 import nbformat
 
+from vfusion3d.layout import MissingArtifact, require  # noqa: F401 (for the notebooks)
 from vfusion3d.profiles import FOLDER, ProfileError, load_profile, profile_path
 from vfusion3d.progress import TEXT
 from vfusion3d.settings import write_whole
@@ -30,24 +31,6 @@ BAR = re.compile(r"^.*\d+%\|.*\[.*\]$|^.*\d+\S* \[(\d+:)?\d\d:\d\d, .*\]$")  # t
 
 class NotebookError(RuntimeError):
     """A notebook that did not run to its end; the message holds the notebook's own error."""
-
-
-class MissingArtifact(FileNotFoundError):
-    """Something an earlier notebook makes is not there yet."""
-
-
-def require(path: str | Path, made_by: str) -> Path:
-    """`path`, which the notebook `made_by` makes. Raises MissingArtifact that says so where it does not exist."""
-    path = Path(path)
-    if not path.exists():
-        folders = path.parts
-        name = folders[folders.index("runs") + 1] if "runs" in folders[:-2] else "laptop"
-        command = "make reproduce" if name == "laptop" else f"make reproduce PROFILE={name}"
-        raise MissingArtifact(
-            f"{path} does not exist yet. The notebook {made_by} makes it: run that first, or `{command}`, "
-            f"which runs every notebook in order."
-        )
-    return path
 
 
 def figures_dir(run_dir: str | Path) -> Path:

@@ -18,10 +18,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from vfusion3d.profiles import Profile
+from vfusion3d.profiles import KEPT, Profile
 
 RATES = Path(__file__).with_name("rates.yaml")
-GOOD = 2.7 / 4  # of the generated videos are kept (section 3.2)
 GOOD_RATES = {10_000: 0.445, 50_000: 0.521, 100_000: 0.613}  # by the video model's 3D objects (Table 3)
 TEST_VIEWS, NOVEL_VIEWS, TURN_VIEWS, METHODS = 33, 32, 32, 3
 RATERS, QUESTIONS = 5, 2
@@ -114,7 +113,7 @@ def _curate(profile: Profile) -> list[Step]:
 
 
 def _pretrain(profile: Profile) -> list[Step]:
-    return [_training(profile, "pre-training", GOOD * profile.data.videos)]
+    return [_training(profile, "pre-training", KEPT * profile.data.videos)]
 
 
 def _finetune(profile: Profile) -> list[Step]:

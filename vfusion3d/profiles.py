@@ -15,6 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 FOLDER = Path(__file__).parent / "profiles"
+KEPT = 2.7 / 4  # of the generated videos pass the paper's filter (section 3.2)
 
 
 class ProfileError(ValueError):

@@ -1,6 +1,7 @@
 """What a folder of results was made with, kept beside them: the same settings go on, others never mix in."""
 
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -36,6 +37,11 @@ def claim_folder(folder: str | Path, settings: dict[str, Any], *, overwrite: boo
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         write_whole(path, lambda partial: partial.write_text(json.dumps(settings, indent=1)))
+
+
+def short_name(content: str | bytes) -> str:
+    """Sixteen hexadecimal digits that stand for a text, or for a file's bytes, where settings are kept."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]
 
 
 def save_whole(save: Callable[[Path], Any], folder: str | Path) -> None:

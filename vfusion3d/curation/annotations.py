@@ -6,7 +6,6 @@ by hand; what a hand can get wrong is an error that names the line.
 """
 
 import csv
-import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -18,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from vfusion3d.data.shards import Shards
-from vfusion3d.settings import write_whole
+from vfusion3d.settings import short_name, write_whole
 
 ANNOTATIONS = "annotations.csv"
 SIMULATED = "simulated"  # the annotator that is no person (`vfusion3d.curation.annotator`)
@@ -105,7 +104,7 @@ class Annotations:
     def digest(self) -> str:
         """A short name of what was said of which video, whoever said it and in whatever order."""
         said = sorted((key, made.good) for key, made in self._made.items())
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+        return short_name(json.dumps(said))
 
     def _write(self, judgements: Iterable[Judgement], path: Path) -> None:
         with open(path, "w", newline="", encoding="utf-8") as file:

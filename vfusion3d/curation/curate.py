@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import Pipeline
 
-from vfusion3d.cameras import default_intrinsics, offset_cameras, orbit_cameras
+from vfusion3d.cameras import HIGHEST_ELEVATION, default_intrinsics, offset_cameras, orbit_cameras
 from vfusion3d.curation.annotations import Annotations
 from vfusion3d.curation.elevation import ELEVATION_VIEWS, train_elevation
 from vfusion3d.curation.features import features_of_all
@@ -26,10 +26,12 @@ from vfusion3d.data.images import on_white, resize
 from vfusion3d.data.shards import MultiviewShards, Shards, VideoShards
 from vfusion3d.foundations.image_features import ImageFeatures, image_features, patch_features
 from vfusion3d.foundations.saliency import saliency
+from vfusion3d.layout import require
 from vfusion3d.profiles import Profile
 from vfusion3d.progress import tqdm
-from vfusion3d.settings import write_whole
+from vfusion3d.settings import short_name, write_whole
 
+QUALITY, ELEVATION = "quality.skops", "elevation.skops"
 GROUPS = 4  # times 4 views that are taken from each stored orbit of the 3D data
 ORBITS = 8  # of 4 views, at other elevations, that procedural objects are rendered from again
 # Of the elevation network, which has few objects and many features; chosen on the true orbits of 120 prompts, where its
@@ -45,8 +47,11 @@ def videos_to_judge(videos: Shards, count: int, seed: int) -> list[int]:
 
 def judged_features(
     features: ImageFeatures, videos: VideoShards, annotations: Annotations, *, progress: bool = True
-) -> tuple[Float[np.ndarray, "judged width"], np.ndarray]:
-    """What the filter learns from: the features of every judged video, and whether it is good."""
+) -> tuple[Float[np.ndarray, "judged width"], Bool[np.ndarray, "judged"]]:
+    """What the filter learns from: the features of every judged video, and whether it is good.
+
+    Raises ValueError where none is judged.
+    """
     places, good = annotations.labels()
     if not len(places):
         raise ValueError(f"{annotations.path} holds no judgement yet: label some videos first (notebook 05)")
@@ -103,7 +108,7 @@ def _orbits(
     from vfusion3d.data.objects import ObjectSpec, build_mesh  # not before: training works without a renderer
     from vfusion3d.data.render import render_views
 
-    elevations = (torch.arange(ORBITS) + torch.rand(ORBITS, generator=generator)) / ORBITS * (math.pi / 4)
+    elevations = (torch.arange(ORBITS) + torch.rand(ORBITS, generator=generator)) / ORBITS * HIGHEST_ELEVATION
     turns = torch.rand(ORBITS, generator=generator) * 2 * math.pi
     orbits = [
         orbit_cameras(ELEVATION_VIEWS, elevation, azimuth=turn)
@@ -128,7 +133,7 @@ def quality_model(
     def learn() -> Pipeline:
         return train_filter(*judged_features(features, videos, annotations))
 
-    return learned(folder / "quality.skops", settings, learn), settings
+    return learned(folder / QUALITY, settings, learn), settings
 
 
 def elevation_model(
@@ -150,7 +155,7 @@ def elevation_model(
         seen, elevations = elevation_samples(patch_features(profile), shards, profile.video.size, seed)
         return train_elevation(seen, elevations, seed, decay=DECAY, learning_rate=LEARNING_RATE, epochs=EPOCHS)
 
-    return learned(folder / "elevation.skops", settings, learn), settings
+    return learned(folder / ELEVATION, settings, learn), settings
 
 
 def learned(path: str | Path, settings: dict[str, Any], learn: Callable[[], Model]) -> Model:
@@ -178,11 +183,24 @@ def new_labeller(
     seed: int = 0,
 ) -> tuple[Labeller, dict[str, Any]]:
     """All that labels videos, with the models of `folder`, and the settings that name it for `label_videos`."""
-    features = image_features(profile)
-    quality, judged = quality_model(folder, features, videos, annotations, profile)
+    quality, judged = quality_model(folder, image_features(profile), videos, annotations, profile)
     elevation, trained = elevation_model(folder, shards, profile, seed)
     settings = {"quality": judged, "elevation": trained, "saliency": profile.foundations.saliency}
-    return Labeller(features, quality, elevation, saliency(profile), patch_features(profile)), settings
+    return _labeller(profile, quality, elevation), settings
+
+
+def stored_labeller(profile: Profile, folder: Path) -> tuple[Labeller, dict[str, str]]:
+    """The same with the models that are in `folder` already, whatever they learned from; the settings name their files.
+
+    Raises MissingArtifact that names the notebook which makes them.
+    """
+    quality, elevation = (require(folder / name, "05_filter_and_label") for name in (QUALITY, ELEVATION))
+    settings = {path.stem: short_name(path.read_bytes()) for path in (quality, elevation)}
+    return _labeller(profile, load_model(quality), load_model(elevation)), settings
+
+
+def _labeller(profile: Profile, quality: Pipeline, elevation: TransformedTargetRegressor) -> Labeller:
+    return Labeller(image_features(profile), quality, elevation, saliency(profile), patch_features(profile))
 
 
 class _Frames:

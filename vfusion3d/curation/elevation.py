@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from vfusion3d.cameras import HIGHEST_ELEVATION
 from vfusion3d.model.elevation import two_layers
 
 ELEVATION_VIEWS = 4
@@ -57,7 +58,7 @@ def predict_elevation(
     model: TransformedTargetRegressor, features: Float[np.ndarray, "videos width"]
 ) -> Float[np.ndarray, "videos"]:
     """Elevations in radians, within [0, pi/4], where those of the 3D data lie."""
-    return np.clip(model.predict(features), 0.0, np.pi / 4)
+    return np.clip(model.predict(features), 0.0, HIGHEST_ELEVATION)
 
 
 def mean_error(predicted: Float[np.ndarray, "videos"], true: Float[np.ndarray, "videos"]) -> float:

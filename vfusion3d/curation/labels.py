@@ -46,22 +46,22 @@ class Labels:
 class Labeller:
     """The three models that label videos, and the features that two of them read.
 
-    layout: what the elevation network reads (`image_features.patch_features`); None: the same features as the filter.
+    patches: what the elevation network reads (`image_features.patch_features`); None: the same features as the filter.
     """
 
     features: ImageFeatures
     quality: Pipeline  # of `quality.train_filter`
     elevation: TransformedTargetRegressor  # of `elevation.train_elevation`
     saliency: Saliency
-    layout: ImageFeatures | None = None
+    patches: ImageFeatures | None = None
 
     def __call__(self, videos: Float[Tensor, "batch frames 3 h w"]) -> Labels:
         """Label videos in [0, 1]; the elevations are radians in [0, pi/4]. Raises ValueError for under 8 frames."""
         seen = frame_features(self.features, videos, QUALITY_FRAMES)
-        if self.layout is None:
+        if self.patches is None:
             views = seen[:, :: QUALITY_FRAMES // ELEVATION_VIEWS]  # every second of 8 uniform frames: 4 uniform frames
         else:
-            views = frame_features(self.layout, videos, ELEVATION_VIEWS)
+            views = frame_features(self.patches, videos, ELEVATION_VIEWS)
         return Labels(
             quality_scores(self.quality, seen.mean(axis=1)),
             predict_elevation(self.elevation, views.mean(axis=1)),

@@ -45,15 +45,11 @@ def quality_scores(model: Pipeline, features: Float[np.ndarray, "videos width"])
     return model.decision_function(features)
 
 
-def judge_filter(
-    model: Pipeline, features: Float[np.ndarray, "videos width"], good: Bool[np.ndarray, "videos"]
-) -> FilterReport:
-    """Measure a filter on videos that it did not learn from. AUC and ROC are NaN where only one kind is there."""
-    return report(quality_scores(model, features), good)
-
-
 def report(scores: Float[np.ndarray, "videos"], good: Bool[np.ndarray, "videos"]) -> FilterReport:
-    """The same from scores at hand."""
+    """Measure a filter by its scores of videos that it did not learn from.
+
+    AUC and ROC are NaN where only one kind is there.
+    """
     good, scores = np.asarray(good, bool), np.asarray(scores)
     both = 0 < good.sum() < len(good)
     roc = np.stack(roc_curve(good, scores)[:2]) if both else np.full((2, 1), np.nan)

@@ -9,7 +9,6 @@ Where the objects come from is a function (index, generator) -> Object3D; three 
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from vfusion3d import cameras
 from vfusion3d.data.shards import encode_sample
 from vfusion3d.data.write_shards import Members, write_shards
 
-ELEVATION = (0.0, math.pi / 4)  # section 3.2: one for each object, uniform
+ELEVATION = (0.0, cameras.HIGHEST_ELEVATION)  # section 3.2: one for each object, uniform
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from vfusion3d.settings import write_whole
+from vfusion3d.settings import short_name, write_whole
 
 BLOCK = tarfile.BLOCKSIZE
 LAST_MEMBER = "json"
@@ -230,7 +230,7 @@ class Shards:
     def fingerprint(self) -> str:
         """A short name of the data: shards with other bytes have another one."""
         checksums = "".join(shard["sha256"] for shard in self.index["shards"])
-        return hashlib.sha256(checksums.encode()).hexdigest()[:16]
+        return short_name(checksums)
 
     def metadata(self, index: int) -> dict[str, Any]:
         """The metadata of a sample, without decoding its pictures."""

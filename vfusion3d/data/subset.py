@@ -1,11 +1,11 @@
 """Some samples of a data set, perhaps with some of their views only: what an ablation takes away (section 4.3)."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vfusion3d.data.shards import MultiviewSample
+from vfusion3d.settings import short_name
 
 if TYPE_CHECKING:
     from vfusion3d.curation.labels import SyntheticShards
@@ -43,8 +43,7 @@ class Subset(Sequence):
     @property
     def fingerprint(self) -> str:
         """A short name of the data: other samples, another order or other views have another one."""
-        chosen = hashlib.sha256(f"{self.indices} {self.views}".encode()).hexdigest()[:16]
-        return f"{self.shards.fingerprint}-{chosen}"
+        return f"{self.shards.fingerprint}-{short_name(f'{self.indices} {self.views}')}"
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -8,7 +8,6 @@
 A request that makes no sense is answered with status 400 or 404 and {"error": ...}, and changes nothing.
 """
 
-import hashlib
 import json
 from functools import cached_property
 from http import HTTPStatus
@@ -27,6 +26,7 @@ from vfusion3d.evaluation.user_study import (
     comparisons,
     read_answers,
 )
+from vfusion3d.settings import short_name
 
 PAGE = Path(__file__).with_name("study_page.html")
 LONGEST = 10_000  # bytes of an answer
@@ -51,7 +51,7 @@ class Study:
         """The rater's questions in their order, by an id that does not tell what they compare."""
         if rater not in self.order:
             asked = comparisons(self.items, checked_rater(rater), self.seed)
-            self.order[rater] = {hashlib.sha256("/".join(c.same).encode()).hexdigest()[:16]: c for c in asked}
+            self.order[rater] = {short_name("/".join(c.same)): c for c in asked}
         return self.order[rater]
 
     def answered(self, rater: str) -> list[bool]:
@@ -82,6 +82,7 @@ class Study:
         return self.question(rater)
 
     def comparison(self, rater: str, name: str) -> Comparison:
+        """The rater's question with this id. Raises StudyError where there is none."""
         if name not in self.asked(rater):
             raise StudyError(f"there is no question {name[:40]!r}")
         return self.asked(rater)[name]

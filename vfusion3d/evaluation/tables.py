@@ -31,6 +31,7 @@ METRICS = {
     "quality": ("Quality (%) ↑", 1, True),
     "faithfulness": ("Faithfulness (%) ↑", 1, True),
 }
+SURE = 2.0  # standard errors beyond which a difference is more than luck with the test items
 NUMBERS = Path(__file__).with_name("paper_numbers.yaml")
 
 
@@ -84,13 +85,18 @@ def differences(results: pd.DataFrame, method: str) -> pd.DataFrame:
         _, decimals, more = METRICS[metric]
         scores = results.pivot(index="key", columns="method", values=metric)
         for name in others:
-            gap = (scores[method] - scores[name]).dropna()
-            mean, error = gap.mean(), gap.sem()
+            mean, error, _ = paired_difference(scores[method], scores[name])
             better = mean if more else -mean
-            verdict = "ahead" if better > 2 * error else "behind" if better < -2 * error else "draw"
+            verdict = "ahead" if better > SURE * error else "behind" if better < -SURE * error else "draw"
             text = f"{mean:+.{decimals}f} ± {error:.{decimals}f}, {verdict}"
             rows.append((name, metric, mean, error, verdict, text))
     return pd.DataFrame(rows, columns=["than", "metric", "difference", "error", "verdict", "text"])
+
+
+def paired_difference(ours: pd.Series, theirs: pd.Series) -> tuple[float, float, int]:
+    """Ours minus theirs over the items that both have: the mean, its standard error, and how many items there are."""
+    ahead = (ours - theirs).dropna()
+    return ahead.mean(), ahead.sem(), len(ahead)
 
 
 def ahead_of(found: pd.DataFrame, others: Sequence[str], metrics: Sequence[str]) -> str:

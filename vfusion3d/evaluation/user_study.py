@@ -68,10 +68,12 @@ class Comparison:
 
     @property
     def right(self) -> str:
+        """The method on the right."""
         return self.baseline if self.left == OURS else OURS
 
     @property
     def same(self) -> tuple[str, str, str, str]:
+        """What makes two answers of a rater answers to the same question: the values of the columns `SAME`."""
         return (self.item.task, self.item.key, self.baseline, self.question)
 
 

@@ -4,7 +4,6 @@ Which videos a part of the synthetic data holds is drawn with the variant's seed
 other, so that more data is the same data and more.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,16 +11,15 @@ import numpy as np
 import torch
 
 from vfusion3d import layout
-from vfusion3d.curation.labels import Labeller, SyntheticShards, label_videos
-from vfusion3d.curation.saving import load_model
+from vfusion3d.curation.curate import stored_labeller
+from vfusion3d.curation.labels import SyntheticShards, label_videos
 from vfusion3d.data.images import on_white
 from vfusion3d.data.shards import MultiviewShards, VideoShards
 from vfusion3d.data.subset import Subset
 from vfusion3d.experiments.variants import Finetuning, Variant
 from vfusion3d.foundations.aesthetic_score import AestheticScore, aesthetic_score
-from vfusion3d.foundations.image_features import image_features, patch_features
-from vfusion3d.foundations.saliency import saliency
 from vfusion3d.foundations.text_to_image import text_to_image
+from vfusion3d.layout import require
 from vfusion3d.profiles import Profile
 from vfusion3d.progress import tqdm
 from vfusion3d.settings import claim_folder, write_whole
@@ -47,13 +45,13 @@ def training_data(
 ) -> TrainingData:
     """The data of a variant; the videos of a video model of its own are made in `folder` if need be.
 
-    Raises FileNotFoundError that names the notebook whose results are missing.
+    Raises MissingArtifact that names the notebook whose results are missing.
     """
     if variant.data == "3d":
         return TrainingData(objects_3d(run_dir))
     videos, labels = layout.synthetic_data(run_dir), layout.synthetic_labels(run_dir)
-    needed(videos / "index.json", "04_generate_synthetic_data")
-    needed(labels / "index.json", "05_filter_and_label")
+    require(videos / "index.json", "04_generate_synthetic_data")
+    require(labels / "index.json", "05_filter_and_label")
     generated = None if variant.generated is None else profile.scaled(variant.generated)
     wanted = None if variant.videos is None else profile.scaled(variant.videos)
     if variant.video_objects is not None:
@@ -126,14 +124,7 @@ def score_objects(score: AestheticScore, shards: MultiviewShards, batch: int = 1
 
 def objects_3d(run_dir: Path) -> MultiviewShards:
     """The rendered 3D objects of notebook 01."""
-    return MultiviewShards(needed(layout.training_data(run_dir) / "index.json", "01_render_3d_data").parent)
-
-
-def needed(path: Path, notebook: str) -> Path:
-    """`path`, which a notebook makes. Raises FileNotFoundError that names the notebook."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist yet: run notebook {notebook}, which makes it, first")
-    return path
+    return MultiviewShards(require(layout.training_data(run_dir) / "index.json", "01_render_3d_data").parent)
 
 
 def _own_videos(
@@ -160,25 +151,9 @@ def _own_videos(
         indices=list(asked),
         overwrite=overwrite,
     )
-    judges = layout.curation_models(run_dir)
-    settings = {name: _checksum(judges / f"{name}.skops") for name in ("quality", "elevation")}
-    label_videos(
-        folder / "videos", folder / "labels", labeller(profile, run_dir), settings=settings, overwrite=overwrite
-    )
+    labeller, settings = stored_labeller(profile, layout.curation_models(run_dir))
+    label_videos(folder / "videos", folder / "labels", labeller, settings=settings, overwrite=overwrite)
     return folder / "videos", folder / "labels"
-
-
-def labeller(profile: Profile, run_dir: Path) -> Labeller:
-    """The filter, the elevation network and the saliency of notebook 05."""
-    folder = layout.curation_models(run_dir)
-    quality, elevation = (
-        load_model(needed(folder / f"{name}.skops", "05_filter_and_label")) for name in ("quality", "elevation")
-    )
-    return Labeller(image_features(profile), quality, elevation, saliency(profile), patch_features(profile))
-
-
-def _checksum(path: Path) -> str:
-    return hashlib.sha256(needed(path, "05_filter_and_label").read_bytes()).hexdigest()[:16]
 
 
 def _order(count: int, seed: int) -> list[int]:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from vfusion3d.evaluation.figures import contact_sheet
 from vfusion3d.evaluation.protocol import model_predictor
 from vfusion3d.evaluation.showcase import novel_views_by
-from vfusion3d.evaluation.tables import METRICS, mean_over_objects, paper_table
+from vfusion3d.evaluation.tables import METRICS, SURE, mean_over_objects, paired_difference, paper_table
 from vfusion3d.experiments.run import Result, read_result
 from vfusion3d.experiments.variants import Experiments, load_experiments, seeds_of
 from vfusion3d.model.vfusion3d import VFusion3D
@@ -27,7 +27,6 @@ from vfusion3d.profiles import Profile
 if TYPE_CHECKING:
     from vfusion3d.data.shards import MultiviewSample
 
-SURE = 2.0  # standard errors beyond which a difference is more than luck with the test items
 TRUSTED = 20  # test items from which a standard error can be trusted
 
 
@@ -100,8 +99,8 @@ def differences(scores: pd.DataFrame, better: str, worse: str, metrics: Sequence
         items = scores.dropna(subset=[metric]).pivot_table(index=["test", "key"], columns="method", values=metric)
         if missing := [row for row in (better, worse) if row not in items]:
             raise ValueError(f"there are no scores {metric} of {', '.join(missing)}")
-        ahead = (items[better] - items[worse]).dropna()
-        rows[metric] = {"mean": ahead.mean(), "error": ahead.sem(), "items": len(ahead)}
+        mean, error, count = paired_difference(items[better], items[worse])
+        rows[metric] = {"mean": mean, "error": error, "items": count}
     return pd.DataFrame(rows).T.astype({"items": int})
 
 

@@ -4,7 +4,6 @@ A training is known by the settings its folder is claimed with (data, recipe, st
 what notebook 06 or 07 trained, or another variant, takes that model, and is only evaluated.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -17,13 +16,14 @@ import pandas as pd
 import torch
 
 from vfusion3d import layout
+from vfusion3d.curation.labels import SyntheticShards
 from vfusion3d.data.eval_prompts import eval_prompts
 from vfusion3d.data.shards import MultiviewShards
+from vfusion3d.data.subset import Subset
 from vfusion3d.evaluation.protocol import evaluate_3d, model_predictor
 from vfusion3d.evaluation.single_images import evaluate_single_images, orbit_of, prompt_images
-from vfusion3d.experiments.data import finetuning_data, needed, training_data
+from vfusion3d.experiments.data import finetuning_data, training_data
 from vfusion3d.experiments.variants import (
-    KEPT,
     Experiments,
     finetuning_recipe,
     load_experiments,
@@ -32,10 +32,11 @@ from vfusion3d.experiments.variants import (
 from vfusion3d.foundations.clip import clip
 from vfusion3d.foundations.loading import device_of
 from vfusion3d.foundations.perceptual import perceptual_distance
+from vfusion3d.layout import require
 from vfusion3d.loop import CHECKPOINT, fingerprint
 from vfusion3d.model.vfusion3d import VFusion3D
-from vfusion3d.profiles import Profile, Recipe
-from vfusion3d.settings import SETTINGS, write_whole
+from vfusion3d.profiles import KEPT, Profile, Recipe
+from vfusion3d.settings import SETTINGS, short_name, write_whole
 from vfusion3d.training.schedule import total_steps
 from vfusion3d.training.train import new_model, train_vfusion3d, training_settings
 
@@ -71,7 +72,7 @@ def run_variant(
 
     experiments: by default the bundled variants. Interrupted, the same call goes on where it stopped. overwrite: what
     was made with other settings is deleted and made anew; without it, ValueError says what differs. Raises
-    FileNotFoundError where notebooks 01 to 05 have not run, ProfileError for an unknown variant.
+    MissingArtifact where notebooks 01 to 05 have not run, ProfileError for an unknown variant.
     """
     run_dir, experiments = Path(run_dir), experiments or load_experiments()
     variant, folder = experiments.variant(name), layout.experiment(run_dir, name, seed)
@@ -169,7 +170,7 @@ def evaluate_variant(profile: Profile, run_dir: Path, model: VFusion3D) -> pd.Da
 def _trained(
     profile: Profile,
     run_dir: Path,
-    shards: Any,
+    shards: MultiviewShards | SyntheticShards | Subset,
     folder: Path,
     recipe: Recipe,
     start: VFusion3D | None,
@@ -204,7 +205,7 @@ def _evaluated(profile: Profile, run_dir: Path, name: str, seed: int, path: Path
     settings = {
         "model": fingerprint(model),
         "test": _test_shards(run_dir).fingerprint,
-        "prompts": hashlib.sha256(prompts.encode()).hexdigest()[:16],
+        "prompts": short_name(prompts),
         "views": profile.experiments.views,
         **{role: asdict(profile.foundations)[role] for role in roles},
     }
@@ -218,7 +219,7 @@ def _evaluated(profile: Profile, run_dir: Path, name: str, seed: int, path: Path
 
 
 def _test_shards(run_dir: Path) -> MultiviewShards:
-    return MultiviewShards(needed(layout.test_data(run_dir) / "index.json", "01_render_3d_data").parent)
+    return MultiviewShards(require(layout.test_data(run_dir) / "index.json", "01_render_3d_data").parent)
 
 
 def _category(prompt: str) -> tuple[str, bool | None]:

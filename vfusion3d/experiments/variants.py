@@ -15,7 +15,6 @@ from vfusion3d.profiles import Profile, ProfileError, Recipe, load_profile, read
 from vfusion3d.training.schedule import total_steps
 
 VARIANTS = Path(__file__).with_name("variants.yaml")
-KEPT = 2.7 / 4  # of the generated videos pass the paper's filter
 
 
 @dataclass(frozen=True)

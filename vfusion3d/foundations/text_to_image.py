@@ -4,7 +4,6 @@ A folder or a hub name: whatever `AutoPipelineForText2Image` of diffusers loads.
 procedural world renders the prompt, which has to be a caption of `vfusion3d.data.captions`.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vfusion3d.cameras import default_intrinsics, orbit_cameras
+from vfusion3d.cameras import HIGHEST_ELEVATION, default_intrinsics, orbit_cameras
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.foundations.loading import load_once
 from vfusion3d.profiles import Profile
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from vfusion3d.data.objects import ObjectSpec
 
 TextToImage = Callable[[Sequence[str], torch.Generator, int], Float[Tensor, "B 3 size size"]]
-HIGHEST = math.pi / 4  # radians: the elevations of the 3D data (section 3.2)
 
 
 def text_to_image(profile: Profile) -> TextToImage:
@@ -77,5 +75,5 @@ def imagined(prompt: str, generator: torch.Generator) -> "tuple[ObjectSpec, floa
     from vfusion3d.data.objects import make_object
 
     seed = int(torch.randint(2**31, (), generator=generator))
-    elevation = float(HIGHEST * torch.rand((), generator=generator))
+    elevation = float(HIGHEST_ELEVATION * torch.rand((), generator=generator))
     return make_object(prompt, seed), elevation

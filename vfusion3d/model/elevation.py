@@ -5,7 +5,6 @@ network reads one. It comes with the package as what `curation.elevation.train_e
 of procedural objects (`workflow/elevation.py`); it has never seen a photo.
 """
 
-import math
 from functools import cache
 
 import torch
@@ -13,11 +12,11 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from vfusion3d.cameras import HIGHEST_ELEVATION
 from vfusion3d.foundations.image_features import ImageFeatures, dino_features
 from vfusion3d.model.vfusion3d import BUNDLED_WEIGHTS
 
 BUNDLED_ESTIMATOR = BUNDLED_WEIGHTS / "elevation"
-HIGHEST = math.pi / 4  # radians: up to where the 3D data reach
 
 
 class ElevationEstimator:
@@ -29,7 +28,7 @@ class ElevationEstimator:
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
         """Radians in [0, pi/4], of pictures of one object on white, in [0, 1]; on the CPU."""
-        return self.network(self.features(images).float().cpu())[:, 0].clamp(0, HIGHEST)
+        return self.network(self.features(images).float().cpu())[:, 0].clamp(0, HIGHEST_ELEVATION)
 
 
 @cache

@@ -5,12 +5,14 @@ import json
 import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
 
 from vfusion3d.curation.labels import SyntheticShards
 from vfusion3d.data.shards import MultiviewShards
+from vfusion3d.data.subset import Subset
 from vfusion3d.foundations.loading import source_of
 from vfusion3d.foundations.perceptual import perceptual_distance
 from vfusion3d.loop import LoopSettings, fingerprint, train
@@ -65,7 +67,7 @@ def new_model(profile: Profile, generator: torch.Generator) -> VFusion3D:
 
 def train_vfusion3d(
     profile: Profile,
-    data: str | Path | SyntheticShards,
+    data: str | Path | MultiviewShards | SyntheticShards | Subset,
     folder: str | Path,
     *,
     recipe: Recipe | None = None,
@@ -77,7 +79,7 @@ def train_vfusion3d(
     stop_after: float = math.inf,
     overwrite: bool = False,
 ) -> VFusion3D:
-    """Train on `data`, a folder of rendered shards or labelled synthetic videos; checkpoint and log go to `folder`.
+    """Train on `data`, a folder of rendered shards or a data set at hand; checkpoint and log go to `folder`.
 
     recipe: by default `profile.training`; `profile.finetuning`, with a trained `model`, is section 3.3's fine-tuning.
     model: what to start from, else `new_model`. Interrupted, the same call goes on where it stopped; once done, it
@@ -117,10 +119,17 @@ def train_vfusion3d(
     return model
 
 
-def training_settings(profile: Profile, data, recipe: Recipe, model: VFusion3D, given: bool, seed: int) -> dict:
+def training_settings(
+    profile: Profile,
+    data: MultiviewShards | SyntheticShards | Subset,
+    recipe: Recipe,
+    model: VFusion3D,
+    given: bool,
+    seed: int,
+) -> dict[str, Any]:
     """What a training's folder is claimed with: two trainings that agree in it give the same model.
 
-    data: the shards. model: where it starts; given: whether its weights matter, or are drawn from the seed.
+    model: where it starts; given: whether its weights matter, or are drawn from the seed.
     """
     return {
         "training": dataclasses.asdict(recipe),

@@ -5,7 +5,6 @@ sample, on no worker. So any worker can make any shard, a killed one goes on at 
 result is the same however many there are.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from vfusion3d.foundations.image_to_video import VideoModel
 from vfusion3d.foundations.text_to_image import TextToImage
 from vfusion3d.loop import fingerprint
 from vfusion3d.profiles import Video
+from vfusion3d.settings import short_name
 
 SETTINGS = ("size", "frames", "fps", "motion_bucket", "guidance", "inference_steps")  # what changes a video
 Picture = tuple[Float[Tensor, "1 3 size size"], torch.Generator]
@@ -56,13 +56,13 @@ def generate_videos(
     if not prompts:
         raise ValueError("there are no prompts to make videos of")
     settings = {
-        "prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16],
+        "prompts": short_name("\n".join(prompts)),
         "text_to_image": drawn_by,
         "model": fingerprint(model.network),
         "video": {name: getattr(recipe, name) for name in SETTINGS},
         "seed": seed,
         "shard_size": shard_size,
-        "indices": None if indices is None else hashlib.sha256(repr(list(indices)).encode()).hexdigest()[:16],
+        "indices": None if indices is None else short_name(repr(list(indices))),
     }
     wanted = range(len(prompts)) if indices is None else indices
 

@@ -5,7 +5,6 @@ cleaned; a duplicate is dropped, and so is what means the same as an evaluation 
 is put before the prompt filter, in batches. What is dropped stays in the table, with the reason.
 """
 
-import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from vfusion3d.foundations.captioner import Captioner, captioner
 from vfusion3d.foundations.prompt_filter import Decision, PromptFilter, prompt_filter
 from vfusion3d.profiles import Profile
 from vfusion3d.progress import tqdm
-from vfusion3d.settings import claim_folder
+from vfusion3d.settings import claim_folder, short_name
 from vfusion3d.video.clean import clean, same_caption_key
 from vfusion3d.video.corpus import WEB_CAPTIONS, check_corpus, read_captions
 from vfusion3d.video.ledger import Ledger, Prompt
@@ -189,4 +188,4 @@ def _write_table(ledger: Ledger, path: Path) -> None:
 
 def _checksum(held_out: Mapping[str, Sequence[str]]) -> str:
     text = "\n".join(f"{source}: {caption}" for source, captions in held_out.items() for caption in captions)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return short_name(text)

@@ -19,7 +19,7 @@ from vfusion3d.video.generate import animate, sample_generator
 
 
 def first_frames(shards: MultiviewShards, count: int, size: int) -> Float[Tensor, "count 3 size size"]:
-    """View 0 of the first `count` objects, or of all where there are fewer, on white."""
+    """View 0 of the first `count` objects, or of all where there are fewer, on white, in [0, 1]."""
     return torch.cat([resize(on_white(shards.read(i, [0]).rgba), size) for i in range(min(count, len(shards)))])
 
 
