@@ -144,3 +144,12 @@ def test_a_dry_run_of_a_notebook_that_fails_or_has_no_plan_says_so(tmp_path, cap
     source.write_text(json.dumps(content))
     with pytest.raises(NotebookError, match=r"00_x\.ipynb: ZeroDivisionError"):
         dry_run(source, "smoke")
+
+
+def test_every_row_of_table_5_takes_the_steps_of_all_objects():
+    rows = plan("13_ablation_3d_finetuning", load_profile("paper"))
+    recipe = load_profile("paper").finetuning
+    samples = -(-recipe.epochs * 100_000 // recipe.batch_size) * recipe.batch_size
+    trained = rows[rows["unit"] == "sample"]["count"]
+    assert len(trained) == 5
+    assert trained.tolist() == pytest.approx([samples] * 5, rel=0.01)
