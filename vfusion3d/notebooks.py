@@ -20,6 +20,7 @@ from typing import Any
 import nbformat
 
 from vfusion3d.layout import MissingArtifact, require  # noqa: F401 (for the notebooks)
+from vfusion3d.pictures import smaller_png
 from vfusion3d.profiles import FOLDER, ProfileError, load_profile, profile_path
 from vfusion3d.progress import TEXT
 from vfusion3d.settings import write_whole
@@ -153,7 +154,7 @@ def scrub(notebook: nbformat.NotebookNode, *folders: Path) -> nbformat.NotebookN
     """Takes out of the outputs what only says on which machine they were made, in place.
 
     Paths inside `folders` become relative, the home folder `~`, Python's own folder `<python>`, the temporary files of
-    cells `<cell>`. No progress bar stays, and of another widget the picture that came with it.
+    cells `<cell>`. No progress bar stays, and of another widget the picture that came with it. Pictures: 256 colours.
     """
     places = [(str(folder), "") for folder in folders]
     places += [(sys.prefix, "<python>"), (sys.base_prefix, "<python>"), (str(Path.home()), "~")]
@@ -178,6 +179,8 @@ def scrub(notebook: nbformat.NotebookNode, *folders: Path) -> nbformat.NotebookN
         cell.outputs = _merge_streams([output for output in cell.outputs if _is_more_than_a_widget(output)])
         for output in cell.outputs:
             output.get("data", {}).pop(WIDGET, None)
+            if png := output.get("data", {}).get("image/png"):
+                output.data["image/png"] = base64.b64encode(smaller_png(base64.b64decode(png))).decode()
             if output.output_type == "stream":
                 output.text = _without_bars(clean(output.text))
             for kind, content in output.get("data", {}).items():

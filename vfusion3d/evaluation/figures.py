@@ -5,6 +5,7 @@ column), with curves that differ in line style as well as in colour, so that the
 vector PDF and a PNG, and the same figure gives the same bytes.
 """
 
+import io
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.image import AxesImage
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
@@ -25,6 +27,7 @@ from torch import Tensor
 
 from vfusion3d.cameras import INTRINSICS
 from vfusion3d.data.frames import uniform_frames
+from vfusion3d.pictures import few_colours, smaller_png
 from vfusion3d.settings import write_whole
 
 TEXT_WIDTH = 6.3  # inches
@@ -92,14 +95,25 @@ def paper_style():
 
 
 def save(figure: Figure, path: str | Path) -> list[Path]:
-    """Write `path`.pdf and `path`.png (no dates inside), each whole or not at all; returns the two paths."""
-    path = Path(path)
-    written = []
-    for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", {"Software": None})):
-        draw = partial(figure.savefig, format=suffix[1:], dpi=DPI, metadata=metadata)
-        with paper_style():
-            written.append(write_whole(path.with_name(path.name + suffix), draw))
-    return written
+    """Write `path`.pdf and `path`.png (no dates inside), each whole or not at all; returns the two paths.
+
+    The PNG has 256 colours; the PDF holds images as they are, for the viewer to enlarge.
+    """
+    path, drawn = Path(path), {}
+    images = figure.findobj(AxesImage)
+    before = [image.get_interpolation() for image in images]
+    with paper_style():
+        for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+            page = io.BytesIO()
+            figure.savefig(page, format=kind, dpi=DPI, metadata=metadata)
+            drawn[kind] = page.getvalue()
+            for image in images:
+                image.set_interpolation("none")
+    for image, interpolation in zip(images, before, strict=True):
+        image.set_interpolation(interpolation)
+    drawn["png"] = smaller_png(drawn["png"])
+    targets = [(path.with_name(f"{path.name}.{kind}"), drawn[kind]) for kind in ("pdf", "png")]
+    return [write_whole(target, partial(Path.write_bytes, data=data)) for target, data in targets]
 
 
 def page(width: float, height: float) -> tuple[Figure, Axes]:
@@ -365,6 +379,7 @@ def _picture(axes: Axes, pixels: np.ndarray, x: float, y: float, width: float, t
     height = width * pixels.shape[0] / pixels.shape[1]
     enlarged = width * DPI > pixels.shape[1]
     extent = (x, x + width, y + height, y)
+    pixels = few_colours(np.uint8(np.round(255 * pixels))) if pixels.dtype != np.uint8 else few_colours(pixels)
     axes.imshow(pixels, extent=extent, aspect="auto", interpolation="bicubic" if enlarged else "antialiased")
     line = {"edgecolor": ORANGE, "lw": 1.6, "zorder": 3} if thick else {"edgecolor": "0.8", "lw": 0.5}
     axes.add_patch(Rectangle((x, y), width, height, fill=False, clip_on=False, **line))
