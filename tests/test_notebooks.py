@@ -4,7 +4,9 @@ Everything is written to a temporary folder: the committed copies in papermill_r
 """
 
 import ast
+import base64
 import importlib
+import io
 import os
 import shutil
 import subprocess
@@ -12,8 +14,10 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from vfusion3d.notebooks import MissingArtifact, NotebookError, figures_dir, main, require, run_notebook, scrub
 
@@ -103,6 +107,16 @@ def test_the_workflow_lists_the_notebooks_that_there_are_in_their_order():
 
 
 # The machinery, on notebooks made for the test
+
+
+def as_text(picture: Image.Image) -> str:
+    """A PNG as a notebook stores it."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+ONE_PIXEL = as_text(Image.new("1", (1, 1)))  # no smaller PNG says the same
 
 
 def write_notebook(path: Path, *cells: str, tags=("parameters",)) -> Path:
@@ -218,20 +232,32 @@ def test_a_notebook_without_parameters_is_refused(tmp_path):
 
 def test_scrubbing_leaves_pictures_and_other_words_alone():
     home = str(Path.home())
-    output = nbformat.v4.new_output("display_data", data={"image/png": f"{home}/abc", "text/plain": f"{home}/abc"})
+    output = nbformat.v4.new_output("display_data", data={"image/png": ONE_PIXEL, "text/plain": f"{home}/abc"})
     stream = nbformat.v4.new_output("stream", text=f"{home}x /data{home} a\r\nb\n")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=[output, stream])])
     first, second = scrub(notebook).cells[0].outputs
-    assert first.data == {"image/png": f"{home}/abc", "text/plain": "~/abc"}
+    assert first.data == {"image/png": ONE_PIXEL, "text/plain": "~/abc"}
     assert second.text == f"{home}x /data{home} a\nb\n"
 
 
 def test_scrubbing_keeps_the_picture_of_a_widget_and_drops_what_has_none():
     widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "Box()"}
-    outputs = [nbformat.v4.new_output("display_data", data=data) for data in (widget, {**widget, "image/png": "abc"})]
+    outputs = [
+        nbformat.v4.new_output("display_data", data=data) for data in (widget, {**widget, "image/png": ONE_PIXEL})
+    ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=outputs)])
     (kept,) = scrub(notebook).cells[0].outputs
-    assert kept.data == {"text/plain": "Box()", "image/png": "abc"}
+    assert kept.data == {"text/plain": "Box()", "image/png": ONE_PIXEL}
+
+
+def test_the_pictures_of_an_executed_notebook_become_smaller_and_stay_pictures():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    output = nbformat.v4.new_output("display_data", data={"image/png": as_text(Image.fromarray(noise))})
+    before = len(output.data["image/png"])
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=[output])])
+    kept = scrub(notebook).cells[0].outputs[0].data["image/png"]
+    assert len(kept) < before / 2
+    assert Image.open(io.BytesIO(base64.b64decode(kept))).size == (64, 64)
 
 
 def test_a_missing_artifact_names_the_notebook_that_makes_it(tmp_path):

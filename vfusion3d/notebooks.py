@@ -8,6 +8,7 @@ The executed copy appears under its name only when every cell has run, and says 
 
 import argparse
 import ast
+import base64
 import contextlib
 import os
 import re
