@@ -58,7 +58,9 @@ def shards(tmp_path_factory):
 
 def recipe(**changes):
     small = {"batch_size": 2, "patch_size": 32, "stages": (Stage(32, 4), Stage(48, 4)), "samples_per_ray": 16}
-    return dataclasses.replace(load_profile("smoke").training, **{"restart_after_stage": 1} | small | changes)
+    return dataclasses.replace(
+        load_profile("smoke").training, **{"restart_after_stage": 1, "max_steps": None} | small | changes
+    )
 
 
 def test_the_papers_stages_take_their_share_of_the_epochs():

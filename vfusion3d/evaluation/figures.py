@@ -379,7 +379,7 @@ def _picture(axes: Axes, pixels: np.ndarray, x: float, y: float, width: float, t
     height = width * pixels.shape[0] / pixels.shape[1]
     enlarged = width * DPI > pixels.shape[1]
     extent = (x, x + width, y + height, y)
-    pixels = few_colours(np.uint8(np.round(255 * pixels))) if pixels.dtype != np.uint8 else few_colours(pixels)
+    pixels = few_colours(pixels if pixels.dtype == np.uint8 else np.uint8(np.round(255 * pixels))) / 255
     axes.imshow(pixels, extent=extent, aspect="auto", interpolation="bicubic" if enlarged else "antialiased")
     line = {"edgecolor": ORANGE, "lw": 1.6, "zorder": 3} if thick else {"edgecolor": "0.8", "lw": 0.5}
     axes.add_patch(Rectangle((x, y), width, height, fill=False, clip_on=False, **line))
