@@ -155,7 +155,8 @@ def scrub(notebook: nbformat.NotebookNode, *folders: Path) -> nbformat.NotebookN
     """Takes out of the outputs what only says on which machine they were made, in place.
 
     Paths inside `folders` become relative, the home folder `~`, Python's own folder `<python>`, the temporary files of
-    cells `<cell>`. No progress bar stays, and of another widget the picture that came with it. Pictures: 256 colours.
+    cells `<cell>`. No progress bar stays, and of another widget the picture that came with it. Pictures become
+    smaller.
     """
     places = [(str(folder), "") for folder in folders]
     places += [(sys.prefix, "<python>"), (sys.base_prefix, "<python>"), (str(Path.home()), "~")]

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from vfusion3d.cameras import INTRINSICS
 from vfusion3d.data.frames import uniform_frames
-from vfusion3d.pictures import few_colours, smaller_png
+from vfusion3d.pictures import smaller_png
 from vfusion3d.settings import write_whole
 
 TEXT_WIDTH = 6.3  # inches
@@ -97,7 +97,7 @@ def paper_style():
 def save(figure: Figure, path: str | Path) -> list[Path]:
     """Write `path`.pdf and `path`.png (no dates inside), each whole or not at all; returns the two paths.
 
-    The PNG has 256 colours; the PDF holds images as they are, for the viewer to enlarge.
+    The PNG has 32 levels a channel; the PDF holds images as they are, for the viewer to enlarge.
     """
     path, drawn = Path(path), {}
     images = figure.findobj(AxesImage)
@@ -379,7 +379,6 @@ def _picture(axes: Axes, pixels: np.ndarray, x: float, y: float, width: float, t
     height = width * pixels.shape[0] / pixels.shape[1]
     enlarged = width * DPI > pixels.shape[1]
     extent = (x, x + width, y + height, y)
-    pixels = few_colours(pixels if pixels.dtype == np.uint8 else np.uint8(np.round(255 * pixels))) / 255
     axes.imshow(pixels, extent=extent, aspect="auto", interpolation="bicubic" if enlarged else "antialiased")
     line = {"edgecolor": ORANGE, "lw": 1.6, "zorder": 3} if thick else {"edgecolor": "0.8", "lw": 0.5}
     axes.add_patch(Rectangle((x, y), width, height, fill=False, clip_on=False, **line))
