@@ -23,8 +23,9 @@ def drawn(tmp_path):
 
 
 def flat_images(*shape: int) -> torch.Tensor:
-    """Images (*shape, 3, 20, 20) of one random colour each."""
-    return torch.rand(*shape, 3, 1, 1, generator=torch.Generator().manual_seed(0)).expand(*shape, 3, 20, 20)
+    """Images (*shape, 3, 20, 20) of one random colour each, of the levels that a saved PNG has."""
+    levels = torch.randint(1, 32, (*shape, 3, 1, 1), generator=torch.Generator().manual_seed(0))
+    return (levels * 8 / 255).expand(*shape, 3, 20, 20)
 
 
 def find(picture: np.ndarray, colour: torch.Tensor) -> np.ndarray:
