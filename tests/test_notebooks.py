@@ -256,7 +256,7 @@ def test_the_pictures_of_an_executed_notebook_become_smaller_and_stay_pictures()
     before = len(output.data["image/png"])
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=[output])])
     kept = scrub(notebook).cells[0].outputs[0].data["image/png"]
-    assert len(kept) < before
+    assert len(kept) < 0.75 * before  # noise cannot be packed: 5 bits are left of 8
     assert Image.open(io.BytesIO(base64.b64decode(kept))).size == (64, 64)
 
 
