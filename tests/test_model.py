@@ -4,6 +4,7 @@ from tiny_model import tiny_model
 
 from vfusion3d import VFusion3D
 from vfusion3d.cameras import camera_vector, default_intrinsics, orbit_cameras
+from vfusion3d.model import vfusion3d as vfusion3d_module
 from vfusion3d.model.initialise import start_local
 
 
@@ -67,10 +68,24 @@ def test_from_the_local_start_a_plane_token_looks_at_the_patch_it_projects_to():
         tokens = model.encoder(torch.ones(1, 3, 64, 64))
         layer = model.transformer.layers[0]
         queries = layer.norm1(model.transformer.pos_embed, torch.zeros(1, model.config.camera_width))
-        _, attention = layer.cross_attn(queries, tokens, tokens)
+        _, attention = torch.nn.MultiheadAttention.forward(layer.cross_attn, queries, tokens, tokens)
     attention = attention[0, 2 * size * size :, 1:].view(size, size, grid, grid)  # plane 2: rows y, columns z
     for y in range(size):
         for z in range(size):
             image_row, image_column = divmod(attention[y, z].argmax().item(), grid)
             assert abs((image_column + 0.5) / grid - (y + 0.5) / size) <= 1 / size  # image right is +y
             assert abs(1 - (image_row + 0.5) / grid - (z + 0.5) / size) <= 1 / size  # image up is +z
+
+
+@pytest.mark.parametrize("kind", ["cross_attn", "self_attn"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_is_that_of_torch_with_and_without_gradients(kind, dtype, monkeypatch):
+    monkeypatch.setattr(vfusion3d_module, "QUERIES", 5)  # the last piece is a shorter one
+    layer = getattr(tiny_model().transformer.layers[0], kind).to(dtype)
+    x = torch.randn(2, 13, layer.embed_dim, generator=torch.Generator().manual_seed(0)).to(dtype)
+    seen = x if kind == "self_attn" else torch.randn(2, 7, layer.kdim, generator=torch.Generator().manual_seed(1)).to(dtype)
+    expected, _ = torch.nn.MultiheadAttention.forward(layer, x, seen, seen, need_weights=False)
+    bound = {torch.float32: 1e-5, torch.bfloat16: 0.02}[dtype] * expected.detach().abs().max().item()
+    assert (layer(x, seen) - expected).abs().max() <= bound
+    with torch.no_grad():
+        assert (layer(x, seen) - expected).abs().max() <= bound

@@ -2,9 +2,10 @@
 
 Objects of all categories, common and uncommon, one or several, with light, backgrounds and cameras of all kinds. The
 camera stands still, comes closer, moves aside or swings around in an arc of any direction and up to two thirds of a
-circle. The curated part, of which Stable Video Diffusion had one too, shows single objects on white, most of them in
-arcs of up to seven eighths of a circle: full circles are what the video model is to learn later, from 3D data. How much
-a video moves is measured in its pixels and stored: that is what conditions the video model.
+circle. The curated part, of which Stable Video Diffusion had one too, shows single objects on white, most of them on a
+turntable: a steady arc of up to seven eighths of a circle, all the same way round, as turntables are filmed. Full
+circles are what the video model is to learn later, from 3D data. How much a video moves is measured in its pixels and
+stored: that is what conditions the video model.
 """
 
 import dataclasses
@@ -33,7 +34,7 @@ from vfusion3d.data.write_shards import Members, write_shards
 MOTIONS = {"still": 0.1, "dolly": 0.2, "pan": 0.2, "arc": 0.5}  # how often each occurs
 CURATED_MOTIONS = {"still": 0.04, "dolly": 0.04, "pan": 0.04, "arc": 0.88}
 ARCS = (math.radians(10), math.radians(240))  # the shortest and the longest
-CURATED_ARCS = (math.radians(60), math.radians(315))
+CURATED_ARCS = (math.radians(180), math.radians(315))
 BACKGROUNDS = {"white": 0.4, "plain": 0.2, "gradient": 0.15, "clouds": 0.15, "horizon": 0.1}
 SEVERAL = {1: 0.8, 2: 0.14, 3: 0.06}  # objects in a picture
 FRAMES, FPS = 16, 7
@@ -149,17 +150,18 @@ def camera_path(
 ) -> tuple[str, Float[Tensor, "frames 3 4"]]:
     """A kind of motion (one of `MOTIONS`) and the camera of each frame.
 
-    raised: never at the height of the floor. curated: mostly arcs, long ones, around the middle of the picture.
+    raised: never at the height of the floor. curated: mostly long, steady, level arcs around the middle of the picture,
+    with the azimuth growing.
     """
     motions, arcs = (CURATED_MOTIONS, CURATED_ARCS) if curated else (MOTIONS, ARCS)
     kind = str(rng.choice(list(motions), p=list(motions.values())))
     along = torch.linspace(0, 1, frames) if frames > 1 else torch.zeros(1)
-    if rng.random() < 0.3:
+    if rng.random() < 0.3 and not curated:
         along = along * along * (3 - 2 * along)  # starts and stops softly
     still = torch.zeros(frames)
     azimuth = rng.uniform(-math.pi, math.pi) + still
     elevation = rng.uniform(0.15 if raised else -0.1, 0.9) + still
-    distance = (1.5 if rng.random() < 0.5 else rng.uniform(1.3, 2.1)) + still
+    distance = (1.5 if rng.random() < (0.8 if curated else 0.5) else rng.uniform(1.3, 2.1)) + still
     aside = rng.uniform(-0.1, 0.1, 2) if rng.random() < 0.5 and not curated else np.zeros(2)
     aside = torch.tensor(aside, dtype=torch.float32).expand(frames, 2)
     if kind == "dolly":
@@ -169,8 +171,8 @@ def camera_path(
         step = torch.tensor([math.cos(turn), 0.6 * math.sin(turn)]) * length
         aside = aside + (along[:, None] - 0.5) * step
     elif kind == "arc":
-        azimuth = azimuth + rng.choice([-1, 1]) * rng.uniform(*arcs) * along
-        if rng.random() < 0.3:
+        azimuth = azimuth + (1 if curated else rng.choice([-1, 1])) * rng.uniform(*arcs) * along
+        if rng.random() < 0.3 and not curated:
             elevation = (elevation + rng.uniform(-0.3, 0.3) * along).clamp(0.15 if raised else -0.1, 1.1)
     cam2world = cameras.look_at_origin(cameras.sphere_position(azimuth, elevation, distance))
     cam2world[..., 3] += (cam2world[..., :2] @ aside[..., None])[..., 0]

@@ -7,6 +7,7 @@ Module names follow the released checkpoint on purpose (`encoder.model`, `transf
 how it becomes a mesh in `mesh.py`.
 """
 
+import itertools
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from vfusion3d.model.mesh import extract_mesh
 from vfusion3d.model.rendering import Field, Rendering, render
 
 BUNDLED_WEIGHTS = Path(__file__).parents[1] / "weights"
+QUERIES = 512  # whose scores are in memory at once
 RELEASED_NAME = "facebook/vfusion3d"
 
 
@@ -199,20 +201,58 @@ class TransformerLayer(nn.Module):
     def __init__(self, width: int, heads: int, image_width: int, camera_width: int):
         super().__init__()
         self.norm1 = ModulatedLayerNorm(width, camera_width)
-        self.cross_attn = nn.MultiheadAttention(
-            width, heads, bias=False, kdim=image_width, vdim=image_width, batch_first=True
-        )
+        self.cross_attn = Attention(width, heads, bias=False, kdim=image_width, vdim=image_width, batch_first=True)
         self.norm2 = ModulatedLayerNorm(width, camera_width)
-        self.self_attn = nn.MultiheadAttention(width, heads, bias=False, batch_first=True)
+        self.self_attn = Attention(width, heads, bias=False, batch_first=True)
         self.norm3 = ModulatedLayerNorm(width, camera_width)
         # Identity stands where the authors' layer has a dropout, so that the Linears keep the released names 0 and 3.
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Identity(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor, image_tokens: Tensor, camera: Tensor) -> Tensor:
-        x = x + self.cross_attn(self.norm1(x, camera), image_tokens, image_tokens, need_weights=False)[0]
+        x = x + self.cross_attn(self.norm1(x, camera), image_tokens)
         y = self.norm2(x, camera)
-        x = x + self.self_attn(y, y, y, need_weights=False)[0]
+        x = x + self.self_attn(y, y)
         return x + self.mlp(self.norm3(x, camera))
+
+
+class Attention(nn.MultiheadAttention):
+    """The weights of `nn.MultiheadAttention` without biases, used as the device does it fastest.
+
+    In bfloat16 a CPU takes 2.7 times as long for torch's fused attention as for the plain products.
+    """
+
+    def forward(
+        self, x: Float[Tensor, "batch queries width"], seen: Float[Tensor, "batch keys seen_width"]
+    ) -> Float[Tensor, "batch queries width"]:
+        if self.in_proj_weight is None:
+            weights = self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
+        else:
+            weights = self.in_proj_weight.chunk(3)
+        inputs = (x, seen, seen)
+        heads = (self.num_heads, self.head_dim)
+        q, k, v = (
+            nn.functional.linear(one, weight).unflatten(-1, heads).transpose(1, 2)
+            for one, weight in zip(inputs, weights, strict=True)
+        )
+        plain = q.device.type == "cpu" and q.dtype == torch.bfloat16
+        attend = plain_attention if plain else nn.functional.scaled_dot_product_attention
+        return self.out_proj(attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+def plain_attention(
+    q: Float[Tensor, "batch heads queries width"],
+    k: Float[Tensor, "batch heads keys width"],
+    v: Float[Tensor, "batch heads keys width"],
+) -> Float[Tensor, "batch heads queries width"]:
+    """softmax(q k^T / sqrt(width)) v; without gradients by pieces whose scores stay in the cache."""
+    q = q * q.shape[-1] ** -0.5
+    if torch.is_grad_enabled():
+        return (q @ k.transpose(-1, -2)).softmax(dim=-1) @ v
+    result = torch.empty_like(q)
+    for places in itertools.product(*map(range, q.shape[:2])):
+        for queries, into in zip(q[places].split(QUERIES), result[places].split(QUERIES), strict=True):
+            torch.mm((queries @ k[places].T).softmax(dim=-1), v[places], out=into)
+    return result
 
 
 class ModulatedLayerNorm(nn.Module):

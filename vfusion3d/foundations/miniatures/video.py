@@ -1,7 +1,8 @@
 """The miniature video model: a `StableVideoDiffusionPipeline` of 16 frames of 64x64, trained from nothing.
 
 VAE and CLIP are trained before and stay as they are; all latents of the web world's videos are computed once, and the
-UNet learns on them. Played backwards, a video is another one; of a longer one, 16 frames are taken, at any pace.
+UNet learns on them. Played backwards, a video is another one (a turntable is not: all of them turn the same way); of
+a longer one, 16 frames are taken, at any pace.
 """
 
 import os
@@ -28,7 +29,7 @@ from vfusion3d.foundations.miniatures.clip import EMBEDDING, IMAGE_SIZE, MEAN, S
 from vfusion3d.foundations.miniatures.training import Lesson, Training
 from vfusion3d.progress import tqdm
 
-NOISE = Noise(mean=0.0, std=1.4, augmentation=0.0)  # 8x8 latents of few details need less noise than 72x128 ones
+NOISE = Noise(mean=1.5, std=1.6, augmentation=0.0)  # where things will be is decided while there is much of it
 UNET = {
     "sample_size": 8,
     "block_out_channels": [64, 64],
@@ -141,13 +142,14 @@ def video_lesson(
 ) -> Lesson:
     """The UNet of a video model, and videos that were encoded before."""
     latents = encoded["latents"]
+    turntables = videos.index["settings"].get("curated", False)
     stored, frames = latents.shape[1], model.network.config.num_frames
 
     def batch_of(step: int, rank: int) -> tuple[Tensor, Float[Tensor, "batch frames c h w"], list[int]]:
         """First frames in [0, 1], latents and motion buckets."""
         rng, _ = training.random(step, rank)
         chosen = rng.integers(len(latents), size=training.batch_size)
-        backwards = rng.random(training.batch_size) < 0.5
+        backwards = (rng.random(training.batch_size) < 0.5) & (not turntables)
         pace = rng.integers(1, (stored - 1) // (frames - 1) + 1, size=training.batch_size)
         order = rng.integers(stored - (frames - 1) * pace)[:, None] + pace[:, None] * np.arange(frames)
         order = np.where(backwards[:, None], order[:, ::-1], order)
