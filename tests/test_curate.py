@@ -13,6 +13,7 @@ from vfusion3d.curation.annotations import Annotations
 from vfusion3d.curation.curate import (
     ELEVATION,
     ORBITS,
+    OTHERS,
     QUALITY,
     elevation_samples,
     learned,
@@ -99,9 +100,15 @@ def test_an_orbit_of_32_views_gives_groups_of_4_uniform_views_and_their_mirror_i
 
 def test_procedural_objects_are_seen_from_elevations_all_over_the_range(objects):
     seen, elevations = elevation_samples(colour, objects, 32, seed=0, progress=False)
-    assert seen.shape == (3 * ORBITS, 3)
-    steps = np.floor(elevations.reshape(3, ORBITS) / (math.pi / 4) * ORBITS)
+    assert seen.shape == (3 * 2 * (ORBITS + OTHERS * 3), 3)  # mirrored; of each other object two orbits, and a cluster
+    own, others = np.split(elevations, [3 * 2 * ORBITS])
+    steps = np.floor(own.reshape(3, 2, ORBITS) / (math.pi / 4) * ORBITS)
     assert (steps == np.arange(ORBITS)).all()
+    two, one = np.split(others.reshape(3 * OTHERS, 6), [4], axis=1)  # an object's orbits and a cluster's, each twice
+    assert np.array_equal(two[:, :2], two[:, 2:])
+    assert np.array_equal(np.floor(two[:, :2] / (math.pi / 8)), np.tile([0, 1], (3 * OTHERS, 1)))
+    assert np.array_equal(one[:, 0], one[:, 1])
+    assert len(np.unique(one)) == 3 * OTHERS
     again, _ = elevation_samples(colour, objects, 32, seed=0, progress=False)
     assert np.array_equal(seen, again)
     other, _ = elevation_samples(colour, objects, 32, seed=1, progress=False)
@@ -114,8 +121,8 @@ def test_an_orbit_rendered_again_shows_the_object_that_is_stored(objects):
     seen, elevations = elevation_samples(colour, objects, SIZE, seed=0, progress=False)
     for place in range(3):
         stored = colour(on_white(objects[place].rgba)).mean(0).numpy()
-        nearest = np.abs(elevations[ORBITS * place :][:ORBITS] - objects.metadata(place)["elevation"]).argmin()
-        distance = np.abs(seen.reshape(3, ORBITS, 3)[:, nearest] - stored).sum(axis=1)
+        nearest = np.abs(elevations[2 * ORBITS * place :][:ORBITS] - objects.metadata(place)["elevation"]).argmin()
+        distance = np.abs(seen[: 3 * 2 * ORBITS].reshape(3, 2 * ORBITS, 3)[:, nearest] - stored).sum(axis=1)
         assert distance.argmin() == place
         assert distance[place] < 0.03
 

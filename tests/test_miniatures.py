@@ -32,7 +32,7 @@ from vfusion3d.foundations.miniatures.evaluate import (
 )
 from vfusion3d.foundations.miniatures.make import ORDER, TRAININGS, make_miniature, training_hours
 from vfusion3d.foundations.miniatures.training import Training, WebPictures, jitter_colours, learn, random_crops
-from vfusion3d.foundations.perceptual import perceptual_distance
+from vfusion3d.foundations.perceptual import PerceptualDistance, perceptual_distance
 from vfusion3d.loop import fingerprint
 from vfusion3d.profiles import load_profile
 
@@ -224,6 +224,23 @@ def test_the_vae_trains_and_scales_its_latents_to_one(web, tmp_path):
     assert latents.shape == (8, 4, 8, 8)
     assert 0.5 < latents.std() < 2
     assert vae.reconstruct(model, images).shape == images.shape
+
+
+def test_a_decoder_that_learns_alone_leaves_the_latents_what_they_are(web, tmp_path):
+    training = quick(vae.DECODER, batch_size=8)
+    with pytest.raises(ValueError, match="pass its model folder as start"):
+        make_miniature("vae_decoder", web, tmp_path, training, device="cpu")
+    torch.manual_seed(0)
+    vae.AutoencoderKLTemporalDecoder(**vae.CONFIG, scaling_factor=0.37).save_pretrained(tmp_path / "start")
+    (tmp_path / "start" / "training.json").write_text('{"trainings": []}')
+    PerceptualDistance("untrained").save_pretrained(tmp_path / "perceptual_distance" / "model")
+    start = tmp_path / "start"
+    made = make_miniature("vae_decoder", web, tmp_path, training, start=start, device="cpu")
+    before, after = (vae.AutoencoderKLTemporalDecoder.from_pretrained(folder) for folder in (start, made))
+    moved = {name: not torch.equal(value, after.state_dict()[name]) for name, value in before.state_dict().items()}
+    assert not any(value for name, value in moved.items() if not name.startswith("decoder."))
+    assert np.mean([value for name, value in moved.items() if name.startswith("decoder.")]) > 0.9
+    assert after.config.scaling_factor == 0.37
 
 
 def test_a_vae_with_a_latent_for_every_colour_has_no_anchor_loss():

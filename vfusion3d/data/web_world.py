@@ -34,7 +34,7 @@ from vfusion3d.data.write_shards import Members, write_shards
 MOTIONS = {"still": 0.1, "dolly": 0.2, "pan": 0.2, "arc": 0.5}  # how often each occurs
 CURATED_MOTIONS = {"still": 0.04, "dolly": 0.04, "pan": 0.04, "arc": 0.88}
 ARCS = (math.radians(10), math.radians(240))  # the shortest and the longest
-CURATED_ARCS = (math.radians(180), math.radians(315))
+CURATED_ARCS = (math.radians(300), math.radians(315))
 BACKGROUNDS = {"white": 0.4, "plain": 0.2, "gradient": 0.15, "clouds": 0.15, "horizon": 0.1}
 SEVERAL = {1: 0.8, 2: 0.14, 3: 0.06}  # objects in a picture
 FRAMES, FPS = 16, 7

@@ -33,11 +33,13 @@ from vfusion3d.loop import LOG, read_log
 from vfusion3d.settings import save_whole
 
 ORDER = ("clip", "image_features", "perceptual_distance", "vae", "image_to_video", "aesthetic_score")
+NAMES = (*ORDER, "vae_decoder")  # the last one only goes on from a vae
 TRAININGS = {
     "clip": clip.TRAINING,
     "image_features": features.TRAINING,
     "perceptual_distance": perceptual.NAMING,
     "vae": vae.TRAINING,
+    "vae_decoder": vae.DECODER,
     "image_to_video": video.TRAINING,
     "aesthetic_score": aesthetic.TRAINING,
 }
@@ -56,12 +58,15 @@ def make_miniature(
 ) -> Path | None:
     """Train the miniature of a role (or "vae") on the web world in `data`; returns `folder/name/model` once done.
 
-    image_to_video needs vae and clip in `folder`, aesthetic_score needs clip. start: the model folder of the
-    same miniature, to go on from; by default it starts from nothing. stop_after: seconds. Raises ValueError
-    for an unknown name, FileNotFoundError where one that it needs is missing.
+    image_to_video needs vae and clip in `folder`, aesthetic_score needs clip, vae_decoder (a vae whose decoder learns
+    on alone) needs perceptual_distance. start: the model folder of the same miniature, for vae_decoder of a vae, to go
+    on from; by default it starts from nothing. stop_after: seconds. Raises ValueError for an unknown name and for a
+    vae_decoder without a start, FileNotFoundError where one that it needs is missing.
     """
-    if name not in ORDER:
-        raise ValueError(f"there is no miniature {name!r}: the names are {', '.join(ORDER)}")
+    if name not in NAMES:
+        raise ValueError(f"there is no miniature {name!r}: the names are {', '.join(NAMES)}")
+    if name == "vae_decoder" and start is None:
+        raise ValueError("vae_decoder goes on from a vae: pass its model folder as start")
     folder = Path(folder)
     here = folder / name
     final = here / "model"
@@ -121,6 +126,10 @@ def _prepare(name: str, data, folder: Path, training: Training, start) -> tuple[
         case "vae":
             lesson = vae.vae_lesson(data, training, start)
             return lesson, lambda model: _save_vae(lesson, model)
+        case "vae_decoder":
+            distance = PerceptualDistance(str(_needed(folder, "perceptual_distance")))
+            lesson = vae.decoder_lesson(data, start, distance, training)
+            return lesson, lambda model: lesson.model.save_pretrained(model)
         case "aesthetic_score":
             eyes = load_clip(str(_needed(folder, "clip")))
             lesson = aesthetic.aesthetic_lesson(data, eyes, training, start)

@@ -4,9 +4,11 @@ Learned by pixels, by edges (differences between neighbouring pixels, which keep
 of the latents towards a normal distribution. Left at that, it spends all four latents on edges and never finds a use
 for the difference of green and purple. So three latents are drawn towards the mean colour of what they stand for.
 Most steps show windows of a quarter of a picture, four times as many; the temporal layers of the decoder learn on runs
-of frames.
+of frames. The decoder can learn on alone, with a perceptual distance: latents, and what a video model has learned of
+them, stay what they are.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,13 @@ from torch.nn.functional import avg_pool2d, mse_loss
 
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.foundations.miniatures.training import Lesson, Training, WebPictures, jitter_colours, random_crops
+from vfusion3d.foundations.perceptual import PerceptualDistance
 
 FRAMES = 4  # neighbours that are decoded together
 WINDOW = 32  # pixels a side of what most steps show
 WHOLE = 8  # of so many steps, two show whole pictures
 ANCHOR, EDGES, KL = 0.1, 0.25, 1e-6  # weights of the losses, beside 1 for pixels
+PERCEPTUAL = 0.05  # when the decoder learns alone
 CONFIG = {
     "block_out_channels": [32, 32, 64, 64],
     "down_block_types": ["DownEncoderBlock2D"] * 4,
@@ -31,6 +35,7 @@ CONFIG = {
     "sample_size": 64,
 }
 TRAINING = Training(steps=3200, batch_size=48, learning_rate=4e-3, weight_decay=0.0, muon=True, seed=41)
+DECODER = Training(steps=2500, batch_size=96, learning_rate=2e-3, weight_decay=0.0, muon=True, seed=42, mixed_precision="bf16")
 
 
 def vae_lesson(data: str | Path, training: Training = TRAINING, start: str | Path | None = None) -> Lesson:
@@ -65,6 +70,22 @@ def vae_lesson(data: str | Path, training: Training = TRAINING, start: str | Pat
     return Lesson(vae, batch_of, losses_of, pictures.fingerprints)
 
 
+def decoder_lesson(
+    data: str | Path, start: str | Path, distance: PerceptualDistance, training: Training = DECODER
+) -> Lesson:
+    """The decoder of the VAE in the folder `start`, on the same pictures and runs of frames."""
+    lesson = vae_lesson(data, training, start)
+    lesson.model.requires_grad_(False).decoder.requires_grad_(True)
+    half = training.mixed_precision == "bf16"  # the loop sees to it only where a model is called as such
+
+    def losses_of(model, batch, generator):
+        images, frames = batch
+        with torch.autocast(lesson.model.device.type, torch.bfloat16, enabled=half):
+            return decoder_losses(model, distance.to(lesson.model.device), images * 2 - 1, frames, generator)
+
+    return replace(lesson, losses_of=losses_of)
+
+
 @torch.no_grad()
 def scale_latents(lesson: Lesson) -> None:
     """Set the scaling factor of a trained VAE so that the latents of some of its pictures have a deviation of 1."""
@@ -78,16 +99,38 @@ def vae_losses(vae, images: Float[Tensor, "batch 3 h w"], frames: int, generator
     """The losses for images in [-1, 1]; frames: how many of them in a row are one video."""
     bare = getattr(vae, "module", vae)
     images = images.to(bare.device)
-    posterior = bare.encode(images).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=generator).to(images)
-    decoded = bare.decode(posterior.mean + posterior.std * noise, num_frames=frames).sample
-    pixels = mse_loss(decoded, images)
+    posterior, decoded = _encoded_and_decoded(bare, images, frames, generator)
     square = images.shape[-1] // posterior.mean.shape[-1]
     anchor = mse_loss(posterior.mean[:, :3], opponent(avg_pool2d(images, square)))
-    edges = mse_loss(decoded.diff(dim=-1), images.diff(dim=-1)) + mse_loss(decoded.diff(dim=-2), images.diff(dim=-2))
+    pixels, edges = _pixels_and_edges(decoded, images)
     kl = posterior.kl().mean() / posterior.mean[0].numel()
     loss = pixels + ANCHOR * anchor + EDGES * edges + KL * kl
     return {"loss": loss, "pixels": pixels, "anchor": anchor, "edges": edges, "kl": kl}
+
+
+def decoder_losses(
+    vae, distance: PerceptualDistance, images: Float[Tensor, "batch 3 h w"], frames: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """The same for a decoder that learns alone, under a perceptual distance too."""
+    bare = getattr(vae, "module", vae)
+    images = images.to(bare.device)
+    _, decoded = _encoded_and_decoded(bare, images, frames, generator)
+    decoded = decoded.float()
+    pixels, edges = _pixels_and_edges(decoded, images)
+    perceptual = distance(decoded / 2 + 0.5, images / 2 + 0.5).mean()
+    loss = pixels + EDGES * edges + PERCEPTUAL * perceptual
+    return {"loss": loss, "pixels": pixels, "edges": edges, "perceptual": perceptual}
+
+
+def _encoded_and_decoded(vae, images: Tensor, frames: int, generator: torch.Generator):
+    posterior = vae.encode(images).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=generator).to(images)
+    return posterior, vae.decode(posterior.mean + posterior.std * noise, num_frames=frames).sample
+
+
+def _pixels_and_edges(decoded: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    along, down = (mse_loss(decoded.diff(dim=axis), images.diff(dim=axis)) for axis in (-1, -2))
+    return mse_loss(decoded, images), along + down
 
 
 def opponent(images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 3 h w"]:
