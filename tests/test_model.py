@@ -83,7 +83,11 @@ def test_attention_is_that_of_torch_with_and_without_gradients(kind, dtype, monk
     monkeypatch.setattr(vfusion3d_module, "QUERIES", 5)  # the last piece is a shorter one
     layer = getattr(tiny_model().transformer.layers[0], kind).to(dtype)
     x = torch.randn(2, 13, layer.embed_dim, generator=torch.Generator().manual_seed(0)).to(dtype)
-    seen = x if kind == "self_attn" else torch.randn(2, 7, layer.kdim, generator=torch.Generator().manual_seed(1)).to(dtype)
+    seen = (
+        x
+        if kind == "self_attn"
+        else torch.randn(2, 7, layer.kdim, generator=torch.Generator().manual_seed(1)).to(dtype)
+    )
     expected, _ = torch.nn.MultiheadAttention.forward(layer, x, seen, seen, need_weights=False)
     bound = {torch.float32: 1e-5, torch.bfloat16: 0.02}[dtype] * expected.detach().abs().max().item()
     assert (layer(x, seen) - expected).abs().max() <= bound

@@ -29,7 +29,7 @@ from vfusion3d.foundations.miniatures.clip import EMBEDDING, IMAGE_SIZE, MEAN, S
 from vfusion3d.foundations.miniatures.training import Lesson, Training
 from vfusion3d.progress import tqdm
 
-NOISE = Noise(mean=1.5, std=1.6, augmentation=0.0)  # where things will be is decided while there is much of it
+NOISE = Noise(mean=2.5, std=1.8, augmentation=0.0)  # where things will be is decided while there is much of it
 UNET = {
     "sample_size": 8,
     "block_out_channels": [64, 64],
