@@ -79,15 +79,14 @@ def test_from_the_local_start_a_plane_token_looks_at_the_patch_it_projects_to():
 
 @pytest.mark.parametrize("kind", ["cross_attn", "self_attn"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_attention_is_that_of_torch_with_and_without_gradients(kind, dtype, monkeypatch):
+@pytest.mark.parametrize("fast", [True, False])
+def test_attention_is_that_of_torch_with_and_without_gradients(kind, dtype, fast, monkeypatch):
     monkeypatch.setattr(vfusion3d_module, "QUERIES", 5)  # the last piece is a shorter one
+    monkeypatch.setattr(vfusion3d_module, "has_bfloat16", lambda: fast)  # whatever this machine has
     layer = getattr(tiny_model().transformer.layers[0], kind).to(dtype)
     x = torch.randn(2, 13, layer.embed_dim, generator=torch.Generator().manual_seed(0)).to(dtype)
-    seen = (
-        x
-        if kind == "self_attn"
-        else torch.randn(2, 7, layer.kdim, generator=torch.Generator().manual_seed(1)).to(dtype)
-    )
+    other = torch.randn(2, 7, layer.kdim, generator=torch.Generator().manual_seed(1)).to(dtype)
+    seen = x if kind == "self_attn" else other
     expected, _ = torch.nn.MultiheadAttention.forward(layer, x, seen, seen, need_weights=False)
     bound = {torch.float32: 1e-5, torch.bfloat16: 0.02}[dtype] * expected.detach().abs().max().item()
     assert (layer(x, seen) - expected).abs().max() <= bound

@@ -175,8 +175,9 @@ def test_no_bundled_weights_name_the_folder_they_came_from():
             assert not re.search(r'": "(/|[A-Z]:)', path.read_text()), path
 
 
-def test_no_file_is_large_and_none_is_a_pickle():
+def test_no_file_is_large_a_pickle_or_a_package():
     for path in tracked():
+        assert path.suffix != ".whl", path
         assert path.stat().st_size <= 4 * 2**20 or path.is_relative_to(WEIGHTS), path
         assert path.suffix not in {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib"}, path
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, mse_loss
@@ -75,7 +76,10 @@ def vae_lesson(data: str | Path, training: Training = TRAINING, start: str | Pat
 def decoder_lesson(
     data: str | Path, start: str | Path, distance: PerceptualDistance, training: Training = DECODER
 ) -> Lesson:
-    """The decoder of the VAE in the folder `start`, on the same pictures and runs of frames."""
+    """The decoder of the VAE in the folder `start`, on the pictures and runs of frames of `vae_lesson`.
+
+    distance: what weighs, beside pixels and edges, how alike a picture and its copy look.
+    """
     lesson = vae_lesson(data, training, start)
     lesson.model.requires_grad_(False).decoder.requires_grad_(True)
     half = training.mixed_precision == "bf16"  # the loop sees to it only where a model is called as such
@@ -113,7 +117,7 @@ def vae_losses(vae, images: Float[Tensor, "batch 3 h w"], frames: int, generator
 def decoder_losses(
     vae, distance: PerceptualDistance, images: Float[Tensor, "batch 3 h w"], frames: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """The same for a decoder that learns alone, under a perceptual distance too."""
+    """Pixels, edges and perceptual distance, for images in [-1, 1]; frames: as in `vae_losses`."""
     bare = getattr(vae, "module", vae)
     images = images.to(bare.device)
     _, decoded = _encoded_and_decoded(bare, images, frames, generator)
@@ -124,7 +128,9 @@ def decoder_losses(
     return {"loss": loss, "pixels": pixels, "edges": edges, "perceptual": perceptual}
 
 
-def _encoded_and_decoded(vae, images: Tensor, frames: int, generator: torch.Generator):
+def _encoded_and_decoded(
+    vae, images: Float[Tensor, "batch 3 h w"], frames: int, generator: torch.Generator
+) -> tuple[DiagonalGaussianDistribution, Float[Tensor, "batch 3 h w"]]:
     posterior = vae.encode(images).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=generator).to(images)
     return posterior, vae.decode(posterior.mean + posterior.std * noise, num_frames=frames).sample
