@@ -293,7 +293,7 @@ def test_the_video_model_trains_on_latents_that_are_computed_once(web, tmp_path)
     videos = VideoShards(web / "videos")
     encoded = video.encode_all(model, videos, tmp_path / "encoded.safetensors", batch=3)
     shapes = {name: tuple(value.shape) for name, value in encoded.items()}
-    assert shapes == {"latents": (4, 16, 4, 8, 8), "motion": (4,)}
+    assert shapes == {"latents": (4, 16, 4, 8, 8), "embeddings": (4, 16, clip.EMBEDDING), "motion": (4,)}
     frames = videos[3].frames.float() / 255
     assert torch.allclose(encoded["latents"][3].float(), model.encode(frames[None])[0], atol=0.02)
     again = video.encode_all(model, None, tmp_path / "encoded.safetensors")
@@ -301,6 +301,12 @@ def test_the_video_model_trains_on_latents_that_are_computed_once(web, tmp_path)
     before = {name: p.clone() for name, p in model.network.named_parameters()}
     training = quick(video.TRAINING, batch_size=2)
     lesson = video.video_lesson(model, videos, encoded, training)
+    clean, seen = lesson.batch_of(0, 0)
+    for latents, embedding, first in zip(clean, seen.embedding, seen.latents, strict=True):
+        of, place = (encoded["latents"].float() == latents[0]).flatten(2).all(2).nonzero()[0].tolist()
+        wanted = model.condition(videos[of].frames[place : place + 1].float() / 255, [127], video.FPS, gen())
+        assert torch.allclose(embedding, wanted.embedding[0], atol=2e-3)
+        assert torch.allclose(first, wanted.latents[0], atol=2e-2)
     assert learn(lesson, training, tmp_path / "run", device="cpu")
     moved = [not torch.equal(before[name], p) for name, p in model.network.named_parameters()]
     assert np.mean(moved) > 0.95
@@ -314,19 +320,20 @@ def test_of_a_longer_video_16_frames_are_taken_at_any_pace_turntables_only_forwa
     tower = open_clip.CLIP(**clip.config()).state_dict()
     model = video.new_video_model(vae.AutoencoderKLTemporalDecoder(**vae.CONFIG), tower, seed=0)
     places = torch.arange(40.0).view(1, 40, 1, 1, 1) + torch.tensor([0.0, 100.0]).view(2, 1, 1, 1, 1)
-    encoded = {"latents": places.expand(2, 40, 4, 8, 8), "motion": torch.tensor([0.5, 1.0])}
+    embeddings = places[..., 0, 0].expand(2, 40, clip.EMBEDDING)
+    encoded = {"latents": places.expand(2, 40, 4, 8, 8), "embeddings": embeddings, "motion": torch.tensor([0.5, 1.0])}
     lesson = video.video_lesson(model, videos, encoded, quick(video.TRAINING, batch_size=64))
-    first, latents, buckets = lesson.batch_of(0, 0)
+    latents, condition = lesson.batch_of(0, 0)
     seen = latents[:, :, 0, 0, 0].long()
     steps = seen.diff(dim=1)
     assert (steps == steps[:, :1]).all()
     assert set(steps[:, 0].tolist()) == ({1, 2} if curated else {-2, -1, 1, 2})
     assert seen.min() >= 0
     assert (seen % 100).max() < 40
-    for picture, frames, bucket in zip(first, seen, buckets, strict=True):
+    assert torch.equal(condition.embedding[:, 0, 0], seen[:, 0].float())
+    for frames, numbers in zip(seen, condition.numbers.tolist(), strict=True):
         of, pace = int(frames[0]) // 100, abs(int(frames[1] - frames[0]))
-        assert torch.equal((picture * 255).round().byte(), videos[of].frames[int(frames[0]) % 100])
-        assert bucket == video.motion_bucket(pace * (0.5 + 0.5 * of))
+        assert numbers == [video.FPS - 1, video.motion_bucket(pace * (0.5 + 0.5 * of)), 0]
 
 
 class NamesByColour:

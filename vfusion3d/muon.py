@@ -4,6 +4,8 @@
 four times slower, and it wants a second optimizer beside it for everything else.
 """
 
+from collections import defaultdict
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -27,36 +29,42 @@ class MuonAdamW(torch.optim.AdamW):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            if group.get("muon"):
-                for parameter in group["params"]:
-                    self._update(parameter, group)
+            alike = defaultdict(list)  # matrices of one shape go together: a GPU waits for launches otherwise
+            for parameter in group["params"] if group.get("muon") else []:
+                if parameter.grad is not None:
+                    alike[parameter.flatten(1).shape].append(parameter)
+            for parameters in alike.values():
+                self._update(parameters, group)
         super().step()
         return loss
 
-    def _update(self, parameter: Tensor, group: dict) -> None:
-        gradient, parameter.grad = parameter.grad, None  # AdamW passes over parameters without a gradient
-        if gradient is None:
-            return
-        state = self.state[parameter]
-        if not state:  # AdamW wants to find a step counter wherever there is a state
-            state["step"], state["momentum"] = torch.zeros(()), torch.zeros_like(parameter)
-        state["step"] += 1
-        momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-        update = orthogonalised(gradient.lerp(momentum, MOMENTUM).flatten(1))
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(update.view_as(parameter), alpha=-group["lr"] * ADAM_RMS * max(update.shape) ** 0.5)
+    def _update(self, parameters: list[Tensor], group: dict) -> None:
+        ahead = []
+        for parameter in parameters:
+            gradient, parameter.grad = parameter.grad, None  # AdamW passes over parameters without a gradient
+            state = self.state[parameter]
+            if not state:  # AdamW wants to find a step counter wherever there is a state
+                state["step"], state["momentum"] = torch.zeros(()), torch.zeros_like(parameter)
+            state["step"] += 1
+            momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+            ahead.append(gradient.lerp(momentum, MOMENTUM).flatten(1))
+        size = group["lr"] * ADAM_RMS * max(ahead[0].shape) ** 0.5
+        for parameter, update in zip(parameters, orthogonalised(torch.stack(ahead)), strict=True):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(update.view_as(parameter), alpha=-size)
 
 
-def orthogonalised(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
-    """About U V^T of the matrix's singular value decomposition U S V^T, by 5 Newton-Schulz steps.
+def orthogonalised(matrices: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch rows columns"]:
+    """About U V^T of each matrix's singular value decomposition U S V^T, by 5 Newton-Schulz steps.
 
-    In bfloat16 on a GPU, in the matrix's own type on a CPU.
+    In bfloat16 on a GPU, in the matrices' own type on a CPU.
     """
     a, b, c = QUINTIC
-    x = matrix.bfloat16() if matrix.is_cuda else matrix
-    x = x.mT if x.shape[0] > x.shape[1] else x
-    x = x / x.norm().clamp(min=1e-7)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    x = x.mT if tall else x
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(STEPS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
+    return (x.mT if tall else x).to(matrices.dtype).contiguous()

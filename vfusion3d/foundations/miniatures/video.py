@@ -24,7 +24,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 from vfusion3d.data.motion import motion_bucket
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.data.web_world import FPS, FRAMES
-from vfusion3d.foundations.image_to_video import Noise, StableVideoDiffusion
+from vfusion3d.foundations.image_to_video import Condition, Noise, StableVideoDiffusion
 from vfusion3d.foundations.miniatures.clip import EMBEDDING, IMAGE_SIZE, MEAN, STD, VISION
 from vfusion3d.foundations.miniatures.training import Lesson, Training
 from vfusion3d.progress import tqdm
@@ -115,21 +115,31 @@ def image_encoder(clip_state: dict[str, Tensor]) -> CLIPVisionModelWithProjectio
     return model.eval().requires_grad_(False)
 
 
+def of_turntables(videos: VideoShards) -> bool:
+    """Whether these are the curated videos of `render_web`, which all turn the same way."""
+    return videos.index["settings"].get("curated", False)
+
+
 @torch.no_grad()
 def encode_all(model: StableVideoDiffusion, videos: VideoShards, path: str | Path, batch: int = 8) -> dict[str, Tensor]:
-    """The latents of all videos and their motion; kept in `path`.
+    """All that the lesson needs of all videos; kept in `path`.
 
-    latents (N, F, 4, h, w) scaled, motion (N,) in percent of the side a frame.
+    latents (N, F, 4, h, w) scaled; embeddings (N, F, width) of frames by CLIP, of turntables that are played as a whole
+    of the first frame alone (N, 1, width); motion (N,) in percent of the side a frame.
     """
     path = Path(path)
     if path.exists():
         return load_file(path)
-    latents = []
+    latents, embeddings = [], []
     for start in tqdm(range(0, len(videos), batch), desc="encoding videos", unit="batch"):
         frames = torch.stack([videos[i].frames for i in range(start, min(start + batch, len(videos)))]).float() / 255
         latents.append(model.encode(frames).half().cpu())
+        whole = of_turntables(videos) and frames.shape[1] == model.network.config.num_frames
+        firsts = frames[:, :1] if whole else frames
+        seen = model.condition(firsts.flatten(0, 1), [0] * firsts[:, :, 0, 0, 0].numel(), FPS, torch.Generator())
+        embeddings.append(seen.embedding.view(*firsts.shape[:2], -1).half().cpu())
     motion = torch.tensor([videos.metadata(i)["motion"] for i in range(len(videos))])
-    encoded = {"latents": torch.cat(latents), "motion": motion}
+    encoded = {"latents": torch.cat(latents), "embeddings": torch.cat(embeddings), "motion": motion}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     save_file(encoded, partial)
@@ -140,28 +150,30 @@ def encode_all(model: StableVideoDiffusion, videos: VideoShards, path: str | Pat
 def video_lesson(
     model: StableVideoDiffusion, videos: VideoShards, encoded: dict[str, Tensor], training: Training = TRAINING
 ) -> Lesson:
-    """The UNet of a video model, and videos that were encoded before."""
-    latents = encoded["latents"]
-    turntables = videos.index["settings"].get("curated", False)
+    """The UNet of a video model whose first frames get no noise, and videos that were encoded before."""
+    latents, embeddings = encoded["latents"], encoded["embeddings"]
+    turntables = of_turntables(videos)
     stored, frames = latents.shape[1], model.network.config.num_frames
+    scale = model.pipeline.vae.config.scaling_factor
 
-    def batch_of(step: int, rank: int) -> tuple[Tensor, Float[Tensor, "batch frames c h w"], list[int]]:
-        """First frames in [0, 1], latents and motion buckets."""
+    def batch_of(step: int, rank: int) -> tuple[Float[Tensor, "batch frames c h w"], Condition]:
+        """Latents, and what they are conditioned on: see `StableVideoDiffusion.condition`."""
         rng, _ = training.random(step, rank)
         chosen = rng.integers(len(latents), size=training.batch_size)
         backwards = (rng.random(training.batch_size) < 0.5) & (not turntables)
         pace = rng.integers(1, (stored - 1) // (frames - 1) + 1, size=training.batch_size)
         order = rng.integers(stored - (frames - 1) * pace)[:, None] + pace[:, None] * np.arange(frames)
         order = np.where(backwards[:, None], order[:, ::-1], order)
-        first = np.stack([videos.pictures(int(k), [int(view)])[0] for k, view in zip(chosen, order[:, 0], strict=True)])
         motions = encoded["motion"][chosen] * torch.from_numpy(pace)
-        buckets = [motion_bucket(float(motion)) for motion in motions]
-        clean = latents[torch.from_numpy(chosen)[:, None], torch.from_numpy(order)].float()
-        return torch.from_numpy(first).permute(0, 3, 1, 2).float() / 255, clean, buckets
+        numbers = torch.tensor([[FPS - 1, motion_bucket(float(motion)), 0.0] for motion in motions])
+        of, places = torch.from_numpy(chosen), torch.from_numpy(order)
+        clean = latents[of[:, None], places].float()
+        return clean, Condition(embeddings[of, places[:, 0]].float()[:, None], clean[:, 0] / scale, numbers)
 
     def losses_of(network, batch, generator):
-        first, clean, buckets = batch
-        condition = model.condition(first, buckets, FPS, generator)
-        return {"loss": model.loss(network, clean.to(condition.latents.device), condition, generator)}
+        device = next(network.parameters()).device
+        clean, seen = batch
+        condition = Condition(seen.embedding.to(device), seen.latents.to(device), seen.numbers.to(device))
+        return {"loss": model.loss(network, clean.to(device), condition, generator)}
 
     return Lesson(model.network, batch_of, losses_of, [videos.fingerprint])
