@@ -8,7 +8,6 @@ space empty, views and meshes are of a field of the released sizes whose density
 the miniatures on both devices; a relative difference above 0.01 is an error.
 """
 
-import math
 import statistics
 import sys
 import time
