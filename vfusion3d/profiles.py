@@ -128,8 +128,8 @@ class Recipe:
     def __post_init__(self):
         _positive(self, "batch_size", "patch_size", "views", "learning_rate", "grad_clip")
         _not_negative(self, "warmup_steps", "camera_noise", "weight_decay", "rays_per_view")
-        if self.samples_per_ray < 6 or self.samples_per_ray % 2:
-            raise ProfileError(f"samples_per_ray must be even and at least 6, not {self.samples_per_ray}")
+        if self.samples_per_ray < 8 or self.samples_per_ray % 2:
+            raise ProfileError(f"samples_per_ray must be even and at least 8, not {self.samples_per_ray}")
         if self.rays_per_view and self.losses.lpips:
             raise ProfileError("LPIPS compares patches: with rays_per_view, losses.lpips must be 0")
         if self.max_steps is not None:
