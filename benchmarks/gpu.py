@@ -1,11 +1,12 @@
 """How fast are the paper's sizes on one GPU? And does the GPU compute what the CPU does?
 
-    python benchmarks/gpu.py SHARDS          (SHARDS: a folder of a few objects rendered at 512 pixels)
+    vfusion3d render --profile laptop --objects procedural --count 4 --views 8 --size 512 -o runs/gpu/shards
+    python benchmarks/gpu.py runs/gpu/shards
 
-Models of the released and of the paper's size, with random weights, which cost the same. As random weights leave no
-space empty, views and meshes are of a field of the released sizes whose density is a ball, as in
+Models of the released and of the paper's size, with random weights, which cost as much as trained ones. As random
+weights leave no space empty, views and meshes are of a field of the released sizes whose density is a ball, as in
 `benchmarks/inference.py`. Every figure is the median of some runs after two that do not count. The last lines compare
-the miniatures on both devices; a relative difference above 0.01 is an error.
+`mini` and the video miniature on both devices; a relative difference above 0.01 is an error.
 """
 
 import statistics
@@ -54,6 +55,7 @@ def show(what: str, work, units: int = 1, repeats: int = 5) -> None:
 
 
 def on_gpu(model: torch.nn.Module, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    """The model, moved; diffusers' own `to` warns of some types."""
     return torch.nn.Module.to(model, DEVICE, dtype)
 
 
@@ -74,7 +76,10 @@ def inference() -> None:
 
 
 def training(shards: str) -> None:
-    """The last and largest stage of the paper's training: patches of 128 pixels of 4 views of 384, 128 a ray."""
+    """Forward and backward passes of the paper's last stage, without the optimizer.
+
+    Patches of 128 pixels of 4 views of 384, 128 samples a ray.
+    """
     model = VFusion3D().to(DEVICE).train()
     distance = on_gpu(PerceptualDistance(lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)))
     for batch in (1, 2, 4):
@@ -95,19 +100,22 @@ def training(shards: str) -> None:
 
 
 def video() -> None:
-    """Stable Video Diffusion's sizes: 16 frames of 512 pixels."""
+    """Forward and backward passes of fine-tuning, and generation, at Stable Video Diffusion's size.
+
+    16 frames of 512 pixels; the optimizer does not count.
+    """
     with torch.device(DEVICE):
         unet = UNetSpatioTemporalConditionModel()
         vae = AutoencoderKLTemporalDecoder(
             block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4, layers_per_block=2
         )
-    unet, vae = on_gpu(unet), on_gpu(vae, torch.float16).requires_grad_(False)  # a few parameters stay behind
+    unet, vae = on_gpu(unet), on_gpu(vae, torch.float16).requires_grad_(False)  # torch.device misses a few parameters
     frames = torch.zeros(16, 3, 512, 512, device=DEVICE, dtype=torch.float16)
     show("encode a video of 512 pixels", lambda: vae.encode(frames))
     latents = torch.randn(1, 16, 4, 64, 64, device=DEVICE)
     condition = Condition(torch.randn(1, 1, 1024), torch.randn(1, 4, 64, 64), torch.tensor([[6.0, 127.0, 0.02]]))
     condition = Condition(*(part.to(DEVICE) for part in vars(condition).values()))
-    model = SimpleNamespace(noise=Noise(), network=unet)
+    model = SimpleNamespace(noise=Noise(), network=unet)  # all that these methods need of the class
     model.temporal_parameters = lambda: StableVideoDiffusion.temporal_parameters(model)
     learn_temporal_only(model)
     unet.enable_gradient_checkpointing()
@@ -127,7 +135,7 @@ def video() -> None:
 
 @torch.inference_mode()
 def agreement() -> None:
-    """The bundled models on both devices, in float32."""
+    """`mini` and the video miniature on both devices, in float32."""
 
     def differ(what: str, ours: torch.Tensor, reference: torch.Tensor) -> None:
         error = ((ours.cpu().float() - reference).norm() / reference.norm()).item()
@@ -159,6 +167,10 @@ def agreement() -> None:
 
 
 def main() -> None:
+    if len(sys.argv) != 2:
+        raise SystemExit("usage: python benchmarks/gpu.py SHARDS (a folder that `vfusion3d render --size 512` wrote)")
+    if not torch.cuda.is_available():
+        raise SystemExit("this benchmark needs a CUDA GPU; benchmarks/inference.py measures a CPU")
     print(torch.cuda.get_device_name())
     for measure in (agreement, inference, lambda: training(sys.argv[1]), video):
         measure()

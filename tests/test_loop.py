@@ -159,6 +159,24 @@ def test_muon_moves_a_matrix_along_the_orthogonal_factor_of_its_gradient():
         assert ((stretch > 0.6) & (stretch < 1.3)).all()
 
 
+def test_muon_updates_matrices_of_one_shape_together_as_it_does_alone():
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(64, 2, 3, 3), (64, 18), (18, 64), (64, 18)]
+    starts = [torch.randn(shape, generator=generator) for shape in shapes]
+    together, alone = ([nn.Parameter(start.clone()) for start in starts] for _ in range(2))
+    optimizers = [MuonAdamW([{"params": ones, "muon": True}], lr=0.1) for ones in (together, *([p] for p in alone))]
+    for _ in range(3):
+        for one, other, shape in zip(together[:3], alone, shapes, strict=False):  # the last one gets no gradient
+            one.grad = torch.randn(shape, generator=generator)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(together, alone, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    moved = [not torch.equal(one, start) for one, start in zip(together, starts, strict=True)]
+    assert moved == [True, True, True, False]
+
+
 def test_muon_takes_the_matrices_of_repeated_blocks_and_resumes(tmp_path):
     class Blocks(nn.Module):
         def __init__(self):

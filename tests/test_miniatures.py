@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.utils.tensorboard import SummaryWriter
 
 from vfusion3d.data.shards import VideoShards
@@ -19,7 +19,7 @@ from vfusion3d.data.web_world import render_web
 from vfusion3d.foundations.aesthetic_score import aesthetic_score
 from vfusion3d.foundations.clip import clip as clip_role
 from vfusion3d.foundations.image_features import image_features
-from vfusion3d.foundations.image_to_video import image_to_video
+from vfusion3d.foundations.image_to_video import Noise, image_to_video
 from vfusion3d.foundations.miniatures import clip, features, perceptual, vae, video
 from vfusion3d.foundations.miniatures.evaluate import (
     NAMES,
@@ -297,6 +297,9 @@ def test_the_video_model_trains_on_latents_that_are_computed_once(web, tmp_path)
     frames = videos[3].frames.float() / 255
     assert torch.allclose(encoded["latents"][3].float(), model.encode(frames[None])[0], atol=0.02)
     again = video.encode_all(model, None, tmp_path / "encoded.safetensors")
+    save_file({name: encoded[name] for name in ("latents", "motion")}, tmp_path / "older.safetensors")
+    anew = video.encode_all(model, videos, tmp_path / "older.safetensors")  # of a version that kept no embeddings
+    assert torch.equal(anew["embeddings"], encoded["embeddings"])
     assert torch.equal(again["latents"], encoded["latents"])
     before = {name: p.clone() for name, p in model.network.named_parameters()}
     training = quick(video.TRAINING, batch_size=2)
@@ -310,6 +313,27 @@ def test_the_video_model_trains_on_latents_that_are_computed_once(web, tmp_path)
     assert learn(lesson, training, tmp_path / "run", device="cpu")
     moved = [not torch.equal(before[name], p) for name, p in model.network.named_parameters()]
     assert np.mean(moved) > 0.95
+
+
+def test_of_whole_turntables_only_the_first_frame_is_embedded(tmp_path):
+    render_web(tmp_path / "videos", 2, frames=16, size=64, seed=8, curated=True, progress=False)
+    videos = VideoShards(tmp_path / "videos")
+    torch.manual_seed(0)
+    tower = open_clip.CLIP(**clip.config()).state_dict()
+    model = video.new_video_model(vae.AutoencoderKLTemporalDecoder(**vae.CONFIG), tower, seed=0)
+    encoded = video.encode_all(model, videos, tmp_path / "encoded.safetensors")
+    wanted = [model.condition(one.frames[:1].float() / 255, [0], video.FPS, gen()).embedding for one in videos]
+    assert torch.allclose(encoded["embeddings"].float(), torch.cat(wanted), atol=2e-3)
+    lesson = video.video_lesson(model, videos, encoded, quick(video.TRAINING, batch_size=2))
+    assert lesson.batch_of(0, 0)[1].embedding.shape == (2, 1, clip.EMBEDDING)
+
+
+def test_a_video_model_that_noises_first_frames_does_not_learn_from_clean_ones():
+    tower = open_clip.CLIP(**clip.config()).state_dict()
+    model = video.new_video_model(vae.AutoencoderKLTemporalDecoder(**vae.CONFIG), tower, seed=0)
+    model.noise = Noise(augmentation=0.02)
+    with pytest.raises(ValueError, match=r"must be 0, not Noise\(.*augmentation=0\.02"):
+        video.video_lesson(model, None, {})
 
 
 @pytest.mark.parametrize("curated", [False, True])

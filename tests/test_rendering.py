@@ -150,7 +150,8 @@ def test_the_cube_is_entered_and_left_where_geometry_says():
     assert far.tolist() == [4, 1]
 
 
-def test_an_odd_number_of_samples_is_refused():
+@pytest.mark.parametrize("samples", [4, 6, 15])
+def test_an_odd_number_of_samples_or_fewer_than_8_is_refused(samples):
     field, planes = random_field()
-    with pytest.raises(ValueError, match="even number"):
-        render(field, planes[:1], orbit_cameras(1, 0.2)[None], default_intrinsics(1, 1), 8, samples=15)
+    with pytest.raises(ValueError, match="even number from 8 up"):
+        render(field, planes[:1], orbit_cameras(1, 0.2)[None], default_intrinsics(1, 1), 8, samples=samples)

@@ -29,16 +29,16 @@ class MuonAdamW(torch.optim.AdamW):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            alike = defaultdict(list)  # matrices of one shape go together: a GPU waits for launches otherwise
+            alike = defaultdict(list)  # matrices of one shape go together, or a GPU would mostly wait for launches
             for parameter in group["params"] if group.get("muon") else []:
                 if parameter.grad is not None:
                     alike[parameter.flatten(1).shape].append(parameter)
             for parameters in alike.values():
-                self._update(parameters, group)
+                self._update_alike(parameters, group)
         super().step()
         return loss
 
-    def _update(self, parameters: list[Tensor], group: dict) -> None:
+    def _update_alike(self, parameters: list[Tensor], group: dict) -> None:
         ahead = []
         for parameter in parameters:
             gradient, parameter.grad = parameter.grad, None  # AdamW passes over parameters without a gradient

@@ -179,8 +179,8 @@ def render_rays(
 
     table: `field.table(planes)` where it is at hand. occupied: `occupancy_grid` (for one object) to skip empty space.
     """
-    if samples < 4 or samples % 2:
-        raise ValueError(f"samples is {samples}; half of them are coarse and half fine: give an even number from 4 up")
+    if samples < 8 or samples % 2:
+        raise ValueError(f"samples is {samples}; half of them are coarse and half fine: give an even number from 8 up")
     table = field.table(planes) if table is None else table
     b, n = origins.shape[:2]
     batch = torch.arange(b, device=origins.device).repeat_interleave(n)

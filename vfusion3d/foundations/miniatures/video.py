@@ -1,8 +1,8 @@
 """The miniature video model: a `StableVideoDiffusionPipeline` of 16 frames of 64x64, trained from nothing.
 
-VAE and CLIP are trained before and stay as they are; all latents of the web world's videos are computed once, and the
-UNet learns on them. Played backwards, a video is another one (a turntable is not: all of them turn the same way); of
-a longer one, 16 frames are taken, at any pace.
+VAE and CLIP are trained before and stay as they are; latents and CLIP embeddings of all videos of the web world are
+computed once, and the UNet learns on them. Played backwards, a video is another one (a turntable is not: all of them
+turn the same way); of a longer one, 16 frames are taken, at any pace.
 """
 
 import os
@@ -116,27 +116,28 @@ def image_encoder(clip_state: dict[str, Tensor]) -> CLIPVisionModelWithProjectio
 
 
 def of_turntables(videos: VideoShards) -> bool:
-    """Whether these are the curated videos of `render_web`, which all turn the same way."""
+    """Whether these are the curated videos of `render_web`: most are turntables, and those all turn the same way."""
     return videos.index["settings"].get("curated", False)
 
 
 @torch.no_grad()
 def encode_all(model: StableVideoDiffusion, videos: VideoShards, path: str | Path, batch: int = 8) -> dict[str, Tensor]:
-    """All that the lesson needs of all videos; kept in `path`.
+    """All that the lesson needs of all videos; kept in `path`, and read from there if it exists.
 
-    latents (N, F, 4, h, w) scaled; embeddings (N, F, width) of frames by CLIP, of turntables that are played as a whole
-    of the first frame alone (N, 1, width); motion (N,) in percent of the side a frame.
+    latents (N, F, 4, h, w), scaled; embeddings (N, F, width): CLIP's, of every frame, as any may come first; of
+    turntables of just the model's length (N, 1, width), as only frame 0 does; motion (N,), percent of the side a frame.
     """
     path = Path(path)
-    if path.exists():
-        return load_file(path)
+    if path.exists() and "embeddings" in (kept := load_file(path)):
+        return kept  # a file without embeddings was written by an older version
     latents, embeddings = [], []
     for start in tqdm(range(0, len(videos), batch), desc="encoding videos", unit="batch"):
         frames = torch.stack([videos[i].frames for i in range(start, min(start + batch, len(videos)))]).float() / 255
         latents.append(model.encode(frames).half().cpu())
         whole = of_turntables(videos) and frames.shape[1] == model.network.config.num_frames
         firsts = frames[:, :1] if whole else frames
-        seen = model.condition(firsts.flatten(0, 1), [0] * firsts[:, :, 0, 0, 0].numel(), FPS, torch.Generator())
+        pictures = firsts.flatten(0, 1)
+        seen = model.condition(pictures, [0] * len(pictures), FPS, torch.Generator())
         embeddings.append(seen.embedding.view(*firsts.shape[:2], -1).half().cpu())
     motion = torch.tensor([videos.metadata(i)["motion"] for i in range(len(videos))])
     encoded = {"latents": torch.cat(latents), "embeddings": torch.cat(embeddings), "motion": motion}
@@ -150,7 +151,14 @@ def encode_all(model: StableVideoDiffusion, videos: VideoShards, path: str | Pat
 def video_lesson(
     model: StableVideoDiffusion, videos: VideoShards, encoded: dict[str, Tensor], training: Training = TRAINING
 ) -> Lesson:
-    """The UNet of a video model whose first frames get no noise, and videos that were encoded before."""
+    """The UNet of a video model, and videos that were encoded before.
+
+    Raises ValueError for a model that adds noise to first frames, which are encoded once here.
+    """
+    if model.noise.augmentation:
+        raise ValueError(
+            f"first frames are encoded once, without noise: noise.augmentation must be 0, not {model.noise}"
+        )
     latents, embeddings = encoded["latents"], encoded["embeddings"]
     turntables = of_turntables(videos)
     stored, frames = latents.shape[1], model.network.config.num_frames
