@@ -23,6 +23,7 @@ from vfusion3d.notebooks import MissingArtifact, NotebookError, figures_dir, mai
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+EXECUTED = sorted((ROOT / "papermill_runs").glob("*/*.ipynb"))
 WORKFLOW = yaml.safe_load((ROOT / "workflow" / "notebooks.yaml").read_text())
 each_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 
@@ -65,6 +66,15 @@ def test_the_notebook_runs_at_the_smoke_profile(source, smoke_run):
 @each_notebook
 def test_the_source_carries_no_outputs(source):
     assert not [cell for cell in code_cells(source) if cell.outputs or cell.execution_count]
+
+
+@pytest.mark.parametrize("executed", EXECUTED, ids=lambda executed: f"{executed.parent.name}-{executed.stem}")
+def test_a_committed_copy_says_what_its_source_says(executed):
+    source, copy = (
+        [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown"]
+        for path in (ROOT / "notebooks" / executed.name, executed)
+    )
+    assert [text.replace("](../../notebooks/solutions.md)", "](solutions.md)") for text in copy] == source
 
 
 @each_notebook
