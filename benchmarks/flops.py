@@ -38,15 +38,19 @@ def vfusion3d(image_size: int, views: int, rays: int, samples: int = 128) -> dic
     return {"network": network, "render": float(views * rays * samples * point), "all": float(model.num_parameters())}
 
 
+def video_vae() -> AutoencoderKLTemporalDecoder:
+    """The VAE of Stable Video Diffusion, untrained."""
+    return AutoencoderKLTemporalDecoder(
+        block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4, layers_per_block=2
+    )
+
+
 def video_model() -> dict[str, float]:
     """Stable Video Diffusion, 16 frames of 512 pixels: one pass of the U-Net, and the VAE both ways."""
     unet = UNetSpatioTemporalConditionModel().requires_grad_(False).to("meta")  # some of it insists on memory
     latents, embedding = torch.zeros(1, 16, 8, 64, 64), torch.zeros(1, 1, 1024)
     step = count(lambda: unet(latents, torch.zeros(1), embedding, torch.zeros(1, 3)))
-    vae = AutoencoderKLTemporalDecoder(
-        block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4, layers_per_block=2
-    )
-    vae.requires_grad_(False).to("meta")
+    vae = video_vae().requires_grad_(False).to("meta")
     encode = count(lambda: vae.encode(torch.zeros(16, 3, 512, 512)))
     decode = count(lambda: vae.decode(torch.zeros(16, 4, 64, 64), num_frames=16))
     parameters = {"all": sum(p.numel() for p in unet.parameters())}

@@ -18,7 +18,8 @@ from types import SimpleNamespace
 
 import lpips
 import torch
-from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+from diffusers import UNetSpatioTemporalConditionModel
+from flops import video_vae
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from fields import ball_field
@@ -105,16 +106,13 @@ def video() -> None:
     16 frames of 512 pixels; the optimizer does not count.
     """
     with torch.device(DEVICE):
-        unet = UNetSpatioTemporalConditionModel()
-        vae = AutoencoderKLTemporalDecoder(
-            block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4, layers_per_block=2
-        )
+        unet, vae = UNetSpatioTemporalConditionModel(), video_vae()
     unet, vae = on_gpu(unet), on_gpu(vae, torch.float16).requires_grad_(False)  # torch.device misses a few parameters
     frames = torch.zeros(16, 3, 512, 512, device=DEVICE, dtype=torch.float16)
     show("encode a video of 512 pixels", lambda: vae.encode(frames))
     latents = torch.randn(1, 16, 4, 64, 64, device=DEVICE)
     condition = Condition(torch.randn(1, 1, 1024), torch.randn(1, 4, 64, 64), torch.tensor([[6.0, 127.0, 0.02]]))
-    condition = Condition(*(part.to(DEVICE) for part in vars(condition).values()))
+    condition = condition.to(DEVICE)
     model = SimpleNamespace(noise=Noise(), network=unet)  # all that these methods need of the class
     model.temporal_parameters = lambda: StableVideoDiffusion.temporal_parameters(model)
     learn_temporal_only(model)

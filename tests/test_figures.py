@@ -23,7 +23,7 @@ def drawn(tmp_path):
 
 
 def flat_images(*shape: int) -> torch.Tensor:
-    """Images (*shape, 3, 20, 20) of one random colour each, of the levels that a saved PNG has."""
+    """Images (*shape, 3, 20, 20) of one random colour each, of the levels that a figure has."""
     levels = torch.randint(1, 32, (*shape, 3, 1, 1), generator=torch.Generator().manual_seed(0))
     return (levels * 8 / 255).expand(*shape, 3, 20, 20)
 

@@ -27,11 +27,11 @@ from torch import Tensor
 
 from vfusion3d.cameras import INTRINSICS
 from vfusion3d.data.frames import uniform_frames
-from vfusion3d.pictures import smaller_png
+from vfusion3d.pictures import fewer_levels, smaller_png
 from vfusion3d.settings import write_whole
 
 TEXT_WIDTH = 6.3  # inches
-DPI = 200
+DPI = 144  # of PNGs, which are for looking; a PDF keeps images in their own resolution
 MARGIN = 0.02  # inches around a page
 GAP = 0.04  # between the images of a sheet, as a part of an image's width
 TITLE = 0.23  # inches of a title
@@ -97,7 +97,7 @@ def paper_style():
 def save(figure: Figure, path: str | Path) -> list[Path]:
     """Write `path`.pdf and `path`.png (no dates inside), each whole or not at all; returns the two paths.
 
-    The PNG has 32 levels a channel; the PDF holds images as they are, for the viewer to enlarge.
+    The PDF holds images in their own resolution, for the viewer to enlarge. Both have 32 levels a channel.
     """
     path, drawn = Path(path), {}
     images = figure.findobj(AxesImage)
@@ -375,7 +375,8 @@ def plot_cameras(
 
 
 def _picture(axes: Axes, pixels: np.ndarray, x: float, y: float, width: float, thick: bool = False) -> None:
-    """One image (H, W, 3) on a page, its upper left corner at (x, y) inches, framed by a thin or a thick line."""
+    """One image (H, W, 3) in [0, 1] on a page, its upper left corner at (x, y) inches, in a thin or a thick frame."""
+    pixels = fewer_levels(np.uint8(np.round(255 * pixels)))
     height = width * pixels.shape[0] / pixels.shape[1]
     enlarged = width * DPI > pixels.shape[1]
     extent = (x, x + width, y + height, y)

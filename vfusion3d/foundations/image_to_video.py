@@ -53,6 +53,10 @@ class Condition:
     latents: Float[Tensor, "batch channels h w"]
     numbers: Float[Tensor, "batch 3"]
 
+    def to(self, device: torch.device | str) -> "Condition":
+        """The same on a device."""
+        return Condition(self.embedding.to(device), self.latents.to(device), self.numbers.to(device))
+
 
 class VideoModel(Protocol):
     """What the project asks of a video model. Videos are (batch, frames, 3, H, W) in [0, 1]."""
@@ -111,12 +115,19 @@ class StableVideoDiffusion:
         self, images: Float[Tensor, "batch 3 h w"], buckets: Sequence[int], fps: int, generator: torch.Generator
     ) -> Condition:
         """As the pipeline does it: the embedding of the clean image, the unscaled latents of the noised one."""
-        pipeline, device = self.pipeline, self.pipeline.device
-        embedding = pipeline._encode_image(to_pil(images), device, 1, False)
+        vae, embedding = self.pipeline.vae, self.embed(images)
         noised = images * 2 - 1 + self.noise.augmentation * torch.randn(images.shape, generator=generator).to(images)
-        latents = pipeline.vae.encode(noised.to(device, pipeline.vae.dtype)).latent_dist.mode()
-        numbers = torch.tensor([[fps - 1, bucket, self.noise.augmentation] for bucket in buckets])
-        return Condition(embedding, latents, numbers.to(device, embedding.dtype))
+        latents = vae.encode(noised.to(vae.device, vae.dtype)).latent_dist.mode()
+        return Condition(embedding, latents, self.numbers(buckets, fps).to(embedding))
+
+    @torch.no_grad()
+    def embed(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 1 width"]:
+        """The CLIP embeddings of images in [0, 1]."""
+        return self.pipeline._encode_image(to_pil(images), self.pipeline.device, 1, False)
+
+    def numbers(self, buckets: Sequence[int], fps: int) -> Float[Tensor, "batch 3"]:
+        """What a condition says beside the image, on the CPU."""
+        return torch.tensor([[fps - 1, bucket, self.noise.augmentation] for bucket in buckets])
 
     def loss(
         self, network: nn.Module, latents: Tensor, condition: Condition, generator: torch.Generator

@@ -136,9 +136,7 @@ def encode_all(model: StableVideoDiffusion, videos: VideoShards, path: str | Pat
         latents.append(model.encode(frames).half().cpu())
         whole = of_turntables(videos) and frames.shape[1] == model.network.config.num_frames
         firsts = frames[:, :1] if whole else frames
-        pictures = firsts.flatten(0, 1)
-        seen = model.condition(pictures, [0] * len(pictures), FPS, torch.Generator())
-        embeddings.append(seen.embedding.view(*firsts.shape[:2], -1).half().cpu())
+        embeddings.append(model.embed(firsts.flatten(0, 1)).view(*firsts.shape[:2], -1).half().cpu())
     motion = torch.tensor([videos.metadata(i)["motion"] for i in range(len(videos))])
     encoded = {"latents": torch.cat(latents), "embeddings": torch.cat(embeddings), "motion": motion}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -173,15 +171,14 @@ def video_lesson(
         order = rng.integers(stored - (frames - 1) * pace)[:, None] + pace[:, None] * np.arange(frames)
         order = np.where(backwards[:, None], order[:, ::-1], order)
         motions = encoded["motion"][chosen] * torch.from_numpy(pace)
-        numbers = torch.tensor([[FPS - 1, motion_bucket(float(motion)), 0.0] for motion in motions])
+        numbers = model.numbers([motion_bucket(float(motion)) for motion in motions], FPS)
         of, places = torch.from_numpy(chosen), torch.from_numpy(order)
         clean = latents[of[:, None], places].float()
         return clean, Condition(embeddings[of, places[:, 0]].float()[:, None], clean[:, 0] / scale, numbers)
 
     def losses_of(network, batch, generator):
         device = next(network.parameters()).device
-        clean, seen = batch
-        condition = Condition(seen.embedding.to(device), seen.latents.to(device), seen.numbers.to(device))
-        return {"loss": model.loss(network, clean.to(device), condition, generator)}
+        clean, condition = batch
+        return {"loss": model.loss(network, clean.to(device), condition.to(device), generator)}
 
     return Lesson(model.network, batch_of, losses_of, [videos.fingerprint])
