@@ -52,8 +52,8 @@ def test_the_showcase_shows_the_stored_views_at_the_wanted_turns(tmp_path):
 
 def test_a_folded_sheet_shows_every_row_once():
     rows = [torch.full((2, 3, 8, 8), shade) for shade in (0.1, 0.2, 0.3)]
-    pictures = [picture.get_array()[0, 0, 0] for picture in folded_sheet(rows, ["a", "b"]).axes[0].images]
-    assert np.allclose(pictures, [0.1, 0.1, 0.2, 0.2, 0.3, 0.3])  # the fourth place stays empty
+    pictures = [picture.get_array()[0, 0, 0] / 255 for picture in folded_sheet(rows, ["a", "b"]).axes[0].images]
+    assert np.allclose(pictures, [0.1, 0.1, 0.2, 0.2, 0.3, 0.3], atol=1 / 62 + 1e-3)  # the fourth place stays empty
 
 
 def test_a_turn_sheet_shows_the_input_and_each_turn_at_the_wanted_angles():
@@ -62,7 +62,7 @@ def test_a_turn_sheet_shows_the_input_and_each_turn_at_the_wanted_angles():
 
     turns = {"ours": {"a": shades(0.0, 0.1, 0.2, 0.3)}, "a method of 2 views": {"a": shades(0.5, 0.6)}}
     figure = turn_sheet(shades(0.9), turns, ["a"], ["a mug"], at=(1 / 4, 1 / 2))
-    pictures = [picture.get_array()[0, 0, 0] for picture in figure.axes[0].images]
-    assert np.allclose(pictures, [0.9, 0.1, 0.2, 0.5, 0.6])
+    pictures = [picture.get_array()[0, 0, 0] / 255 for picture in figure.axes[0].images]
+    assert np.allclose(pictures, [0.9, 0.1, 0.2, 0.5, 0.6], atol=1 / 62 + 1e-3)  # 32 levels
     words = [text.get_text().replace("\n", " ") for text in figure.axes[0].texts]
     assert words == ["a mug", "input", "ours 90°", "ours 180°", "a method of 2 views 90°", "a method of 2 views 180°"]
