@@ -12,7 +12,7 @@ from sklearn.neural_network import MLPRegressor
 from tiny_model import tiny_model
 
 from vfusion3d import cameras
-from vfusion3d.curation.elevation import mean_error, predict_elevation, train_elevation
+from vfusion3d.curation.elevation import grouped, mean_error, predict_by_groups, predict_elevation, train_elevation
 from vfusion3d.curation.features import features_of_all, video_features
 from vfusion3d.curation.labels import Labeller, SyntheticShards, label_videos
 from vfusion3d.curation.quality import quality_scores, report, train_filter
@@ -147,13 +147,27 @@ def test_the_elevation_is_read_off_features_that_show_it():
         train_elevation(features[:10], true[:10])
 
 
+def test_every_group_of_four_uniform_views_is_asked_for_the_elevation():
+    frames = np.zeros((2, 8, 3))
+    frames[1] = np.array([0.2, 0.6, 0.2, 0.6, 0.2, 0.6, 0.2, 0.6])[:, None]  # even frames in one group, odd in another
+    assert np.allclose(grouped(frames)[1], [[0.2] * 3, [0.6] * 3])
+    assert np.allclose(predict_by_groups(Bright(), grouped(frames)), [0, 0.4])
+    frames[1, ::2] = 5  # an answer beyond what 3D data have is cut before it is averaged
+    assert np.allclose(predict_by_groups(Bright(), grouped(frames)), [0, (math.pi / 4 + 0.6) / 2])
+    with pytest.raises(ValueError, match="7 frames cannot be divided into groups of 4"):
+        grouped(frames[:, :7])
+
+
 def test_labels_stand_beside_the_videos_key_for_key(videos, labeller, tmp_path):
     label_videos(videos, tmp_path / "labels", labeller, settings={"by": "test"}, batch=2, progress=False)
     labels = Shards(tmp_path / "labels", verify=True)
     assert labels.keys == VideoShards(videos).keys
     brightness = VideoShards(videos)[6].frames.float().mean(dim=(1, 2, 3)) / 255
     assert labels.metadata(6)["score"] == pytest.approx(float(brightness[::2].mean()) - 0.2, abs=1e-3)
-    assert labels.metadata(6)["elevation"] == pytest.approx(float(brightness[::4].mean()), abs=1e-3)
+    assert labels.metadata(6)["elevation"] == pytest.approx(float(brightness[::2].mean()), abs=1e-3)
+    finer = dataclasses.replace(labeller, patches=colour)  # asked for all frames
+    label_videos(videos, tmp_path / "finer", finer, settings={"by": "test"}, batch=2, progress=False)
+    assert Shards(tmp_path / "finer").metadata(6)["elevation"] == pytest.approx(float(brightness.mean()), abs=1e-3)
     with pytest.raises(ValueError, match="by: test there, other now"):
         label_videos(videos, tmp_path / "labels", labeller, settings={"by": "other"}, progress=False)
 

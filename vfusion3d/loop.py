@@ -20,13 +20,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vfusion3d.muon import MuonAdamW
+from vfusion3d.precision import resolve
 from vfusion3d.progress import tqdm
 from vfusion3d.settings import write_whole
 
@@ -42,7 +43,7 @@ class TrainingError(RuntimeError):
 class LoopSettings:
     """steps: optimizer steps in all. learning_rate: of each step, from 0. seed: of every random draw.
 
-    mixed_precision: "no" or "bf16". compile: through torch.compile. Betas and weight decay are AdamW's (only
+    mixed_precision: "no", "bf16" or "auto". compile: through torch.compile. Betas and weight decay are AdamW's (only
     matrices decay). muon: matrices and convolutions of repeated blocks (in an nn.ModuleList) learn by Muon.
     checkpoint_every, log_every: in steps.
     """
@@ -112,7 +113,8 @@ def train(
     folder, device = Path(folder), None if device == "auto" else device
     folder.mkdir(parents=True, exist_ok=True)
     AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
-    accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=device == "cpu")
+    precision = resolve(settings.mixed_precision, PartialState(cpu=device == "cpu").device)
+    accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu")
     if device is not None and accelerator.device.type != torch.device(device).type:
         raise TrainingError(
             f"training is to run on {device}, but there is only {accelerator.device}: set device to auto"

@@ -121,7 +121,7 @@ class Recipe:
     camera_noise: float = 0.02  # uniform in [-camera_noise, camera_noise], on extrinsics and intrinsics
     weight_decay: float = 0.05
     grad_clip: float = 1.0  # largest gradient norm
-    mixed_precision: Literal["no", "bf16"] = "no"
+    mixed_precision: Literal["no", "bf16", "auto"] = "no"  # auto: bf16 where the device has instructions for it
     compile: bool = False  # the network through torch.compile; the renderer's shapes change from step to step
     max_steps: int | None = None  # ends training early
 
@@ -169,7 +169,7 @@ class Video:
     anneal: bool = False  # the learning rate falls to 0 along a cosine
     warmup_steps: int = 0
     weight_decay: float = 0.01
-    mixed_precision: Literal["no", "bf16"] = "no"
+    mixed_precision: Literal["no", "bf16", "auto"] = "no"  # of fine-tuning, and of float32 models that generate
 
     def __post_init__(self):
         _positive(self, "size", "steps", "batch_size", "learning_rate", "inference_steps", "generate_batch")

@@ -20,7 +20,7 @@ from sklearn.pipeline import Pipeline
 from torch import Tensor
 
 from vfusion3d import cameras
-from vfusion3d.curation.elevation import ELEVATION_VIEWS, predict_elevation
+from vfusion3d.curation.elevation import ELEVATION_VIEWS, grouped, predict_by_groups
 from vfusion3d.curation.features import frame_features
 from vfusion3d.curation.quality import QUALITY_FRAMES, quality_scores
 from vfusion3d.data.shards import MultiviewSample, Shards, ShardWriter, VideoShards, shard_path, write_index
@@ -58,13 +58,11 @@ class Labeller:
     def __call__(self, videos: Float[Tensor, "batch frames 3 h w"]) -> Labels:
         """Label videos in [0, 1]; the elevations are radians in [0, pi/4]. Raises ValueError for under 8 frames."""
         seen = frame_features(self.features, videos, QUALITY_FRAMES)
-        if self.patches is None:
-            views = seen[:, :: QUALITY_FRAMES // ELEVATION_VIEWS]  # every second of 8 uniform frames: 4 uniform frames
-        else:
-            views = frame_features(self.patches, videos, ELEVATION_VIEWS)
+        many = videos.shape[1] // ELEVATION_VIEWS * ELEVATION_VIEWS
+        views = seen if self.patches is None else frame_features(self.patches, videos, many)
         return Labels(
             quality_scores(self.quality, seen.mean(axis=1)),
-            predict_elevation(self.elevation, views.mean(axis=1)),
+            predict_by_groups(self.elevation, grouped(views)),
             self.saliency(videos.flatten(0, 1)).unflatten(0, videos.shape[:2]),
         )
 

@@ -46,7 +46,8 @@ class Field(nn.Module):
     def table(self, planes: Float[Tensor, "batch 3 channels res res"]) -> Float[Tensor, "batch*3*res*res hidden"]:
         """The first layer applied to every texel: what `lookup` sums up. Always in float32."""
         per_plane = self.net[0].weight.float().unflatten(1, (3, -1))  # (hidden, 3, channels)
-        return torch.einsum("bpcij,hpc->bpijh", planes.float(), per_plane).reshape(-1, HIDDEN)
+        with torch.autocast(planes.device.type, enabled=False):
+            return torch.einsum("bpcij,hpc->bpijh", planes.float(), per_plane).reshape(-1, HIDDEN)
 
     def lookup(
         self,
@@ -55,11 +56,18 @@ class Field(nn.Module):
         points: Float[Tensor, "points 3"],
         batch: Int[Tensor, "points"],
     ) -> tuple[Float[Tensor, "points 3"], Float[Tensor, "points"]]:
-        """Colour and raw density at points of [-1, 1]^3. batch: which object of the table each point belongs to."""
+        """Colour and raw density at points of [-1, 1]^3, float32. batch: which object of the table each belongs to.
+
+        Under autocast the layers behind the first are computed in its type.
+        """
         rows, weights = corners(points, batch, resolution)
-        hidden = _WeightedRows.apply(table, rows, weights) + self.net[0].bias.float()
+        device, dtype = points.device.type, torch.float32
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        hidden = (_WeightedRows.apply(table, rows, weights) + self.net[0].bias.float()).to(dtype)
         for layer in (self.net[2], self.net[4], self.net[6]):
-            hidden = linear(relu(hidden), layer.weight.float(), layer.bias.float())
+            hidden = linear(relu(hidden), layer.weight.to(dtype), layer.bias.to(dtype))
+        hidden = hidden.float()
         return torch.sigmoid(hidden[:, 1:]) * 1.002 - 0.001, hidden[:, 0]
 
     def forward(

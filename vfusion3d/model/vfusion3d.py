@@ -7,7 +7,6 @@ Module names follow the released checkpoint on purpose (`encoder.model`, `transf
 how it becomes a mesh in `mesh.py`.
 """
 
-import functools
 import itertools
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from vfusion3d.model.mesh import extract_mesh
 from vfusion3d.model.rendering import Field, Rendering, render
+from vfusion3d.precision import has_bfloat16
 
 BUNDLED_WEIGHTS = Path(__file__).parents[1] / "weights"
 QUERIES = 512  # whose scores are in memory at once
@@ -239,13 +239,6 @@ class Attention(nn.MultiheadAttention):
         plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and has_bfloat16()
         attend = plain_attention if plain else nn.functional.scaled_dot_product_attention
         return self.out_proj(attend(q, k, v).transpose(1, 2).flatten(2))
-
-
-@functools.cache
-def has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices by instructions of its own."""
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def plain_attention(

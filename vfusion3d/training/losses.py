@@ -7,6 +7,7 @@ from torch.nn.functional import mse_loss
 from vfusion3d.cameras import rays_through
 from vfusion3d.model.rendering import render_rays
 from vfusion3d.model.vfusion3d import VFusion3D
+from vfusion3d.precision import autocast
 from vfusion3d.profiles import Recipe
 from vfusion3d.training.supervision import Batch
 
@@ -25,7 +26,7 @@ class Losses:
         planes = model(batch.image.to(device), batch.camera.to(device))
         rays = rays_through(batch.pixels, batch.cam2world, batch.intrinsics)
         origins, directions = (r.flatten(1, 2).to(device) for r in rays)
-        with torch.autocast(device.type, enabled=False):
+        with autocast(self.recipe.mixed_precision, device):
             rgb, opacity, _ = render_rays(
                 bare.field, planes, origins, directions, samples=self.recipe.samples_per_ray, generator=generator
             )

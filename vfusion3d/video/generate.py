@@ -19,10 +19,19 @@ from vfusion3d.data.write_shards import Members, write_shards
 from vfusion3d.foundations.image_to_video import VideoModel
 from vfusion3d.foundations.text_to_image import TextToImage
 from vfusion3d.loop import fingerprint
+from vfusion3d.precision import autocast
 from vfusion3d.profiles import Video
 from vfusion3d.settings import short_name
 
-SETTINGS = ("size", "frames", "fps", "motion_bucket", "guidance", "inference_steps")  # what changes a video
+SETTINGS = (
+    "size",
+    "frames",
+    "fps",
+    "motion_bucket",
+    "guidance",
+    "inference_steps",
+    "mixed_precision",
+)  # what changes a video
 Picture = tuple[Float[Tensor, "1 3 size size"], torch.Generator]
 
 
@@ -111,15 +120,18 @@ def draw_picture(index: int, prompts: Sequence[str], draw: TextToImage, recipe: 
 
 def animate(pictures: Sequence[Picture], model: VideoModel, recipe: Video) -> Float[Tensor, "batch frames 3 size size"]:
     """A video from each picture, all at once."""
-    return model.generate(
-        torch.cat([image for image, _ in pictures]),
-        [generator for _, generator in pictures],
-        bucket=recipe.motion_bucket,
-        frames=recipe.frames,
-        steps=recipe.inference_steps,
-        guidance=recipe.guidance,
-        fps=recipe.fps,
-    )
+    weights = next(model.network.parameters())
+    precision = recipe.mixed_precision if weights.dtype == torch.float32 else "no"
+    with autocast(precision, weights.device):
+        return model.generate(
+            torch.cat([image for image, _ in pictures]),
+            [generator for _, generator in pictures],
+            bucket=recipe.motion_bucket,
+            frames=recipe.frames,
+            steps=recipe.inference_steps,
+            guidance=recipe.guidance,
+            fps=recipe.fps,
+        )
 
 
 def sample_generator(seed: int, index: int) -> torch.Generator:
