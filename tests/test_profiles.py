@@ -153,8 +153,8 @@ def test_a_section_that_is_no_mapping_is_named(edited):
 
 
 def test_numbers_may_be_written_as_people_write_them(edited):
-    """YAML 1.1 reads `4e-4` as text."""
-    assert load_profile(edited(lambda content: content["training"].update(learning_rate="4e-4"))).training == (
+    """YAML 1.1 reads `3e-4` as text."""
+    assert load_profile(edited(lambda content: content["training"].update(learning_rate="3e-4"))).training == (
         load_profile("laptop").training
     )
 

@@ -112,7 +112,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     losses: Losses
     learning_rate: float = 4e-4
-    optimizer: Literal["adamw", "muon"] = "adamw"  # the paper's; muon for small models that start from nothing
+    optimizer: Literal["adamw", "muon"] = "adamw"  # the paper's; muon for miniatures: fewer steps are enough
     restart_after_stage: int | None = 2  # the learning rate starts again after this stage, counted from 1; null: never
     multi_stage: bool = True
     views: int = 4  # supervised views an object, the input among them
