@@ -220,7 +220,7 @@ def _labels(profile: Profile, videos: int, name: str = "") -> list[Step]:
     frames = profile.video.frames
     return [
         Step(f"{before}frames that the filter sees", 8 * videos, "image features"),
-        Step(f"{before}frames that give the elevation", 4 * videos, "image features"),
+        Step(f"{before}frames that give the elevation", frames * videos, "image features"),
         Step(f"{before}masks", frames * videos, "mask", "mask"),
     ]
 

@@ -16,11 +16,12 @@ def has_bfloat16() -> bool:
 
 
 def resolve(mixed_precision: str, device: torch.device) -> str:
-    """ "no" or "bf16" for a profile's "no", "bf16" or "auto"."""
+    """What a profile's `mixed_precision` ("no", "bf16" or "auto") comes to on a device: "no" or "bf16"."""
     if mixed_precision != "auto":
         return mixed_precision
-    fast = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else has_bfloat16()
-    return "bf16" if fast else "no"
+    on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    on_cpu = device.type == "cpu" and has_bfloat16()
+    return "bf16" if on_gpu or on_cpu else "no"
 
 
 def autocast(mixed_precision: str, device: torch.device) -> torch.autocast:

@@ -1,4 +1,4 @@
-"""A video as one vector: image features of some of its frames, averaged (section 3.2: 8 for quality, 4 elsewhere)."""
+"""A video as one vector: the mean image features of some frames (section 3.2: 8 for quality, 4 for elevation)."""
 
 from collections.abc import Sequence
 
