@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from vfusion3d import muon
 from vfusion3d.loop import LoopSettings, TrainingError, read_log, samples_of_step, step_generator, train
 from vfusion3d.muon import MuonAdamW
 
@@ -81,6 +82,26 @@ def test_after_kill_9_a_run_goes_on_to_the_same_weights_and_the_same_curve_bit_f
     pandas.testing.assert_frame_equal(read_log(tmp_path / "whole"), read_log(folder), check_exact=True)
 
 
+def test_a_batch_is_drawn_on_one_core_and_the_step_keeps_its_own(tmp_path):
+    model, batch_of, losses_of = regression()
+    before, drawing, learning = torch.get_num_threads(), [], []
+
+    def counted_batch(step, rank):
+        drawing.append(torch.get_num_threads())
+        return batch_of(step, rank)
+
+    def counted_losses(*what):
+        learning.append(torch.get_num_threads())
+        return losses_of(*what)
+
+    torch.set_num_threads(3)
+    try:
+        train(model, counted_batch, counted_losses, settings(3), tmp_path, device="cpu")
+    finally:
+        torch.set_num_threads(before)
+    assert (drawing, learning) == ([1, 1, 1], [3, 3, 3])
+
+
 def test_a_finished_run_does_nothing_more(tmp_path):
     first, _ = run(tmp_path)
     second, done = run(tmp_path)
@@ -146,7 +167,9 @@ def test_a_gpu_that_is_not_there_is_an_error_and_not_a_slow_training(tmp_path):
         train(nn.Linear(2, 1), None, None, settings(3), tmp_path, device="cuda")
 
 
-def test_muon_moves_a_matrix_along_the_orthogonal_factor_of_its_gradient():
+@pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-4), (True, 0.05)])
+def test_muon_moves_a_matrix_along_the_orthogonal_factor_of_its_gradient(half, tolerance, monkeypatch):
+    monkeypatch.setattr(muon, "has_bfloat16", lambda: half)  # whatever this machine has
     generator = torch.Generator().manual_seed(0)
     for shape in ((8, 20), (20, 8)):
         matrix = nn.Parameter(torch.zeros(shape))
@@ -155,7 +178,7 @@ def test_muon_moves_a_matrix_along_the_orthogonal_factor_of_its_gradient():
         MuonAdamW([{"params": [matrix], "muon": True}], lr=1.0, weight_decay=0.0).step()
         factor = -matrix.detach() / (0.2 * 20**0.5)
         stretch = (u.mT @ factor @ vh.mT).diagonal()
-        assert torch.allclose(factor, (u * stretch) @ vh, atol=1e-4)  # the gradient's own singular vectors
+        assert torch.allclose(factor, (u * stretch) @ vh, atol=tolerance)  # the gradient's own singular vectors
         assert ((stretch > 0.6) & (stretch < 1.3)).all()
 
 

@@ -138,7 +138,9 @@ def train(
         mininterval=float(os.environ.get("TQDM_MININTERVAL", 1.0)),
         smoothing=0.05,
     )
-    with ThreadPoolExecutor(1) as ahead, log or nullcontext():
+    # On a CPU a batch that is drawn on all cores holds up the step that runs there: 0.48 s a step in place of 0.35.
+    alone = partial(torch.set_num_threads, 1) if accelerator.device.type == "cpu" else None  # of that thread only
+    with ThreadPoolExecutor(1, initializer=alone) as ahead, log or nullcontext():
         upcoming = ahead.submit(batch_of, start, rank) if start < settings.steps else None
         for step in bar:
             batch = upcoming.result()

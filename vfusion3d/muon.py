@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vfusion3d.precision import has_bfloat16
+
 MOMENTUM = 0.95
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's coefficients: singular values end in about [0.7, 1.2] after 5 steps
 STEPS = 5
@@ -57,11 +59,11 @@ class MuonAdamW(torch.optim.AdamW):
 def orthogonalised(matrices: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch rows columns"]:
     """About U V^T of each matrix's singular value decomposition U S V^T, by 5 Newton-Schulz steps.
 
-    In bfloat16 on a GPU, in the matrices' own type on a CPU.
+    In bfloat16 on a GPU and on a CPU that has instructions for it, else in the matrices' own type.
     """
     a, b, c = QUINTIC
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    x = matrices.bfloat16() if matrices.is_cuda or has_bfloat16() else matrices
     x = x.mT if tall else x
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(STEPS):
