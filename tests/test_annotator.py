@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vfusion3d.curation.annotations import Annotations
-from vfusion3d.curation.annotator import EACH_KIND, Verdict, annotate, call, judge_video
+from vfusion3d.curation.annotator import APART, EACH_KIND, Verdict, annotate, call, judge_video, nearest_side
 from vfusion3d.curation.truth import true_elevations, true_orbit
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.foundations.perceptual import perceptual_distance
@@ -54,6 +54,25 @@ def test_one_frame_that_falls_apart_makes_a_video_bad(car, perceptual):
     verdict = judge_video(broken, car, perceptual)
     assert not verdict.good
     assert verdict.distance < verdict.between  # in the mean it would pass
+
+
+def test_the_conditions_say_which_one_a_video_fails(car, perceptual):
+    still, noise = car[:1].expand_as(car), torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    broken = torch.cat([car[:9], noise[None], car[10:]])
+    failed = {
+        name: [word for word, holds in judge_video(video, car, perceptual).conditions.items() if not holds]
+        for name, video in {"truth": car, "still": still, "broken": broken}.items()
+    }
+    assert failed["truth"] == []
+    assert "turns" in failed["still"]
+    assert failed["broken"] == ["holds together"]
+
+
+def test_the_nearest_side_is_near_in_whatever_order_and_far_for_another_object(car, perceptual):
+    order = torch.randperm(FRAMES, generator=torch.Generator().manual_seed(0))
+    assert nearest_side(car[order], car, perceptual) == pytest.approx(0, abs=1e-6)
+    other = true_orbit("a green tree", 3, 1, FRAMES, SIZE)[0]
+    assert nearest_side(other, car, perceptual) > APART / 2
 
 
 def test_of_what_looks_the_same_from_all_sides_no_turning_is_asked(perceptual):

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import skops.io
 import torch
@@ -15,7 +16,7 @@ from vfusion3d import cameras
 from vfusion3d.curation.elevation import grouped, mean_error, predict_by_groups, predict_elevation, train_elevation
 from vfusion3d.curation.features import features_of_all, video_features
 from vfusion3d.curation.labels import Labeller, SyntheticShards, label_videos
-from vfusion3d.curation.quality import quality_scores, report, train_filter
+from vfusion3d.curation.quality import guesses, quality_scores, report, train_filter
 from vfusion3d.curation.saving import load_model, save_model
 from vfusion3d.data.frames import uniform_frames
 from vfusion3d.data.shards import Shards, ShardWriter, VideoShards, encode_video, shard_path, write_index
@@ -97,6 +98,22 @@ def test_a_filter_learns_a_border_that_is_no_line_and_reports_what_it_does_on_ot
     assert (np.diff(measured.roc, axis=1) >= 0).all()
     guess = report(quality_scores(model, features[400:]), rng.permutation(good[400:]))
     assert guess.auc == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_condition_that_the_features_show_is_guessed_and_one_that_they_hide_is_not():
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(200, 4))
+    conditions = pd.DataFrame(
+        {"shown": features[:, 0] > 0.4, "hidden": rng.random(200) < 0.6, "rare": np.arange(200) < 3}
+    )
+    table = guesses(features, conditions)
+    assert np.allclose(table["holds"], conditions.mean())
+    assert np.allclose(
+        table["always the commoner"], [1 - table["holds"]["shown"], table["holds"]["hidden"], 1 - 3 / 200]
+    )
+    assert table["accuracy"]["shown"] > 0.9
+    assert table["accuracy"]["hidden"] < table["always the commoner"]["hidden"] + 0.05
+    assert math.isnan(table["accuracy"]["rare"])  # too few for five parts
 
 
 def test_labels_of_one_kind_cannot_teach_a_filter():

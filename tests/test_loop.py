@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas
 import pytest
@@ -82,7 +83,7 @@ def test_after_kill_9_a_run_goes_on_to_the_same_weights_and_the_same_curve_bit_f
     pandas.testing.assert_frame_equal(read_log(tmp_path / "whole"), read_log(folder), check_exact=True)
 
 
-def test_a_batch_is_drawn_on_one_core_and_the_step_keeps_its_own(tmp_path):
+def test_a_batch_is_drawn_on_one_core_and_the_step_and_later_threads_keep_theirs(tmp_path):
     model, batch_of, losses_of = regression()
     before, drawing, learning = torch.get_num_threads(), [], []
 
@@ -97,9 +98,11 @@ def test_a_batch_is_drawn_on_one_core_and_the_step_keeps_its_own(tmp_path):
     torch.set_num_threads(3)
     try:
         train(model, counted_batch, counted_losses, settings(3), tmp_path, device="cpu")
+        with ThreadPoolExecutor(1) as other:
+            later = other.submit(torch.get_num_threads).result()
     finally:
         torch.set_num_threads(before)
-    assert (drawing, learning) == ([1, 1, 1], [3, 3, 3])
+    assert (drawing, learning, later) == ([1, 1, 1], [3, 3, 3], 3)
 
 
 def test_a_finished_run_does_nothing_more(tmp_path):
@@ -178,7 +181,9 @@ def test_muon_moves_a_matrix_along_the_orthogonal_factor_of_its_gradient(half, t
         MuonAdamW([{"params": [matrix], "muon": True}], lr=1.0, weight_decay=0.0).step()
         factor = -matrix.detach() / (0.2 * 20**0.5)
         stretch = (u.mT @ factor @ vh.mT).diagonal()
-        assert torch.allclose(factor, (u * stretch) @ vh, atol=tolerance)  # the gradient's own singular vectors
+        away = (factor - (u * stretch) @ vh).abs().max()  # from the gradient's own singular vectors
+        assert away <= tolerance
+        assert half == (away > 1e-4)  # bfloat16 leaves its mark
         assert ((stretch > 0.6) & (stretch < 1.3)).all()
 
 

@@ -12,14 +12,16 @@ from torch.nn.functional import cosine_similarity
 from vfusion3d import precision
 from vfusion3d.loop import train
 from vfusion3d.profiles import load_profile
-from vfusion3d.video.generate import animate
+from vfusion3d.video.generate import animate, precision_of
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_auto_is_bfloat16_where_the_machine_has_it_and_a_wish_stays_a_wish(there, monkeypatch):
+def test_auto_is_bfloat16_where_the_device_has_it_and_other_values_are_kept(there, monkeypatch):
     monkeypatch.setattr(precision, "has_bfloat16", lambda: there)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not there)
+    assert precision.resolve("auto", torch.device("cuda")) == ("no" if there else "bf16")
     assert precision.resolve("auto", CPU) == ("bf16" if there else "no")
     assert precision.resolve("no", CPU) == "no"
     assert precision.resolve("bf16", CPU) == "bf16"
@@ -48,11 +50,10 @@ def test_the_field_under_autocast_is_near_and_its_table_exact():
         (gradient,) = torch.autograd.grad(rgb.square().sum() + raw.sum(), planes)
         return rgb, raw, gradient
 
-    rgb, raw, gradient = ask()
+    exact, (rgb, raw, gradient) = field.table(planes), ask()
     with precision.autocast("bf16", CPU):
         half_rgb, half_raw, half_gradient = ask()
-        assert torch.equal(field.table(planes), field.table(planes.detach()))
-        assert field.table(planes).dtype == torch.float32
+        assert torch.equal(field.table(planes), exact)
     assert half_rgb.dtype == half_raw.dtype == torch.float32
     assert 0 < (rgb - half_rgb).abs().max() < 0.01
     assert (raw - half_raw).abs().max() < 0.02 * raw.abs().max()
@@ -76,3 +77,4 @@ def test_videos_are_generated_in_the_recipes_precision_unless_the_model_is_in_ha
     recipe = dataclasses.replace(load_profile("smoke").video, mixed_precision=wish)
     animate([(torch.zeros(1, 3, 8, 8), torch.Generator())], Model(), recipe)
     assert seen == [expected]
+    assert precision_of(Model(), recipe) == ("bf16" if expected else "no")

@@ -19,6 +19,7 @@ from vfusion3d.cameras import (
 from vfusion3d.data.shards import MultiviewShards, ShardWriter, encode_sample, shard_path, write_index
 from vfusion3d.foundations.perceptual import PerceptualDistance
 from vfusion3d.loop import read_log
+from vfusion3d.model.rendering import Field
 from vfusion3d.profiles import Losses as LossWeights
 from vfusion3d.profiles import Stage, load_profile, profile_path
 from vfusion3d.training.losses import Losses
@@ -150,6 +151,20 @@ def test_a_patch_is_compared_in_its_place(shards):
     losses = Losses(settings, Spy())(tiny_model(), batch, torch.Generator().manual_seed(0))
     assert set(losses) == {"loss", "lpips", "opacity"}
     assert torch.equal(seen[0][5], batch.rgb[1, 1].view(32, 32, 3).movedim(-1, 0))
+
+
+@pytest.mark.parametrize(("mixed_precision", "half"), [("no", False), ("bf16", True)])
+def test_the_field_is_computed_in_the_recipes_precision(shards, mixed_precision, half, monkeypatch):
+    settings, seen, lookup = recipe(mixed_precision=mixed_precision), [], Field.lookup
+
+    def spy(*what):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return lookup(*what)
+
+    monkeypatch.setattr(Field, "lookup", spy)
+    batch = Supervision(shards, settings, 64, 100).batch(0)
+    Losses(settings, PerceptualDistance("untrained"))(tiny_model(), batch, torch.Generator().manual_seed(0))
+    assert set(seen) == {half}
 
 
 def test_lpips_is_zero_for_equal_pictures_grows_with_blur_and_is_the_same_every_time():

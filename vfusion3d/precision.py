@@ -25,5 +25,8 @@ def resolve(mixed_precision: str, device: torch.device) -> str:
 
 
 def autocast(mixed_precision: str, device: torch.device) -> torch.autocast:
-    """The context in which PyTorch computes products in that precision."""
+    """The context in which PyTorch computes matrix products and convolutions as `mixed_precision` says on a device.
+
+    It changes nothing for "no".
+    """
     return torch.autocast(device.type, torch.bfloat16, enabled=resolve(mixed_precision, device) == "bf16")

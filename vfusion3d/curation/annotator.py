@@ -54,6 +54,15 @@ class Verdict:
     worst: float
 
     @property
+    def conditions(self) -> dict[str, bool]:
+        """The three conditions by name, and whether each holds. What looks the same from all sides always turns."""
+        return {
+            "turns": not self.turning < TURNS,
+            "is like the truth": self.likeness >= 1,
+            "holds together": self.worst <= APART,
+        }
+
+    @property
     def likeness(self) -> float:
         """The distance that it may have over the one that it has: 1 or more is like the truth."""
         return LIKE * self.between / max(self.distance, 1e-6)
@@ -67,7 +76,7 @@ class Verdict:
     @property
     def good(self) -> bool:
         """Whether all three conditions hold."""
-        return self.margin >= 1
+        return all(self.conditions.values())
 
 
 @torch.no_grad()
@@ -80,6 +89,17 @@ def judge_video(
     away = [perceptual(true.roll(len(true) // part, 0), true).mean().item() for part in (4, 2)]
     distance = perceptual(shown, true)[1:]  # the first frame was given
     return Verdict(turning(video, truth), distance.mean().item(), max(CLOSE, sum(away) / 2), distance.max().item())
+
+
+@torch.no_grad()
+def nearest_side(
+    video: Float[Tensor, "frames 3 h w"], truth: Float[Tensor, "frames 3 h w"], perceptual: PerceptualDistance
+) -> float:
+    """How far a video's frames are, in the mean, from whichever true view each is nearest to; in [0, 1] on the CPU."""
+    device = next(perceptual.parameters()).device
+    true = truth.to(device)
+    frames = video[1:].to(device)  # the first was given
+    return torch.stack([perceptual(frame.expand_as(true), true).min() for frame in frames]).mean().item()
 
 
 def annotate(

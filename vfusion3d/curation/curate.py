@@ -39,6 +39,7 @@ OTHERS, ENOUGH = 15, 1500  # other objects for each of them, and how many at mos
 # Of the elevation network; chosen on 300 unseen objects of all categories, where its error is 5.5 degrees (3.8 on the
 # categories of the 3D data). It was 7.7 from the 3D data's own orbits alone, and 8.0 to 9.1 with class tokens.
 DECAY, LEARNING_RATE, EPOCHS = 10.0, 2e-4, 100
+ALL_GROUPS = "asked for all groups of views"  # sets labels apart from those of one group, by the same network
 Model = Pipeline | TransformedTargetRegressor
 
 
@@ -202,7 +203,8 @@ def new_labeller(
     """All that labels videos, with the models of `folder`, and the settings that name it for `label_videos`."""
     quality, judged = quality_model(folder, image_features(profile), videos, annotations, profile)
     elevation, trained = elevation_model(folder, shards, profile, seed)
-    settings = {"quality": judged, "elevation": trained, "saliency": profile.foundations.saliency}
+    asked = {**trained, "how": [*trained["how"], ALL_GROUPS]}
+    settings = {"quality": judged, "elevation": asked, "saliency": profile.foundations.saliency}
     return _labeller(profile, quality, elevation), settings
 
 
@@ -213,6 +215,7 @@ def stored_labeller(profile: Profile, folder: Path) -> tuple[Labeller, dict[str,
     """
     quality, elevation = (require(folder / name, "05_filter_and_label") for name in (QUALITY, ELEVATION))
     settings = {path.stem: short_name(path.read_bytes()) for path in (quality, elevation)}
+    settings["elevation"] += f", {ALL_GROUPS}"
     return _labeller(profile, load_model(quality), load_model(elevation)), settings
 
 

@@ -1,8 +1,8 @@
 """From which elevation a video was filmed: a small network on image features, trained on 3D data (section 3.2).
 
 All views of an orbit stand at one elevation, and nobody told the video model which: the first frame shows it. Features
-of 4 uniform views, averaged, go through an MLP of 2 layers. The 16 frames of a video hold 4 such groups of views: all
-are asked, and the answers averaged.
+of 4 uniform views, averaged, go through an MLP of 2 layers. The paper asks once a video; we ask for each group of 4
+that its frames hold (4 groups of 16 frames), and average the answers.
 """
 
 import warnings
@@ -65,7 +65,7 @@ def predict_elevation(
 def predict_by_groups(
     model: TransformedTargetRegressor, groups: Float[np.ndarray, "videos groups width"]
 ) -> Float[np.ndarray, "videos"]:
-    """The mean of what is predicted from each group of views of a video, in radians; see `grouped`."""
+    """Elevations in radians: the mean over a video's groups of views (see `grouped`), each answer cut to [0, pi/4]."""
     answers = predict_elevation(model, groups.reshape(-1, groups.shape[-1]))
     return answers.reshape(groups.shape[:2]).mean(axis=1)
 
@@ -73,11 +73,11 @@ def predict_by_groups(
 def grouped(frames: Float[np.ndarray, "videos frames width"]) -> Float[np.ndarray, "videos groups width"]:
     """The features of a video's frames in groups of 4 uniform views, each averaged.
 
-    Frame `i` is in group `i` modulo the number of groups. Raises ValueError where the frames are no multiple of 4.
+    Frame `i` is in group `i` modulo the number of groups. Raises ValueError where their number is no multiple of 4.
     """
     videos, count, width = frames.shape
     if count % ELEVATION_VIEWS:
-        raise ValueError(f"{count} frames cannot be divided into groups of {ELEVATION_VIEWS}")
+        raise ValueError(f"{count} frames cannot be divided into groups of {ELEVATION_VIEWS}: take a multiple of it")
     return frames.reshape(videos, ELEVATION_VIEWS, count // ELEVATION_VIEWS, width).mean(axis=1)
 
 

@@ -46,7 +46,8 @@ class Labels:
 class Labeller:
     """The three models that label videos, and the features that two of them read.
 
-    patches: what the elevation network reads (`image_features.patch_features`); None: the same features as the filter.
+    patches: what the elevation network reads (`image_features.patch_features`) of as many frames as make whole groups
+    of 4; None: the filter's features of its 8 frames, two groups.
     """
 
     features: ImageFeatures
@@ -58,8 +59,8 @@ class Labeller:
     def __call__(self, videos: Float[Tensor, "batch frames 3 h w"]) -> Labels:
         """Label videos in [0, 1]; the elevations are radians in [0, pi/4]. Raises ValueError for under 8 frames."""
         seen = frame_features(self.features, videos, QUALITY_FRAMES)
-        many = videos.shape[1] // ELEVATION_VIEWS * ELEVATION_VIEWS
-        views = seen if self.patches is None else frame_features(self.patches, videos, many)
+        whole_groups = videos.shape[1] // ELEVATION_VIEWS * ELEVATION_VIEWS
+        views = seen if self.patches is None else frame_features(self.patches, videos, whole_groups)
         return Labels(
             quality_scores(self.quality, seen.mean(axis=1)),
             predict_by_groups(self.elevation, grouped(views)),

@@ -7,6 +7,7 @@ one.
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float
 from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.model_selection import StratifiedKFold
@@ -86,3 +87,22 @@ def held_out_scores(
         for learn, test in StratifiedKFold(folds, shuffle=True, random_state=seed + row).split(features, good):
             scores[row, test] = quality_scores(train_filter(features[learn], good[learn]), features[test])
     return scores
+
+
+def guesses(
+    features: Float[np.ndarray, "videos width"], conditions: pd.DataFrame, *, folds: int = 5, seed: int = 0
+) -> pd.DataFrame:
+    """How well filters guess each of several conditions (columns of true and false, one row a video).
+
+    One row a condition: the share of videos for which it `holds`, the accuracy of `always the commoner` answer, and the
+    `accuracy` of filters on videos that they did not learn from (`held_out_scores`; NaN where `folds` are too many).
+    """
+    rows = {}
+    for name in conditions:
+        holds = conditions[name].to_numpy(bool)
+        enough = min(holds.sum(), (~holds).sum()) >= folds
+        guessed = held_out_scores(features, holds, folds=folds, seed=seed) >= 0 if enough else None
+        share = holds.mean()
+        accuracy = (guessed == holds).mean() if enough else float("nan")
+        rows[name] = {"holds": share, "always the commoner": max(share, 1 - share), "accuracy": accuracy}
+    return pd.DataFrame(rows).T

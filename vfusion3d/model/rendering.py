@@ -58,7 +58,7 @@ class Field(nn.Module):
     ) -> tuple[Float[Tensor, "points 3"], Float[Tensor, "points"]]:
         """Colour and raw density at points of [-1, 1]^3, float32. batch: which object of the table each belongs to.
 
-        Under autocast the layers behind the first are computed in its type.
+        Under autocast all layers but the first are computed in its type; the first is summed up from the float32 table.
         """
         rows, weights = corners(points, batch, resolution)
         device, dtype = points.device.type, torch.float32

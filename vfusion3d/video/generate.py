@@ -19,19 +19,11 @@ from vfusion3d.data.write_shards import Members, write_shards
 from vfusion3d.foundations.image_to_video import VideoModel
 from vfusion3d.foundations.text_to_image import TextToImage
 from vfusion3d.loop import fingerprint
-from vfusion3d.precision import autocast
+from vfusion3d.precision import autocast, resolve
 from vfusion3d.profiles import Video
 from vfusion3d.settings import short_name
 
-SETTINGS = (
-    "size",
-    "frames",
-    "fps",
-    "motion_bucket",
-    "guidance",
-    "inference_steps",
-    "mixed_precision",
-)  # what changes a video
+SETTINGS = ("size", "frames", "fps", "motion_bucket", "guidance", "inference_steps")  # what changes a video
 Picture = tuple[Float[Tensor, "1 3 size size"], torch.Generator]
 
 
@@ -68,7 +60,7 @@ def generate_videos(
         "prompts": short_name("\n".join(prompts)),
         "text_to_image": drawn_by,
         "model": fingerprint(model.network),
-        "video": {name: getattr(recipe, name) for name in SETTINGS},
+        "video": {name: getattr(recipe, name) for name in SETTINGS} | {"precision": precision_of(model, recipe)},
         "seed": seed,
         "shard_size": shard_size,
         "indices": None if indices is None else short_name(repr(list(indices))),
@@ -120,9 +112,7 @@ def draw_picture(index: int, prompts: Sequence[str], draw: TextToImage, recipe: 
 
 def animate(pictures: Sequence[Picture], model: VideoModel, recipe: Video) -> Float[Tensor, "batch frames 3 size size"]:
     """A video from each picture, all at once."""
-    weights = next(model.network.parameters())
-    precision = recipe.mixed_precision if weights.dtype == torch.float32 else "no"
-    with autocast(precision, weights.device):
+    with autocast(precision_of(model, recipe), next(model.network.parameters()).device):
         return model.generate(
             torch.cat([image for image, _ in pictures]),
             [generator for _, generator in pictures],
@@ -132,6 +122,12 @@ def animate(pictures: Sequence[Picture], model: VideoModel, recipe: Video) -> Fl
             guidance=recipe.guidance,
             fps=recipe.fps,
         )
+
+
+def precision_of(model: VideoModel, recipe: Video) -> str:
+    """What `animate` computes in: "bf16" or "no", which a model whose weights are in half precision always gets."""
+    weights = next(model.network.parameters())
+    return resolve(recipe.mixed_precision, weights.device) if weights.dtype == torch.float32 else "no"
 
 
 def sample_generator(seed: int, index: int) -> torch.Generator:
