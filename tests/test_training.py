@@ -161,9 +161,9 @@ def test_the_field_is_computed_in_the_recipes_precision(shards, mixed_precision,
         seen.append(torch.is_autocast_enabled("cpu"))
         return lookup(*what)
 
+    batch, model = Supervision(shards, settings, 64, 100).batch(0), tiny_model()
     monkeypatch.setattr(Field, "lookup", spy)
-    batch = Supervision(shards, settings, 64, 100).batch(0)
-    Losses(settings, PerceptualDistance("untrained"))(tiny_model(), batch, torch.Generator().manual_seed(0))
+    Losses(settings, PerceptualDistance("untrained"))(model, batch, torch.Generator().manual_seed(0))
     assert set(seen) == {half}
 
 
