@@ -1,5 +1,6 @@
 """Figures, looked at as pixels: what is drawn is where it belongs, and the same figure gives the same bytes."""
 
+import itertools
 import math
 
 import nbclient
@@ -60,6 +61,17 @@ def test_labels_of_several_lines_stay_inside_the_page():
         boxes = [text.get_window_extent() for text in sheet.axes[0].texts]
     width, height = sheet.get_size_inches() * sheet.dpi
     assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height for box in boxes)
+
+
+def test_row_labels_of_many_lines_stay_clear_of_each_other():
+    sheet = figures.contact_sheet(flat_images(3, 2), ["one\ntwo\nthree\nfour\nfive"] * 3, cell=0.6)
+    with figures.paper_style():
+        sheet.draw_without_rendering()
+        boxes = [text.get_window_extent() for text in sheet.axes[0].texts]
+    assert all(upper.y0 > lower.y1 for upper, lower in itertools.pairwise(boxes))
+    height = sheet.get_size_inches()[1] * sheet.dpi
+    assert boxes[-1].y0 >= 0
+    assert boxes[0].y1 <= height
 
 
 def test_an_image_of_nan_leaves_its_place_empty(drawn):

@@ -157,15 +157,16 @@ def contact_sheet(
     across, down = cell * (1 + GAP), cell * (height / width + GAP)
     pixels = _array(images.clamp(0, 1)).transpose(0, 1, 3, 4, 2)
     empty = np.isnan(pixels).all(axis=(2, 3, 4))
+    tallest = max((label.count("\n") + 1 for label in row_labels or ()), default=1) * LINE
     with paper_style():
         figure, axes = page(left + columns * across - GAP * cell + MARGIN, top + rows * down - GAP * cell + MARGIN)
+        size = matplotlib.rcParams["font.size"] * min(1.0, down / tallest)  # no label reaches into the next row
         for row in range(rows):
             for column in np.flatnonzero(~empty[row]):
                 _picture(axes, pixels[row, column], left + column * across, top + row * down, cell, column in framed)
             if row_labels:
-                axes.text(
-                    left - 0.07, top + row * down + cell * height / width / 2, row_labels[row], ha="right", va="center"
-                )
+                middle = top + row * down + cell * height / width / 2
+                axes.text(left - 0.07, middle, row_labels[row], ha="right", va="center", fontsize=size)
         for column, label in enumerate(column_labels or ()):
             axes.text(left + column * across + cell / 2, top - 0.05, label, ha="center", va="bottom")
         _title(axes, title)
