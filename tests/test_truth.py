@@ -6,8 +6,11 @@ import math
 import pytest
 import torch
 
-from vfusion3d.curation.truth import how_far_round, true_orbit, turning
+from vfusion3d.curation.truth import how_far_round, true_orbit, turning, unseen_orbit
 from vfusion3d.data.captions import CaptionError
+from vfusion3d.data.images import on_white
+from vfusion3d.data.render_dataset import ProceduralObjects, render_dataset
+from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.foundations.text_to_image import rendered_prompts
 from vfusion3d.profiles import load_profile
 from vfusion3d.video.generate import draw_picture
@@ -36,6 +39,17 @@ def test_truths_of_other_samples_are_others():
 def test_a_prompt_nobody_can_draw_is_named():
     with pytest.raises(CaptionError, match="quantum"):
         true_orbit("a quantum of solace", 7, 0, frames=4, size=32)
+
+
+def test_the_orbit_of_an_unseen_object_is_its_stored_views_without_their_noise(tmp_path):
+    made = render_dataset(tmp_path, ProceduralObjects(("car",)), 1, views=8, size=48, progress=False)
+    shards = MultiviewShards(made.parent)
+    stored, clean = on_white(shards[0].rgba), unseen_orbit(shards, 0, 8, 48)
+    assert clean.shape == stored.shape == (8, 3, 48, 48)
+    assert not torch.equal(clean, stored)
+    assert how_far_round(clean, stored).tolist() == list(range(8))
+    shards.metadata = lambda index: {"elevation": 0.3}  # a mesh file: its stored views are all there is
+    assert torch.equal(unseen_orbit(shards, 0, 4, 48), stored[::2])
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ draws a picture of nothing that exists in 3D: there is no truth then, and whoeve
 """
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,10 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vfusion3d.cameras import default_intrinsics, orbit_cameras
-from vfusion3d.data.images import on_white
-from vfusion3d.data.shards import VideoShards
+from vfusion3d.data.images import on_white, resize
+from vfusion3d.data.shards import MultiviewShards, VideoShards
 from vfusion3d.foundations.text_to_image import imagined
 from vfusion3d.video.generate import sample_generator
+
+if TYPE_CHECKING:
+    from vfusion3d.data.objects import ObjectSpec
 
 ALIKE = 0.1  # views nearer to each other than this share of the mean squared distance between views look alike
 CHANGE = 0.06  # root mean square difference between views, of colours in [0, 1]: of a thing that is round in shape and
@@ -32,14 +36,35 @@ def true_orbit(
     side, from uniform azimuths; the first is, to the byte, the picture that the stand-in of the text-to-image role
     drew. Raises CaptionError for a prompt that the caption grammar cannot read.
     """
-    from vfusion3d.data.objects import build_mesh  # not before: training works without a renderer
+    spec, elevation = imagined(prompt, sample_generator(seed, index))
+    return _orbit(spec, elevation, frames, size), elevation
+
+
+def unseen_orbit(shards: MultiviewShards, index: int, frames: int, size: int) -> Float[Tensor, "frames 3 size size"]:
+    """The orbit of object `index` of rendered 3D data, in [0, 1] on white: what a video of it should show.
+
+    A procedural object is rendered again, from uniform azimuths and without the camera noise of its stored views, which
+    `turning` would take for turning the wrong way. Of a mesh file the stored views nearest to those azimuths are taken.
+    """
+    from vfusion3d.data.objects import ObjectSpec  # not before: training works without a renderer
+
+    known = shards.metadata(index)
+    if "spec" not in known:
+        stored = len(shards.picture_names(index))
+        views = [round(frame * stored / frames) % stored for frame in range(frames)]
+        return resize(on_white(shards.read(index, views).rgba), size)
+    spec = ObjectSpec(**{**known["spec"], "colours": tuple(known["spec"]["colours"])})
+    return _orbit(spec, known["elevation"], frames, size)
+
+
+def _orbit(spec: "ObjectSpec", elevation: float, frames: int, size: int) -> Float[Tensor, "frames 3 size size"]:
+    from vfusion3d.data.objects import build_mesh
     from vfusion3d.data.render import render_views
 
-    spec, elevation = imagined(prompt, sample_generator(seed, index))
     mesh, orbit = build_mesh(spec), orbit_cameras(frames, elevation)
     parts = [part for part in (orbit[:1], orbit[1:]) if len(part)]  # by itself, for a renderer rounds by the window
     rgba = [render_views(mesh, cameras, default_intrinsics(len(cameras)), size).rgba for cameras in parts]
-    return on_white(torch.from_numpy(np.concatenate(rgba)).movedim(-1, 1)), elevation
+    return on_white(torch.from_numpy(np.concatenate(rgba)).movedim(-1, 1))
 
 
 def how_far_round(video: Float[Tensor, "frames 3 h w"], truth: Float[Tensor, "views 3 h w"]) -> Int[Tensor, " frames"]:

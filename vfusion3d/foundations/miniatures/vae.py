@@ -22,6 +22,7 @@ from torch.nn.functional import avg_pool2d, mse_loss
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.foundations.miniatures.training import Lesson, Training, WebPictures, jitter_colours, random_crops
 from vfusion3d.foundations.perceptual import PerceptualDistance
+from vfusion3d.precision import autocast
 
 FRAMES = 4  # neighbours that are decoded together
 WINDOW = 32  # pixels a side of what most steps show
@@ -82,11 +83,10 @@ def decoder_lesson(
     """
     lesson = vae_lesson(data, training, start)
     lesson.model.requires_grad_(False).decoder.requires_grad_(True)
-    half = training.mixed_precision == "bf16"  # the loop sees to it only where a model is called as such
 
     def losses_of(model, batch, generator):
         images, frames = batch
-        with torch.autocast(lesson.model.device.type, torch.bfloat16, enabled=half):
+        with autocast(training.mixed_precision, lesson.model.device):  # the loop's own reaches a model called as such
             return decoder_losses(model, distance.to(lesson.model.device), images * 2 - 1, frames, generator)
 
     return replace(lesson, losses_of=losses_of)
