@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vfusion3d.curation.annotations import Annotations
-from vfusion3d.curation.annotator import APART, EACH_KIND, Verdict, annotate, call, judge_video, nearest_side
+from vfusion3d.curation.annotator import EACH_KIND, LIKE, Verdict, annotate, call, judge_video
 from vfusion3d.curation.truth import true_elevations, true_orbit
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.foundations.perceptual import perceptual_distance
@@ -34,70 +34,80 @@ def test_the_truth_itself_is_good_also_a_little_blurred(car, perceptual):
     assert judge_video(blurred, car, perceptual).good
 
 
-def test_what_stands_still_turns_backwards_or_at_random_is_bad(car, perceptual):
-    backwards, order = car[-torch.arange(FRAMES) % FRAMES], torch.randperm(FRAMES, generator=torch.Generator())
-    for video in (car[:1].expand_as(car), backwards, car[order]):
-        verdict = judge_video(video, car, perceptual)
+@pytest.mark.parametrize("prompt", ["a striped red and white car", "a blue chair", "a red guitar", "a green mug"])
+def test_what_stands_still_turns_backwards_at_half_the_pace_or_at_random_is_bad(prompt, perceptual):
+    truth = true_orbit(prompt, 3, 0, FRAMES, SIZE)[0]
+    count = torch.arange(FRAMES)
+    shuffled = torch.cat([count[:1], 1 + torch.randperm(FRAMES - 1, generator=torch.Generator().manual_seed(1))])
+    for order in (0 * count, -count % FRAMES, count // 2, shuffled):
+        verdict = judge_video(truth[order], truth, perceptual)
         assert not verdict.good
-        assert verdict.turning < 0.5
+        assert not verdict.conditions["is consistent"]
+
+
+def test_only_what_stands_still_does_not_turn(car, perceptual):
+    still = judge_video(car[:1].expand_as(car), car, perceptual)
+    assert still.change == 0
+    assert not still.conditions["turns"]
+    backwards = judge_video(car[-torch.arange(FRAMES) % FRAMES], car, perceptual)
+    assert backwards.change == pytest.approx(1)
+    assert backwards.conditions["turns"]
 
 
 def test_another_object_that_turns_is_bad(car, perceptual):
-    other = true_orbit("a green tree", 3, 1, FRAMES, SIZE)[0]
-    assert not judge_video(other, car, perceptual).good
+    other = judge_video(true_orbit("a green tree", 3, 1, FRAMES, SIZE)[0], car, perceptual)
+    assert not other.good
+    assert other.distance > LIKE
+
+
+def test_the_right_outline_in_wrong_colours_is_not_like_the_truth(car, perceptual):
+    verdict = judge_video(torch.cat([car[:1], car[1:, [2, 0, 1]]]), car, perceptual)
+    assert verdict.overlap == 1
+    assert [name for name, holds in verdict.conditions.items() if not holds] == ["is like the truth"]
 
 
 def test_one_frame_that_falls_apart_makes_a_video_bad(car, perceptual):
     noise = torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    broken = car.clone()
-    broken[9] = noise
-    verdict = judge_video(broken, car, perceptual)
-    assert not verdict.good
-    assert verdict.distance < verdict.between  # in the mean it would pass
-
-
-def test_the_conditions_say_which_one_a_video_fails(car, perceptual):
-    still, noise = car[:1].expand_as(car), torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     broken = torch.cat([car[:9], noise[None], car[10:]])
-    failed = {
-        name: [word for word, holds in judge_video(video, car, perceptual).conditions.items() if not holds]
-        for name, video in {"truth": car, "still": still, "broken": broken}.items()
-    }
-    assert failed["truth"] == []
-    assert "turns" in failed["still"]
-    assert failed["broken"] == ["holds together"]
+    failed = [name for name, holds in judge_video(broken, car, perceptual).conditions.items() if not holds]
+    assert failed == ["holds together"]  # in the mean it would pass
 
 
-def test_the_nearest_side_is_near_in_whatever_order_and_far_for_another_object(car, perceptual):
-    order = torch.randperm(FRAMES, generator=torch.Generator().manual_seed(0))
-    assert nearest_side(car[order], car, perceptual) == pytest.approx(0, abs=1e-6)
-    other = true_orbit("a green tree", 3, 1, FRAMES, SIZE)[0]
-    assert nearest_side(other, car, perceptual) > APART / 2
+def test_the_first_frame_was_given_and_does_not_count(car, perceptual):
+    other = torch.cat([torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)), car[1:]])
+    assert judge_video(other, car, perceptual).distance == pytest.approx(0, abs=1e-6)
+    assert judge_video(other, car, perceptual).overlap == 1
 
 
 def test_of_what_looks_the_same_from_all_sides_no_turning_is_asked(perceptual):
     bottle = torch.ones(FRAMES, 3, SIZE, SIZE)
     bottle[..., 8:40, 18:30] = 0.3
     verdict = judge_video(bottle, bottle, perceptual)
-    assert math.isnan(verdict.turning)
+    assert math.isnan(verdict.change)
     assert verdict.good
 
 
+def test_a_video_of_another_length_cannot_be_judged(car, perceptual):
+    with pytest.raises(ValueError, match="cannot be held to"):
+        judge_video(car[:8], car, perceptual)
+
+
 def test_the_margin_is_that_of_the_hardest_condition():
-    assert Verdict(turning=1.0, distance=0.1, between=0.4, worst=0.3).margin == pytest.approx(0.45 / 0.3)
-    assert Verdict(turning=0.25, distance=0.1, between=0.4, worst=0.1).margin == pytest.approx(0.5)
-    assert Verdict(turning=math.nan, distance=0.2, between=0.3, worst=0.1).margin == pytest.approx(1.5)
+    assert Verdict(change=1.0, overlap=0.9, distance=0.1, worst=0.3).margin == pytest.approx(0.45 / 0.3)
+    assert Verdict(change=0.25, overlap=0.9, distance=0.1, worst=0.1).margin == pytest.approx(0.5)
+    assert Verdict(change=math.nan, overlap=0.9, distance=0.2, worst=0.1).margin == pytest.approx(1.5)
+    assert Verdict(change=math.nan, overlap=0.5, distance=0.2, worst=0.1).margin == pytest.approx(0.5)
 
 
 def test_at_least_a_fifth_is_called_good_and_bad():
-    def video(turning):
-        return Verdict(turning, 0.01, 0.4, 0.01)
+    def video(change):
+        return Verdict(change, 0.99, 0.01, 0.01)
 
-    bad = [video(turning) for turning in (0.1, 0.4, 0.2, 0.3, 0.0, -0.5, -0.1, 0.05, 0.01, 0.02)]
+    bad = [video(change) for change in (0.1, 0.4, 0.2, 0.3, 0.0, 0.06, 0.07, 0.05, 0.01, 0.02)]
     assert np.flatnonzero(call(bad)).tolist() == [1, 3]
-    good = [video(turning) for turning in (0.9, 0.8, 0.95, 0.6, 1.0)]
+    good = [video(change) for change in (0.9, 0.8, 0.95, 0.6, 1.0)]
     assert call(good) == [True, True, True, False, True]
-    mixed = [video(turning) for turning in (0.9, 0.4, 0.6, 0.2, 0.1)]
+    mixed = [video(change) for change in (0.9, 0.4, 0.6, 0.2, 0.1)]
     assert call(mixed) == [verdict.good for verdict in mixed]
     assert call([]) == []
 

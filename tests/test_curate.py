@@ -16,7 +16,9 @@ from vfusion3d.curation.curate import (
     OTHERS,
     QUALITY,
     elevation_samples,
+    judged_features,
     learned,
+    new_labeller,
     orbit_features,
     stored_labeller,
     videos_to_judge,
@@ -24,7 +26,7 @@ from vfusion3d.curation.curate import (
 from vfusion3d.curation.elevation import train_elevation
 from vfusion3d.curation.labels import SyntheticShards
 from vfusion3d.curation.masks import mask_iou, with_patches
-from vfusion3d.curation.quality import held_out_scores, quality_scores, report, train_filter
+from vfusion3d.curation.quality import FOLDS, REPEATS, held_out_scores, quality_scores, report, train_filter
 from vfusion3d.curation.saving import save_model
 from vfusion3d.data.render_dataset import ProceduralObjects, RandomPrimitives, render_dataset
 from vfusion3d.data.shards import (
@@ -69,8 +71,9 @@ def test_held_out_scores_are_of_filters_that_did_not_learn_from_the_video():
     assert report(told[0], features[:, 0] > 0.2).accuracy > 0.85
     assert not np.array_equal(told[0], told[1])
     assert np.array_equal(told, held_out_scores(features, features[:, 0] > 0.2, folds=4, repeats=2))
-    with pytest.raises(ValueError, match="1 good and 119 bad labels are too few for 5 parts"):
+    with pytest.raises(ValueError, match="1 good and 119 bad labels: to hold some out"):
         held_out_scores(features, np.arange(120) == 3)
+    assert np.isfinite(held_out_scores(features, np.arange(120) < 3)).all()  # in three parts
 
 
 # The elevation
@@ -238,6 +241,21 @@ def test_the_command_judges_learns_and_labels_every_video(run, capsys):
     assert (run / "curation" / "elevation.skops").stat().st_mtime_ns == before
 
 
+def test_a_judged_video_is_scored_by_filters_that_did_not_learn_from_it(run, tmp_path):
+    videos, shards = VideoShards(run / "data" / "synthetic"), MultiviewShards(run / "data" / "train_3d")
+    annotations, profile = Annotations(tmp_path / "some.csv", videos), load_profile("smoke")
+    for place, key in enumerate(videos.keys[:6]):
+        annotations.judge(key, place % 3 == 0, "ann")  # nothing to learn: two good ones that turn and stand still
+    labeller, settings = new_labeller(profile, tmp_path, videos, annotations, shards)
+    averaged, good = judged_features(image_features(profile), videos, annotations)
+    wanted = held_out_scores(averaged, good).mean(axis=0)
+    assert labeller.held_out == {(videos.fingerprint, videos.keys[place]): wanted[place] for place in range(6)}
+    assert np.abs(wanted - quality_scores(labeller.quality, averaged)).min() > 0.01
+    assert settings["quality"]["held out"] == [FOLDS, REPEATS, 0]
+    annotations.judge(videos.keys[0], False, "ann")  # one good one left: none can be held out
+    assert not new_labeller(profile, tmp_path, videos, annotations, shards)[0].held_out
+
+
 def test_parts_of_the_command_write_what_the_whole_does(run, tmp_path, capsys):
     whole = Shards(run / "data" / "labels").fingerprint
     os.rename(run / "data" / "labels", tmp_path / "labels")
@@ -250,13 +268,13 @@ def test_parts_of_the_command_write_what_the_whole_does(run, tmp_path, capsys):
 def test_judgements_of_a_person_make_another_filter_and_labels_only_with_overwrite(run, tmp_path, capsys):
     videos = VideoShards(run / "data" / "synthetic")
     mine = Annotations(tmp_path / "mine.csv", videos)
-    for place, key in enumerate(videos.keys[:6]):
+    for place, key in enumerate(videos.keys):
         mine.judge(key, bool(place % 2), "ann")  # the other way round
     assert curate(run, "--annotations", mine.path) == 1
     assert "judgements" in capsys.readouterr().err
     assert curate(run, "--annotations", mine.path, "--overwrite") == 0
-    facts = Shards(run / "data" / "labels").index["labels"]
-    assert [one["score"] >= 0 for one in facts][:6] == 3 * [False, True]
+    scores = np.array([one["score"] for one in Shards(run / "data" / "labels").index["labels"]])
+    assert scores[1::2].min() > scores[::2].max()
     assert curate(run, "--overwrite") == 0  # leave the run as it was
 
 

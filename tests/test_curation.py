@@ -104,16 +104,18 @@ def test_a_condition_that_the_features_show_is_guessed_and_one_that_they_hide_is
     rng = np.random.default_rng(3)
     features = rng.normal(size=(200, 4))
     conditions = pd.DataFrame(
-        {"shown": features[:, 0] > 0.4, "hidden": rng.random(200) < 0.6, "rare": np.arange(200) < 3}
+        {"shown": features[:, 0] > 0.4, "hidden": rng.random(200) < 0.6, "rare": np.arange(200) < 1}
     )
     table = guesses(features, conditions)
     assert np.allclose(table["holds"], conditions.mean())
     assert np.allclose(
-        table["always the commoner"], [1 - table["holds"]["shown"], table["holds"]["hidden"], 1 - 3 / 200]
+        table["always the commoner"], [1 - table["holds"]["shown"], table["holds"]["hidden"], 1 - 1 / 200]
     )
     assert table["accuracy"]["shown"] > 0.9
     assert table["accuracy"]["hidden"] < table["always the commoner"]["hidden"] + 0.05
-    assert math.isnan(table["accuracy"]["rare"])  # too few for five parts
+    assert table["AUC"]["shown"] > 0.95
+    assert table["AUC"]["hidden"] == pytest.approx(0.5, abs=0.15)
+    assert math.isnan(table["accuracy"]["rare"])  # it cannot be both learned from and held out
 
 
 def test_labels_of_one_kind_cannot_teach_a_filter():
@@ -187,6 +189,18 @@ def test_labels_stand_beside_the_videos_key_for_key(videos, labeller, tmp_path):
     assert Shards(tmp_path / "finer").metadata(6)["elevation"] == pytest.approx(float(brightness.mean()), abs=1e-3)
     with pytest.raises(ValueError, match="by: test there, other now"):
         label_videos(videos, tmp_path / "labels", labeller, settings={"by": "other"}, progress=False)
+
+
+def test_a_held_out_score_stands_in_place_of_the_filter_s_for_that_video_of_these_data(videos, labeller, tmp_path):
+    source = VideoShards(videos)
+    known = {(source.fingerprint, source.keys[1]): 7.0, ("another", source.keys[2]): 8.0}
+    label_videos(videos, tmp_path / "plain", labeller, settings={}, progress=False)
+    told = dataclasses.replace(labeller, held_out=known)
+    label_videos(videos, tmp_path / "told", told, settings={}, progress=False)
+    plain, scores = (
+        [facts["score"] for facts in Shards(tmp_path / name).index["labels"]] for name in ("plain", "told")
+    )
+    assert scores == [plain[0], 7.0, *plain[2:]]
 
 
 def test_labelling_goes_on_after_a_kill_and_in_parts_to_the_same_bytes(videos, labeller, tmp_path):

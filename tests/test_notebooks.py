@@ -8,6 +8,7 @@ import base64
 import importlib
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -114,6 +115,29 @@ def test_the_workflow_lists_the_notebooks_that_there_are_in_their_order():
     for place, entry in enumerate(WORKFLOW.values()):
         assert set(entry["needs"]) <= set(list(WORKFLOW)[:place])
         assert all((ROOT / "vfusion3d" / part).exists() for part in entry["uses"])
+
+
+def solutions() -> dict[str, str]:
+    """The code of solutions.md for each notebook that has some, by the number in the notebook's name."""
+    parts = re.split(r"^## (\w+) .*$", (ROOT / "notebooks" / "solutions.md").read_text(), flags=re.MULTILINE)
+    blocks = {name: re.findall(r"```python\n(.*?)```", text, re.DOTALL) for name, text in zip(parts[1::2], parts[2::2])}
+    return {name: "\n".join(found) for name, found in blocks.items() if found}
+
+
+@pytest.mark.parametrize("number", solutions())
+def test_the_solutions_use_only_names_that_exist(number, tmp_path):
+    """Run after the notebook that they belong to, they find what they import and every name that they use."""
+    (source,) = (source for source in SOURCES if source.stem.startswith(f"{number}_"))
+    for node in ast.walk(ast.parse(solutions()[number])):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            assert not [alias.name for alias in node.names if not hasattr(module, alias.name)], node.module
+    cells = [cell.source for cell in code_cells(source) if not cell.source.startswith("%")]
+    text = "\n".join(["from IPython.display import display", *cells, solutions()[number]])
+    (tmp_path / "together.py").write_text(text)
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "--output-format", "concise"]
+    checked = subprocess.run([*command, "together.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
 
 
 # The machinery, on notebooks made for the test

@@ -3,6 +3,7 @@
 Both are learned once. A model is taken from its file as long as what it was learned from, and how, is the same.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from vfusion3d.curation.annotations import Annotations
 from vfusion3d.curation.elevation import ELEVATION_VIEWS, train_elevation
 from vfusion3d.curation.features import features_of_all
 from vfusion3d.curation.labels import Labeller
-from vfusion3d.curation.quality import QUALITY_FRAMES, train_filter
+from vfusion3d.curation.quality import FOLDS, QUALITY_FRAMES, REPEATS, held_out_scores, train_filter
 from vfusion3d.curation.saving import load_model, save_model
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.data.shards import MultiviewShards, Shards, VideoShards
@@ -200,12 +201,32 @@ def new_labeller(
     shards: MultiviewShards,
     seed: int = 0,
 ) -> tuple[Labeller, dict[str, Any]]:
-    """All that labels videos, with the models of `folder`, and the settings that name it for `label_videos`."""
-    quality, judged = quality_model(folder, image_features(profile), videos, annotations, profile)
+    """All that labels videos, with the models of `folder`, and the settings that name it for `label_videos`.
+
+    A judged video is not scored by the filter that learned from it but by filters that did not (`held_out_scores`).
+    """
+    features = image_features(profile)
+    quality, judged = quality_model(folder, features, videos, annotations, profile)
     elevation, trained = elevation_model(folder, shards, profile, seed)
-    asked = {**trained, "how": [*trained["how"], ALL_GROUPS]}
-    settings = {"quality": judged, "elevation": asked, "saliency": profile.foundations.saliency}
-    return _labeller(profile, quality, elevation), settings
+    settings = {
+        "quality": {**judged, "held out": [FOLDS, REPEATS, seed]},
+        "elevation": {**trained, "how": [*trained["how"], ALL_GROUPS]},
+        "saliency": profile.foundations.saliency,
+    }
+    held_out = _judged_scores(features, videos, annotations, seed)
+    return dataclasses.replace(_labeller(profile, quality, elevation), held_out=held_out), settings
+
+
+def _judged_scores(
+    features: ImageFeatures, videos: VideoShards, annotations: Annotations, seed: int
+) -> dict[tuple[str, str], float]:
+    """Mean held-out scores of the judged videos, for `Labeller.held_out`; none where a kind has only one video."""
+    places, good = annotations.labels()
+    if min(good.sum(), (~good).sum()) < 2:
+        return {}
+    averaged, _ = judged_features(features, videos, annotations)
+    scores = held_out_scores(averaged, good, seed=seed).mean(axis=0)
+    return {(videos.fingerprint, videos.keys[int(place)]): float(score) for place, score in zip(places, scores)}
 
 
 def stored_labeller(profile: Profile, folder: Path) -> tuple[Labeller, dict[str, str]]:

@@ -6,8 +6,8 @@ and no video is removed: who reads chooses the threshold (`SyntheticShards`).
 
 import json
 import tarfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ class Labeller:
     """The three models that label videos, and the features that two of them read.
 
     patches: what the elevation network reads (`image_features.patch_features`) of as many frames as make whole groups
-    of 4; None: the filter's features of its 8 frames, two groups.
+    of 4; None: the filter's features of its 8 frames, two groups. held_out: by fingerprint of the video data and key,
+    scores that `label_videos` writes in place of the filter's own, for it has learned from these videos.
     """
 
     features: ImageFeatures
@@ -55,6 +56,7 @@ class Labeller:
     elevation: TransformedTargetRegressor  # of `elevation.train_elevation`
     saliency: Saliency
     patches: ImageFeatures | None = None
+    held_out: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     def __call__(self, videos: Float[Tensor, "batch frames 3 h w"]) -> Labels:
         """Label videos in [0, 1]; the elevations are radians in [0, pi/4]. Raises ValueError for under 8 frames."""
@@ -127,7 +129,8 @@ def _write_batch(writer: ShardWriter, source: VideoShards, indices: range, label
         members = {
             f"mask{number:02d}.png": cv2.imencode(".png", mask)[1].tobytes() for number, mask in enumerate(masks)
         }
-        known = {"score": float(labels.score[place]), "elevation": float(labels.elevation[place])}
+        score = labeller.held_out.get((source.fingerprint, source.keys[index]), labels.score[place])
+        known = {"score": float(score), "elevation": float(labels.elevation[place])}
         members["json"] = json.dumps(known, sort_keys=True).encode()
         writer.write(source.keys[index], members)
 

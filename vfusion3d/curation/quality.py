@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 QUALITY_FRAMES = 8
+FOLDS, REPEATS = 10, 10  # of held-out scores: each filter learns from nine tenths of the judged videos
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,14 @@ class FilterReport:
 
 
 def train_filter(features: Float[np.ndarray, "videos width"], good: Bool[np.ndarray, "videos"]) -> Pipeline:
-    """A support vector machine (RBF kernel, classes weighed alike) on standardised features.
+    """A support vector machine (RBF kernel) on standardised features.
 
     Raises ValueError where all labels are the same.
     """
     good = np.asarray(good, bool)
     if len(set(good.tolist())) < 2:
         raise ValueError(f"all {len(good)} labels are {'good' if good.all() else 'bad'}: label some of the other kind")
-    return make_pipeline(StandardScaler(), SVC(C=3.0, class_weight="balanced")).fit(features, good)
+    return make_pipeline(StandardScaler(), SVC(C=3.0)).fit(features, good)
 
 
 def quality_scores(model: Pipeline, features: Float[np.ndarray, "videos width"]) -> Float[np.ndarray, "videos"]:
@@ -68,41 +69,40 @@ def held_out_scores(
     features: Float[np.ndarray, "videos width"],
     good: Bool[np.ndarray, "videos"],
     *,
-    folds: int = 5,
-    repeats: int = 10,
+    folds: int = FOLDS,
+    repeats: int = REPEATS,
     seed: int = 0,
 ) -> Float[np.ndarray, "repeats videos"]:
     """Scores of every judged video by filters that did not learn from it: `repeats` divisions into `folds` parts.
 
-    The parts have equal shares of good videos; each is scored by a filter that learned from the others. So
-    `report(row, good)` of each row measures a filter, and the rows tell how much it depends on the division. Raises
-    ValueError where there are fewer than `folds` videos of a kind.
+    The parts (no more than there are videos of the rarer kind) have equal shares of good videos; each is scored by a
+    filter that learned from the others. So `report(row, good)` of each row measures a filter, and the rows tell how
+    much it depends on the division. Raises ValueError where there are fewer than two videos of a kind.
     """
     good = np.asarray(good, bool)
     least = min(good.sum(), (~good).sum())
-    if least < folds:
-        raise ValueError(f"{good.sum()} good and {(~good).sum()} bad labels are too few for {folds} parts")
-    scores = np.empty((repeats, len(good)))
+    if least < 2:
+        raise ValueError(f"{good.sum()} good and {(~good).sum()} bad labels: to hold some out, label two of each kind")
+    scores, parts = np.empty((repeats, len(good))), min(folds, least)
     for row in range(repeats):
-        for learn, test in StratifiedKFold(folds, shuffle=True, random_state=seed + row).split(features, good):
+        for learn, test in StratifiedKFold(parts, shuffle=True, random_state=seed + row).split(features, good):
             scores[row, test] = quality_scores(train_filter(features[learn], good[learn]), features[test])
     return scores
 
 
-def guesses(
-    features: Float[np.ndarray, "videos width"], conditions: pd.DataFrame, *, folds: int = 5, seed: int = 0
-) -> pd.DataFrame:
+def guesses(features: Float[np.ndarray, "videos width"], conditions: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """How well filters guess each of several conditions (columns of true and false, one row a video).
 
-    One row a condition: the share of videos for which it `holds`, the accuracy of `always the commoner` answer, and the
-    `accuracy` of filters on videos that they did not learn from (`held_out_scores`; NaN where `folds` are too many).
+    One row a condition: the share of videos for which it `holds`, the accuracy of `always the commoner` answer, and of
+    filters on videos that they did not learn from (`held_out_scores`) the `accuracy` and the `AUC`; both are NaN where
+    a condition holds, or fails, for under two videos.
     """
     rows = {}
     for name in conditions:
         holds = conditions[name].to_numpy(bool)
-        enough = min(holds.sum(), (~holds).sum()) >= folds
-        guessed = held_out_scores(features, holds, folds=folds, seed=seed) >= 0 if enough else None
-        share = holds.mean()
-        accuracy = (guessed == holds).mean() if enough else float("nan")
-        rows[name] = {"holds": share, "always the commoner": max(share, 1 - share), "accuracy": accuracy}
+        share, accuracy, auc = holds.mean(), float("nan"), float("nan")
+        if min(holds.sum(), (~holds).sum()) >= 2:
+            measured = [report(row, holds) for row in held_out_scores(features, holds, seed=seed)]
+            accuracy, auc = (np.mean([getattr(one, name) for one in measured]) for name in ("accuracy", "auc"))
+        rows[name] = {"holds": share, "always the commoner": max(share, 1 - share), "accuracy": accuracy, "AUC": auc}
     return pd.DataFrame(rows).T
