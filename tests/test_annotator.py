@@ -149,7 +149,9 @@ def videos(tmp_path_factory):
     return VideoShards(index.parent)
 
 
-def test_generated_videos_are_judged_by_their_own_truth_and_those_judged_are_left_alone(videos, perceptual, tmp_path):
+def test_generated_videos_are_judged_by_their_own_truth_and_a_person_s_judgements_are_left_alone(
+    videos, perceptual, tmp_path
+):
     annotations = Annotations(tmp_path / "annotations.csv", videos)
     annotations.judge(videos.keys[0], False, "ann")
     verdicts = annotate(annotations, videos, range(5), perceptual, progress=False)
@@ -158,7 +160,11 @@ def test_generated_videos_are_judged_by_their_own_truth_and_those_judged_are_lef
     assert [one.good for one in said] == [False, True, True, False, False]
     assert [one.annotator for one in said] == ["ann"] + 4 * ["simulated"]
     assert EACH_KIND * 4 <= 2
-    assert annotate(annotations, videos, range(5), perceptual, progress=False) == {}
+    annotations.judge(videos.keys[1], False, "simulated")  # by another version of it
+    annotations.judge(videos.keys[4], True, "ann")
+    assert list(annotate(annotations, videos, range(5), perceptual, progress=False)) == videos.keys[1:4]
+    said = [annotations.get(key) for key in videos.keys]
+    assert [one.good for one in said] == [False, True, True, False, True]
 
 
 def test_the_true_elevation_of_a_video_is_that_of_its_first_frame(videos):

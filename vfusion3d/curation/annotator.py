@@ -111,7 +111,9 @@ def annotate(
     *,
     progress: bool = True,
 ) -> dict[str, Verdict]:
-    """Judge those of the videos (by place) that nobody has judged, and write it down. Returns the verdicts by key.
+    """Judge those of the videos (by place) that no person has judged, and write it down. Returns the verdicts by key.
+
+    What a simulated annotator said before is replaced: it may have been one of an earlier version.
 
     Where fewer than a fifth of them are good, those with the largest margins are called good until it is a fifth, and
     likewise for bad: a person with bad videos would also begin to call the better ones good. Raises ValueError where
@@ -119,7 +121,8 @@ def annotate(
     """
     seed = check_drawn_by_stand_in(videos)
     verdicts = {}
-    todo = [place for place in places if videos.keys[place] not in annotations]
+    said = {place: annotations.get(videos.keys[place]) for place in places}
+    todo = [place for place, before in said.items() if before is None or before.annotator == SIMULATED]
     for place in tqdm(todo, desc="judging", unit="video", disable=not progress):
         sample = videos[place]
         video = sample.frames.float() / 255
