@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vfusion3d.curation.annotations import Annotations
+from vfusion3d.curation.annotations import SIMULATED, Annotations
 from vfusion3d.curation.annotator import EACH_KIND, LIKE, Verdict, annotate, call, judge_video
 from vfusion3d.curation.truth import true_elevations, true_orbit
 from vfusion3d.data.shards import VideoShards
@@ -35,7 +35,7 @@ def test_the_truth_itself_is_good_also_a_little_blurred(car, perceptual):
 
 
 @pytest.mark.parametrize("prompt", ["a striped red and white car", "a blue chair", "a red guitar", "a green mug"])
-def test_what_stands_still_turns_backwards_at_half_the_pace_or_at_random_is_bad(prompt, perceptual):
+def test_what_stands_still_or_turns_otherwise_has_other_outlines_and_is_bad(prompt, perceptual):
     truth = true_orbit(prompt, 3, 0, FRAMES, SIZE)[0]
     count = torch.arange(FRAMES)
     shuffled = torch.cat([count[:1], 1 + torch.randperm(FRAMES - 1, generator=torch.Generator().manual_seed(1))])
@@ -45,13 +45,13 @@ def test_what_stands_still_turns_backwards_at_half_the_pace_or_at_random_is_bad(
         assert not verdict.conditions["is consistent"]
 
 
-def test_only_what_stands_still_does_not_turn(car, perceptual):
+def test_what_stands_still_does_not_move_and_what_turns_backwards_does(car, perceptual):
     still = judge_video(car[:1].expand_as(car), car, perceptual)
     assert still.change == 0
-    assert not still.conditions["turns"]
+    assert not still.conditions["moves"]
     backwards = judge_video(car[-torch.arange(FRAMES) % FRAMES], car, perceptual)
     assert backwards.change == pytest.approx(1)
-    assert backwards.conditions["turns"]
+    assert backwards.conditions["moves"]
 
 
 def test_another_object_that_turns_is_bad(car, perceptual):
@@ -73,7 +73,7 @@ def test_one_frame_that_falls_apart_makes_a_video_bad(car, perceptual):
     assert failed == ["holds together"]  # in the mean it would pass
 
 
-def test_the_first_frame_was_given_and_does_not_count(car, perceptual):
+def test_the_first_frame_was_given_and_is_not_compared_with_the_truth(car, perceptual):
     other = torch.cat([torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)), car[1:]])
     assert judge_video(other, car, perceptual).distance == pytest.approx(0, abs=1e-6)
     assert judge_video(other, car, perceptual).overlap == 1
@@ -158,13 +158,19 @@ def test_generated_videos_are_judged_by_their_own_truth_and_a_person_s_judgement
     assert list(verdicts) == videos.keys[1:]
     said = [annotations.get(key) for key in videos.keys]
     assert [one.good for one in said] == [False, True, True, False, False]
-    assert [one.annotator for one in said] == ["ann"] + 4 * ["simulated"]
+    assert [one.annotator for one in said] == ["ann"] + 4 * [SIMULATED]
     assert EACH_KIND * 4 <= 2
-    annotations.judge(videos.keys[1], False, "simulated")  # by another version of it
-    annotations.judge(videos.keys[4], True, "ann")
-    assert list(annotate(annotations, videos, range(5), perceptual, progress=False)) == videos.keys[1:4]
-    said = [annotations.get(key) for key in videos.keys]
-    assert [one.good for one in said] == [False, True, True, False, True]
+    assert annotate(annotations, videos, range(5), perceptual, progress=False) == {}
+
+
+def test_judgements_of_an_earlier_version_are_replaced_also_of_other_videos(videos, perceptual, tmp_path):
+    annotations = Annotations(tmp_path / "annotations.csv", videos)
+    for key, annotator in zip(videos.keys, ("ann", "simulated", SIMULATED, "simulated"), strict=False):
+        annotations.judge(key, False, annotator)
+    judged = annotate(annotations, videos, [0, 1, 4], perceptual, progress=False)
+    assert list(judged) == [videos.keys[place] for place in (4, 1, 3)]
+    assert [annotations.get(key).good for key in videos.keys] == [False, True, False, False, False]
+    assert [annotations.get(key).simulated for key in videos.keys] == [False] + 4 * [True]
 
 
 def test_the_true_elevation_of_a_video_is_that_of_its_first_frame(videos):

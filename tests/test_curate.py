@@ -24,9 +24,9 @@ from vfusion3d.curation.curate import (
     videos_to_judge,
 )
 from vfusion3d.curation.elevation import train_elevation
-from vfusion3d.curation.labels import SyntheticShards
+from vfusion3d.curation.labels import SyntheticShards, label_videos
 from vfusion3d.curation.masks import mask_iou, with_patches
-from vfusion3d.curation.quality import FOLDS, REPEATS, held_out_scores, quality_scores, report, train_filter
+from vfusion3d.curation.quality import held_out_scores, quality_scores, report, train_filter
 from vfusion3d.curation.saving import save_model
 from vfusion3d.data.render_dataset import ProceduralObjects, RandomPrimitives, render_dataset
 from vfusion3d.data.shards import (
@@ -73,7 +73,7 @@ def test_held_out_scores_are_of_filters_that_did_not_learn_from_the_video():
     assert np.array_equal(told, held_out_scores(features, features[:, 0] > 0.2, folds=4, repeats=2))
     with pytest.raises(ValueError, match="1 good and 119 bad labels: to hold some out"):
         held_out_scores(features, np.arange(120) == 3)
-    assert np.isfinite(held_out_scores(features, np.arange(120) < 3)).all()  # in three parts
+    assert np.isfinite(held_out_scores(features[:6], np.arange(6) < 3)).all()  # in three parts
 
 
 # The elevation
@@ -241,19 +241,33 @@ def test_the_command_judges_learns_and_labels_every_video(run, capsys):
     assert (run / "curation" / "elevation.skops").stat().st_mtime_ns == before
 
 
-def test_a_judged_video_is_scored_by_filters_that_did_not_learn_from_it(run, tmp_path):
+def test_a_judged_video_is_scored_by_filters_that_did_not_learn_from_it(run, tmp_path, monkeypatch):
     videos, shards = VideoShards(run / "data" / "synthetic"), MultiviewShards(run / "data" / "train_3d")
     annotations, profile = Annotations(tmp_path / "some.csv", videos), load_profile("smoke")
     for place, key in enumerate(videos.keys[:6]):
-        annotations.judge(key, place % 3 == 0, "ann")  # nothing to learn: two good ones that turn and stand still
-    labeller, settings = new_labeller(profile, tmp_path, videos, annotations, shards)
+        annotations.judge(key, place % 3 == 0, "ann")  # of the two good ones one turns and one stands still
+    labeller, settings = new_labeller(profile, tmp_path, videos, annotations, shards, 3)
     averaged, good = judged_features(image_features(profile), videos, annotations)
-    wanted = held_out_scores(averaged, good).mean(axis=0)
+    wanted = held_out_scores(averaged, good, seed=3).mean(axis=0)
     assert labeller.held_out == {(videos.fingerprint, videos.keys[place]): wanted[place] for place in range(6)}
     assert np.abs(wanted - quality_scores(labeller.quality, averaged)).min() > 0.01
-    assert settings["quality"]["held out"] == [FOLDS, REPEATS, 0]
+    with monkeypatch.context() as patch:
+        patch.setattr("vfusion3d.curation.curate.judged_features", None)  # all is there
+        again, same = new_labeller(profile, tmp_path, videos, annotations, shards, 3)
+    assert again.held_out == labeller.held_out
+    assert same == settings
     annotations.judge(videos.keys[0], False, "ann")  # one good one left: none can be held out
-    assert not new_labeller(profile, tmp_path, videos, annotations, shards)[0].held_out
+    assert not new_labeller(profile, tmp_path, videos, annotations, shards, 3)[0].held_out
+
+
+def test_labels_that_the_filter_gave_to_what_it_learned_from_are_not_taken_for_held_out_ones(run, tmp_path):
+    videos, shards = VideoShards(run / "data" / "synthetic"), MultiviewShards(run / "data" / "train_3d")
+    annotations = Annotations(run / "curation" / "annotations.csv", videos)
+    labeller, settings = new_labeller(load_profile("smoke"), run / "curation", videos, annotations, shards)
+    earlier = {**settings, "quality": {**settings["quality"], "judgements": annotations.digest}}
+    label_videos(videos.folder, tmp_path / "labels", labeller, settings=earlier, progress=False)
+    with pytest.raises(ValueError, match=r"made with other settings .*judgements"):
+        label_videos(videos.folder, tmp_path / "labels", labeller, settings=settings, progress=False)
 
 
 def test_parts_of_the_command_write_what_the_whole_does(run, tmp_path, capsys):

@@ -120,13 +120,16 @@ def test_the_workflow_lists_the_notebooks_that_there_are_in_their_order():
 def solutions() -> dict[str, str]:
     """The code of solutions.md for each notebook that has some, by the number in the notebook's name."""
     parts = re.split(r"^## (\w+) .*$", (ROOT / "notebooks" / "solutions.md").read_text(), flags=re.MULTILINE)
-    blocks = {name: re.findall(r"```python\n(.*?)```", text, re.DOTALL) for name, text in zip(parts[1::2], parts[2::2])}
+    blocks = {
+        name: re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+        for name, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
     return {name: "\n".join(found) for name, found in blocks.items() if found}
 
 
 @pytest.mark.parametrize("number", solutions())
 def test_the_solutions_use_only_names_that_exist(number, tmp_path):
-    """Run after the notebook that they belong to, they find what they import and every name that they use."""
+    """What they import exists, and after the cells of their notebook every name is defined (they are not run)."""
     (source,) = (source for source in SOURCES if source.stem.startswith(f"{number}_"))
     for node in ast.walk(ast.parse(solutions()[number])):
         if isinstance(node, ast.ImportFrom):

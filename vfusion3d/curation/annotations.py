@@ -20,7 +20,7 @@ from vfusion3d.data.shards import Shards
 from vfusion3d.settings import short_name, write_whole
 
 ANNOTATIONS = "annotations.csv"
-SIMULATED = "simulated"  # the annotator that is no person (`vfusion3d.curation.annotator`)
+SIMULATED = "simulated 2"  # the annotator that is no person (`vfusion3d.curation.annotator`), and its version
 WORDS = {"yes": True, "no": False}
 
 
@@ -35,6 +35,11 @@ class Judgement:
     key: str
     good: bool
     annotator: str
+
+    @property
+    def simulated(self) -> bool:
+        """Whether no person said it, but some version of the simulated annotator."""
+        return self.annotator.startswith(SIMULATED.split()[0])
 
 
 @dataclass(frozen=True)

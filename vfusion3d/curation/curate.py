@@ -3,10 +3,10 @@
 Both are learned once. A model is taken from its file as long as what it was learned from, and how, is the same.
 """
 
-import dataclasses
+import functools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from vfusion3d.curation.annotations import Annotations
 from vfusion3d.curation.elevation import ELEVATION_VIEWS, train_elevation
 from vfusion3d.curation.features import features_of_all
 from vfusion3d.curation.labels import Labeller
-from vfusion3d.curation.quality import FOLDS, QUALITY_FRAMES, REPEATS, held_out_scores, train_filter
+from vfusion3d.curation.quality import FOLDS, QUALITY_FRAMES, REPEATS, C, held_out_scores, train_filter
 from vfusion3d.curation.saving import load_model, save_model
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.data.shards import MultiviewShards, Shards, VideoShards
@@ -33,7 +33,7 @@ from vfusion3d.profiles import Profile
 from vfusion3d.progress import tqdm
 from vfusion3d.settings import short_name, write_whole
 
-QUALITY, ELEVATION = "quality.skops", "elevation.skops"
+QUALITY, ELEVATION, HELD_OUT = "quality.skops", "elevation.skops", "held_out.json"
 GROUPS = 4  # times 4 views that are taken from each stored orbit of the 3D data
 ORBITS = 8  # of 4 views, at other elevations, that procedural objects are rendered from again
 OTHERS, ENOUGH = 15, 1500  # other objects for each of them, and how many at most
@@ -110,8 +110,7 @@ def elevation_samples(
         found.append(both.unflatten(0, (2 * orbits, ELEVATION_VIEWS)).mean(dim=1).numpy())
         known.append(np.tile(elevations, 2))
 
-    specs = [shards.metadata(index)["spec"] for index in range(len(shards))]
-    specs = [ObjectSpec(**{**spec, "colours": tuple(spec["colours"])}) for spec in specs]
+    specs = [ObjectSpec(**shards.metadata(index)["spec"]) for index in range(len(shards))]
     for spec in tqdm(specs, desc="orbits at other elevations", unit="object", disable=not progress):
         learn_from(build_mesh(spec), ORBITS)
     categories = sorted({spec.category for spec in specs})
@@ -140,19 +139,38 @@ def _orbits(
 
 
 def quality_model(
-    folder: Path, features: ImageFeatures, videos: VideoShards, annotations: Annotations, profile: Profile
-) -> tuple[Pipeline, dict[str, Any]]:
-    """The filter of `folder`/quality.skops, learned anew where the judgements changed; and what it was learned from."""
+    folder: Path,
+    features: ImageFeatures,
+    videos: VideoShards,
+    annotations: Annotations,
+    profile: Profile,
+    seed: int = 0,
+) -> tuple[Pipeline, dict[str, float], dict[str, Any]]:
+    """The filter of `folder`/quality.skops, the judged videos' held-out scores, and what both were learned from.
+
+    The scores (by key; none where a kind has fewer than two videos) are the means of `held_out_scores`, and are kept in
+    `folder`/held_out.json. Both are made anew where the judgements changed.
+    """
     settings = {
         "features": profile.foundations.image_features,
         "videos": videos.fingerprint,
         "judgements": annotations.digest,
+        "how": ["SVC", C],
     }
-
-    def learn() -> Pipeline:
-        return train_filter(*judged_features(features, videos, annotations))
-
-    return learned(folder / QUALITY, settings, learn), settings
+    asked = json.loads(json.dumps({**settings, "held out": [FOLDS, REPEATS, seed]}))
+    learn_from = functools.cache(lambda: judged_features(features, videos, annotations))
+    model = learned(folder / QUALITY, settings, lambda: train_filter(*learn_from()))
+    path = folder / HELD_OUT
+    known = json.loads(path.read_text()) if path.exists() else {}
+    if known.get("settings") != asked:
+        places, good = annotations.labels()
+        scores = {}
+        if min(good.sum(), (~good).sum()) >= 2:
+            means = held_out_scores(*learn_from(), seed=seed).mean(axis=0)
+            scores = {videos.keys[int(place)]: float(mean) for place, mean in zip(places, means, strict=True)}
+        known = {"settings": asked, "scores": scores}
+        write_whole(path, lambda partial: partial.write_text(json.dumps(known, indent=1)))
+    return model, known["scores"], asked
 
 
 def elevation_model(
@@ -205,34 +223,19 @@ def new_labeller(
 
     A judged video is not scored by the filter that learned from it but by filters that did not (`held_out_scores`).
     """
-    features = image_features(profile)
-    quality, judged = quality_model(folder, features, videos, annotations, profile)
+    quality, scores, judged = quality_model(folder, image_features(profile), videos, annotations, profile, seed)
     elevation, trained = elevation_model(folder, shards, profile, seed)
-    settings = {
-        "quality": {**judged, "held out": [FOLDS, REPEATS, seed]},
-        "elevation": {**trained, "how": [*trained["how"], ALL_GROUPS]},
-        "saliency": profile.foundations.saliency,
-    }
-    held_out = _judged_scores(features, videos, annotations, seed)
-    return dataclasses.replace(_labeller(profile, quality, elevation), held_out=held_out), settings
-
-
-def _judged_scores(
-    features: ImageFeatures, videos: VideoShards, annotations: Annotations, seed: int
-) -> dict[tuple[str, str], float]:
-    """Mean held-out scores of the judged videos, for `Labeller.held_out`; none where a kind has only one video."""
-    places, good = annotations.labels()
-    if min(good.sum(), (~good).sum()) < 2:
-        return {}
-    averaged, _ = judged_features(features, videos, annotations)
-    scores = held_out_scores(averaged, good, seed=seed).mean(axis=0)
-    return {(videos.fingerprint, videos.keys[int(place)]): float(score) for place, score in zip(places, scores)}
+    asked = {**trained, "how": [*trained["how"], ALL_GROUPS]}
+    judged["judgements"] += f", held out {judged.pop('held out')}"  # `claim_folder` counts no new setting
+    settings = {"quality": judged, "elevation": asked, "saliency": profile.foundations.saliency}
+    held_out = {(videos.fingerprint, key): score for key, score in scores.items()}
+    return _labeller(profile, quality, elevation, held_out), settings
 
 
 def stored_labeller(profile: Profile, folder: Path) -> tuple[Labeller, dict[str, str]]:
-    """The same with the models that are in `folder` already, whatever they learned from; the settings name their files.
+    """What labels other videos, with the models that are in `folder` already; the settings name the models' files.
 
-    Raises MissingArtifact that names the notebook which makes them.
+    No scores are held out. Raises MissingArtifact that names the notebook which makes them.
     """
     quality, elevation = (require(folder / name, "05_filter_and_label") for name in (QUALITY, ELEVATION))
     settings = {path.stem: short_name(path.read_bytes()) for path in (quality, elevation)}
@@ -240,8 +243,14 @@ def stored_labeller(profile: Profile, folder: Path) -> tuple[Labeller, dict[str,
     return _labeller(profile, load_model(quality), load_model(elevation)), settings
 
 
-def _labeller(profile: Profile, quality: Pipeline, elevation: TransformedTargetRegressor) -> Labeller:
-    return Labeller(image_features(profile), quality, elevation, saliency(profile), patch_features(profile))
+def _labeller(
+    profile: Profile,
+    quality: Pipeline,
+    elevation: TransformedTargetRegressor,
+    held_out: Mapping[tuple[str, str], float] | None = None,
+) -> Labeller:
+    patches = patch_features(profile)
+    return Labeller(image_features(profile), quality, elevation, saliency(profile), patches, held_out or {})
 
 
 class _Frames:

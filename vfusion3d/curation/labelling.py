@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vfusion3d.curation.annotations import SIMULATED, Annotations
+from vfusion3d.curation.annotations import Annotations
 from vfusion3d.data.shards import VideoShards
 
 KEYS = {"g": "good", "b": "bad", "s": "skip", "z": "back"}
@@ -60,7 +60,7 @@ class Labelling:
 
     def _is_judged(self, key: str) -> bool:
         made = self.annotations.get(key)
-        return made is not None and made.annotator != SIMULATED
+        return made is not None and not made.simulated
 
 
 def labelling_widget(labelling: Labelling, videos: VideoShards):

@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 QUALITY_FRAMES = 8
+C = 3.0  # of the support vector machine: the price of an error beside that of a narrow margin
 FOLDS, REPEATS = 10, 10  # of held-out scores: each filter learns from nine tenths of the judged videos
 
 
@@ -39,7 +40,7 @@ def train_filter(features: Float[np.ndarray, "videos width"], good: Bool[np.ndar
     good = np.asarray(good, bool)
     if len(set(good.tolist())) < 2:
         raise ValueError(f"all {len(good)} labels are {'good' if good.all() else 'bad'}: label some of the other kind")
-    return make_pipeline(StandardScaler(), SVC(C=3.0)).fit(features, good)
+    return make_pipeline(StandardScaler(), SVC(C=C)).fit(features, good)
 
 
 def quality_scores(model: Pipeline, features: Float[np.ndarray, "videos width"]) -> Float[np.ndarray, "videos"]:
@@ -102,7 +103,7 @@ def guesses(features: Float[np.ndarray, "videos width"], conditions: pd.DataFram
         holds = conditions[name].to_numpy(bool)
         share, accuracy, auc = holds.mean(), float("nan"), float("nan")
         if min(holds.sum(), (~holds).sum()) >= 2:
-            measured = [report(row, holds) for row in held_out_scores(features, holds, seed=seed)]
-            accuracy, auc = (np.mean([getattr(one, name) for one in measured]) for name in ("accuracy", "auc"))
+            reports = [report(row, holds) for row in held_out_scores(features, holds, seed=seed)]
+            accuracy, auc = (np.mean([getattr(one, measure) for one in reports]) for measure in ("accuracy", "auc"))
         rows[name] = {"holds": share, "always the commoner": max(share, 1 - share), "accuracy": accuracy, "AUC": auc}
     return pd.DataFrame(rows).T

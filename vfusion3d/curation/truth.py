@@ -53,7 +53,7 @@ def unseen_orbit(shards: MultiviewShards, index: int, frames: int, size: int) ->
         stored = len(shards.picture_names(index))
         views = [round(frame * stored / frames) % stored for frame in range(frames)]
         return resize(on_white(shards.read(index, views).rgba), size)
-    spec = ObjectSpec(**{**known["spec"], "colours": tuple(known["spec"]["colours"])})
+    spec = ObjectSpec(**known["spec"])
     return _orbit(spec, known["elevation"], frames, size)
 
 
@@ -88,11 +88,11 @@ def turning(video: Float[Tensor, "frames 3 h w"], truth: Float[Tensor, "frames 3
     """
     if video.shape != truth.shape:
         raise ValueError(f"a video {tuple(video.shape)} cannot be held to a truth {tuple(truth.shape)}")
+    if looks_alike_all_round(truth):
+        return math.nan
     count = len(truth)
     between = distances(truth, truth)
     typical = between.sum() / (count * (count - 1))
-    if typical.sqrt() < CHANGE:
-        return math.nan
     alike = between <= ALIKE * typical  # (view, view); every view looks like itself
     angle = torch.arange(count) * (2 * math.pi / count)
 
@@ -105,6 +105,12 @@ def turning(video: Float[Tensor, "frames 3 h w"], truth: Float[Tensor, "frames 3
         return math.nan
     nearest = how_far_round(video, truth)
     return max(-1.0, min(1.0, (agreement(nearest, 1) - agreement(nearest, -1)) / whole))
+
+
+def looks_alike_all_round(truth: Float[Tensor, "views 3 h w"]) -> bool:
+    """Whether views differ by under `CHANGE`, the root mean square over all pairs: a thing that nobody can see turn."""
+    count = len(truth)
+    return (distances(truth, truth).sum() / (count * (count - 1))).sqrt().item() < CHANGE
 
 
 def distances(a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "m 3 h w"]) -> Float[Tensor, "n m"]:
