@@ -38,7 +38,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def run(tmp_path) -> Path:
-    """Table 4, Figure 4 in two pictures, and one executed notebook."""
+    """Table 4, Figure 4 in two pictures, and two executed notebooks."""
     ours = pd.DataFrame({"lpips": [0.123], "lpips_std": [0.004]}, index=["Baseline"])
     table = compare(ours, paper_table("table_4").rows, profile="smoke", label="Components")
     write_table(table, tmp_path / "figures" / "smoke" / "table_4")
@@ -46,7 +46,8 @@ def run(tmp_path) -> Path:
         save(Figure(figsize=(1, 1)), tmp_path / "figures" / "smoke" / name)
     executed = nbformat.v4.new_notebook(metadata={"papermill": {"duration": 90.0}})
     (tmp_path / "papermill_runs" / "smoke").mkdir(parents=True)
-    nbformat.write(executed, tmp_path / "papermill_runs" / "smoke" / "08_image_to_3d.ipynb")
+    for name in ("08_image_to_3d", "12_ablation_training_strategies"):
+        nbformat.write(executed, tmp_path / "papermill_runs" / "smoke" / f"{name}.ipynb")
     return tmp_path
 
 
@@ -76,7 +77,8 @@ def test_what_is_missing_is_named_with_the_notebook_that_makes_it(run):
     for part in PARTS:
         missing = f"<li>{part.title}: <code>{part.notebook}</code> makes it</li>"
         assert (missing in text) == (part.stem not in ("table_4", "figure_4")), part
-    assert "1.5 minutes" in text
+    assert "08_image_to_3d</a>, 1.5 minutes</p>" in text
+    assert "12_ablation_training_strategies</a>, 1.5 minutes, after the training of its variants</p>" in text
 
 
 def test_the_page_has_all_tables_and_the_figures_of_results_and_notebooks_that_exist():

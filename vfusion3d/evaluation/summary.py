@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from vfusion3d.experiments.variants import load_experiments
 from vfusion3d.profiles import ProfileError, load_profile
 from vfusion3d.settings import write_whole
 
@@ -128,6 +129,9 @@ def _notebook(stem: str, runs: Path) -> str:
     link = f"{stem}.html" if (runs / f"{stem}.html").exists() else source.name
     seconds = json.loads(source.read_text(encoding="utf-8"))["metadata"].get("papermill", {}).get("duration")
     took = f", {seconds / 60:.1f} minutes" if seconds else ""
+    tables = {part.stem for part in PARTS if part.notebook == stem}
+    if took and tables & set(load_experiments().tables):
+        took += ", after the training of its variants"
     return f'<p class="small">Executed notebook: <a href="{link}">{stem}</a>{took}</p>'
 
 
