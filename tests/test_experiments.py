@@ -327,7 +327,7 @@ def evaluations(monkeypatch):
 
     def evaluate(profile, run_dir, model):
         asked.append(model)
-        return pd.DataFrame({"test": ["3d"], "key": ["a"], "lpips": [0.5]})
+        return pd.DataFrame({"test": ["3d"], "key": ["007"], "lpips": [0.5]})
 
     monkeypatch.setattr(run, "evaluate_variant", evaluate)
     return asked
@@ -353,6 +353,7 @@ def test_what_notebooks_06_and_07_trained_is_only_evaluated(run_dir, evaluations
     assert read_result(run_dir, "synthetic").model == layout.pretrained_model(run_dir) / "model"
     assert not list((run_dir / "experiments").glob("*/seed-*/*/model"))
     assert len(evaluations) == 2
+    assert both.scores["key"].tolist() == ["007"]  # as it was evaluated, so that scores can be compared with new ones
     assert both.facts["videos"] == 6
     assert both.facts["objects"] == 3
 

@@ -105,7 +105,8 @@ def read_result(run_dir: str | Path, name: str, seed: int = 0) -> Result:
             f"--seed {seed} --seeds 1` makes it, or `make reproduce`, which runs everything in order"
         )
     kept = json.loads((folder / RESULT).read_text())
-    return Result(name, seed, run_dir / kept["model"], pd.read_csv(folder / SCORES), kept["facts"])
+    scores = pd.read_csv(folder / SCORES, dtype={"key": str})  # 007 is no number
+    return Result(name, seed, run_dir / kept["model"], scores, kept["facts"])
 
 
 def planned_trainings(
