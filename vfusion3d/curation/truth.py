@@ -88,11 +88,10 @@ def turning(video: Float[Tensor, "frames 3 h w"], truth: Float[Tensor, "frames 3
     """
     if video.shape != truth.shape:
         raise ValueError(f"a video {tuple(video.shape)} cannot be held to a truth {tuple(truth.shape)}")
-    if looks_alike_all_round(truth):
+    count, between = len(truth), distances(truth, truth)
+    typical = _mean_of_pairs(between)
+    if typical.sqrt() < CHANGE:
         return math.nan
-    count = len(truth)
-    between = distances(truth, truth)
-    typical = between.sum() / (count * (count - 1))
     alike = between <= ALIKE * typical  # (view, view); every view looks like itself
     angle = torch.arange(count) * (2 * math.pi / count)
 
@@ -109,8 +108,12 @@ def turning(video: Float[Tensor, "frames 3 h w"], truth: Float[Tensor, "frames 3
 
 def looks_alike_all_round(truth: Float[Tensor, "views 3 h w"]) -> bool:
     """Whether views differ by under `CHANGE`, the root mean square over all pairs: a thing that nobody can see turn."""
-    count = len(truth)
-    return (distances(truth, truth).sum() / (count * (count - 1))).sqrt().item() < CHANGE
+    return _mean_of_pairs(distances(truth, truth)).sqrt().item() < CHANGE
+
+
+def _mean_of_pairs(between: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
+    """Of distances between views, without those of a view to itself."""
+    return between.sum() / (len(between) * (len(between) - 1))
 
 
 def distances(a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "m 3 h w"]) -> Float[Tensor, "n m"]:
