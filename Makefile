@@ -35,10 +35,10 @@ reproduce: $(STAMP) ## run every notebook at PROFILE; a second call does only wh
 	  --scheduler greedy --nolock --rerun-incomplete --quiet host
 
 plan: $(STAMP) ## print what every notebook would do at PROFILE: counts, hours, disk (make plan PROFILE=paper)
-	$(BIN)/python -m vfusion3d.notebooks notebooks/*.ipynb --profile $(PROFILE) --dry-run
+	$(BIN)/python -m vfusion3d.book.run notebooks/*.ipynb --profile $(PROFILE) --dry-run
 
 summary: $(STAMP) ## write papermill_runs/PROFILE/index.html: all tables and figures at once (reproduce does so too)
-	$(BIN)/python -m vfusion3d.evaluation.summary --profile $(PROFILE)
+	$(BIN)/python -m vfusion3d.book.summary --profile $(PROFILE)
 
 test: $(STAMP) ## run the tests, among them every notebook at the smoke profile
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest

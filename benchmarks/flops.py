@@ -1,4 +1,4 @@
-"""Counts the floating point operations of the models of the paper profile: what vfusion3d/rates.yaml calls `flops`.
+"""Counts the floating point operations of the models of the paper profile: `flops` in book/rates.yaml.
 
     python benchmarks/flops.py
 

@@ -29,11 +29,11 @@ from vfusion3d.cameras import camera_vector, default_intrinsics, orbit_cameras
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.foundations.image_to_video import Condition, Noise, StableVideoDiffusion, load_stable_video_diffusion
 from vfusion3d.foundations.perceptual import PerceptualDistance
-from vfusion3d.loop import step_generator
+from vfusion3d.learning.loop import step_generator
 from vfusion3d.model.mesh import extract_mesh
 from vfusion3d.model.rendering import render
 from vfusion3d.model.vfusion3d import BUNDLED_WEIGHTS
-from vfusion3d.profiles import load_profile
+from vfusion3d.runs.profiles import load_profile
 from vfusion3d.training.losses import Losses
 from vfusion3d.training.supervision import Supervision
 from vfusion3d.video.finetune import learn_temporal_only

@@ -121,8 +121,8 @@ def full_size(table: Table, repeats: int, slow: bool) -> None:
 
 @torch.inference_mode()
 def mini(table: Table, repeats: int, slow: bool) -> None:
-    from vfusion3d.data.objects import build_mesh, make_object
     from vfusion3d.data.render import render_views
+    from vfusion3d.world.objects import build_mesh, make_object
 
     mesh = build_mesh(make_object("a striped red and white mug", 3))
     camera = orbit_cameras(1, 0.39, azimuth=0.5)

@@ -1,4 +1,4 @@
-"""Measures what a unit of each step costs here, in CPU seconds: what vfusion3d/rates.yaml calls `core_seconds`.
+"""Measures what a unit of each step costs here, in CPU seconds: what vfusion3d/book/rates.yaml calls `core_seconds`.
 
     OMP_NUM_THREADS=1 python benchmarks/rates.py
 
@@ -18,9 +18,8 @@ import torch
 from vfusion3d import VFusion3D
 from vfusion3d.cameras import default_intrinsics, orbit_cameras
 from vfusion3d.data.images import on_white
-from vfusion3d.data.objects import build_mesh, sample_object
 from vfusion3d.data.render import render_views
-from vfusion3d.data.render_dataset import ProceduralObjects, render_dataset
+from vfusion3d.data.render_dataset import render_dataset
 from vfusion3d.data.shards import MultiviewShards, encode_sample, encode_video
 from vfusion3d.foundations.clip import clip
 from vfusion3d.foundations.image_features import image_features
@@ -29,11 +28,14 @@ from vfusion3d.foundations.perceptual import perceptual_distance
 from vfusion3d.foundations.prompt_filter import prompt_filter
 from vfusion3d.foundations.saliency import saliency
 from vfusion3d.foundations.text_to_image import text_to_image
-from vfusion3d.profiles import load_profile
+from vfusion3d.runs.profiles import load_profile
 from vfusion3d.training.losses import Losses
 from vfusion3d.training.supervision import Supervision
-from vfusion3d.video.corpus import WEB_CAPTIONS, read_captions
+from vfusion3d.video.corpus import read_captions
 from vfusion3d.video.finetune import learn_temporal_only
+from vfusion3d.world.objects import build_mesh, sample_object
+from vfusion3d.world.sources import ProceduralObjects
+from vfusion3d.world.web_captions import WEB_CAPTIONS
 
 VIEWS = 16
 profile = load_profile("laptop")

@@ -10,7 +10,8 @@ import os
 import tempfile
 import time
 
-from vfusion3d.data.render_dataset import ProceduralObjects, RandomPrimitives, render_dataset
+from vfusion3d.data.render_dataset import render_dataset
+from vfusion3d.world.sources import ProceduralObjects, RandomPrimitives
 
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

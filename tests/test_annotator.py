@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from vfusion3d.curation.annotations import SIMULATED, Annotations
-from vfusion3d.curation.annotator import EACH_KIND, LIKE, Verdict, annotate, call, judge_video
-from vfusion3d.curation.truth import true_elevations, true_orbit
+from vfusion3d.curation.judgements import SIMULATED, Annotations
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.foundations.perceptual import perceptual_distance
-from vfusion3d.profiles import load_profile
+from vfusion3d.runs.profiles import load_profile
+from vfusion3d.stand_ins.judge import EACH_KIND, LIKE, Verdict, annotate, call, judge_video
+from vfusion3d.stand_ins.truth import true_elevations, true_orbit
 from vfusion3d.video.generate import generate_videos
 
 FRAMES, SIZE = 16, 48

@@ -15,9 +15,9 @@ import yaml
 from PIL import Image
 from tiny_model import tiny_model
 
-from vfusion3d.cli import build_parser, main
-from vfusion3d.commands.reconstruct import BACKGROUNDS
-from vfusion3d.profiles import profile_path
+from vfusion3d.cli.main import build_parser, main
+from vfusion3d.cli.reconstruct import BACKGROUNDS
+from vfusion3d.runs.profiles import profile_path
 
 COMMANDS = (
     "reconstruct",
@@ -334,7 +334,7 @@ def _synthetic_run(run_dir):
     """Two generated videos of which the filter keeps the first, and one rendered object."""
     from vfusion3d.curation.labels import Labeller, label_videos
     from vfusion3d.data.shards import ShardWriter, encode_video, shard_path, write_index
-    from vfusion3d.layout import synthetic_data, synthetic_labels, training_data
+    from vfusion3d.runs.layout import synthetic_data, synthetic_labels, training_data
 
     videos = synthetic_data(run_dir)
     with ShardWriter(shard_path(videos, 0)) as writer:
@@ -359,10 +359,10 @@ def _synthetic_run(run_dir):
 
 def test_train_learns_from_the_videos_that_the_filter_keeps_and_then_from_3d_data(tmp_path, weights, capsys):
     from vfusion3d import VFusion3D
-    from vfusion3d.curation.labels import SyntheticShards
     from vfusion3d.data.shards import MultiviewShards
-    from vfusion3d.loop import fingerprint
-    from vfusion3d.profiles import profile_path
+    from vfusion3d.data.synthetic import SyntheticShards
+    from vfusion3d.learning.loop import fingerprint
+    from vfusion3d.runs.profiles import profile_path
 
     run_dir, profile = tmp_path / "run", tmp_path / "short.yaml"
     profile.write_text(profile_path("smoke").read_text().replace("name: smoke", "name: short"))
@@ -395,7 +395,7 @@ def test_train_learns_from_the_videos_that_the_filter_keeps_and_then_from_3d_dat
 
 
 def test_fine_tuning_needs_a_recipe(tmp_path, capsys):
-    from vfusion3d.profiles import profile_path
+    from vfusion3d.runs.profiles import profile_path
 
     profile, text = tmp_path / "plain.yaml", profile_path("smoke").read_text().replace("name: smoke", "name: plain")
     profile.write_text(text[: text.index("finetuning:")] + "device: cpu\n")

@@ -11,7 +11,7 @@ from tiny_foundations import CAPTIONS, profile_with, save_clip
 from vfusion3d.foundations.aesthetic_score import AestheticHead, aesthetic_score
 from vfusion3d.foundations.clip import clip
 from vfusion3d.foundations.loading import ModelUnavailable
-from vfusion3d.profiles import load_profile
+from vfusion3d.runs.profiles import load_profile
 
 
 @pytest.fixture(scope="module")

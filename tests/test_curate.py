@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vfusion3d.cli import main
-from vfusion3d.curation.annotations import Annotations
+from vfusion3d.cli.main import main
 from vfusion3d.curation.curate import (
     ELEVATION,
     ORBITS,
@@ -20,15 +19,16 @@ from vfusion3d.curation.curate import (
     learned,
     new_labeller,
     orbit_features,
+    save_model,
     stored_labeller,
     videos_to_judge,
 )
 from vfusion3d.curation.elevation import train_elevation
-from vfusion3d.curation.labels import SyntheticShards, label_videos
+from vfusion3d.curation.judgements import Annotations
+from vfusion3d.curation.labels import label_videos
 from vfusion3d.curation.masks import mask_iou, with_patches
 from vfusion3d.curation.quality import held_out_scores, quality_scores, report, train_filter
-from vfusion3d.curation.saving import save_model
-from vfusion3d.data.render_dataset import ProceduralObjects, RandomPrimitives, render_dataset
+from vfusion3d.data.render_dataset import render_dataset
 from vfusion3d.data.shards import (
     MultiviewShards,
     Shards,
@@ -38,12 +38,14 @@ from vfusion3d.data.shards import (
     shard_path,
     write_index,
 )
+from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.foundations.image_features import image_features, patch_features
 from vfusion3d.foundations.saliency import unlike_the_background
 from vfusion3d.foundations.text_to_image import rendered_prompts
-from vfusion3d.layout import MissingArtifact
-from vfusion3d.profiles import load_profile
+from vfusion3d.runs.layout import MissingArtifact
+from vfusion3d.runs.profiles import load_profile
 from vfusion3d.video.generate import sample_generator
+from vfusion3d.world.sources import ProceduralObjects, RandomPrimitives
 
 SIZE = 64
 
@@ -199,7 +201,7 @@ def test_patches_stay_clear_of_the_object_and_do_not_change_the_mask():
 
 def make_run(run_dir, count=8):
     """3D data, and videos of which the first half turn like the truth and the others stand still in noise."""
-    from vfusion3d.curation.truth import true_orbit
+    from vfusion3d.stand_ins.truth import true_orbit
 
     render_dataset(run_dir / "data" / "train_3d", ProceduralObjects(), 4, views=16, size=32, progress=False)
     prompts = [f"a {shade} {thing}" for shade in ("red", "blue") for thing in ("car", "chair", "teapot", "sofa")]

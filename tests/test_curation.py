@@ -13,16 +13,17 @@ from sklearn.neural_network import MLPRegressor
 from tiny_model import tiny_model
 
 from vfusion3d import cameras
+from vfusion3d.curation.curate import load_model, save_model
 from vfusion3d.curation.elevation import grouped, mean_error, predict_by_groups, predict_elevation, train_elevation
 from vfusion3d.curation.features import features_of_all, video_features
-from vfusion3d.curation.labels import Labeller, SyntheticShards, label_videos
+from vfusion3d.curation.labels import Labeller, label_videos
 from vfusion3d.curation.quality import guesses, quality_scores, report, train_filter
-from vfusion3d.curation.saving import load_model, save_model
-from vfusion3d.data.frames import uniform_frames
+from vfusion3d.data.images import uniform_frames
 from vfusion3d.data.shards import Shards, ShardWriter, VideoShards, encode_video, shard_path, write_index
-from vfusion3d.loop import read_log
-from vfusion3d.profiles import Losses as LossWeights
-from vfusion3d.profiles import load_profile
+from vfusion3d.data.synthetic import SyntheticShards
+from vfusion3d.learning.loop import read_log
+from vfusion3d.runs.profiles import Losses as LossWeights
+from vfusion3d.runs.profiles import load_profile
 from vfusion3d.training.train import train_vfusion3d
 
 FRAMES, SIZE = 16, 32

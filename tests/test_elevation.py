@@ -12,8 +12,8 @@ from vfusion3d import ImageTo3DPipeline
 from vfusion3d.cameras import azimuth_elevation_distance, default_intrinsics, look_at_origin, sphere_position
 from vfusion3d.curation.elevation import as_network, train_elevation
 from vfusion3d.data.images import on_white
-from vfusion3d.evaluation.unknown_camera import told_only
-from vfusion3d.model.elevation import ElevationEstimator, bundled_estimator
+from vfusion3d.evaluation.baselines import told_only
+from vfusion3d.model.input_elevation import ElevationEstimator, bundled_estimator
 
 
 def picture(shade: int) -> Image.Image:
@@ -48,8 +48,8 @@ def test_estimates_stay_where_the_elevations_of_3d_data_lie():
 
 def test_the_bundled_estimator_tells_high_from_low_better_than_a_constant():
     """On unseen objects of all categories; measured on these: 8.6 degrees, where the middle is off by 12.0."""
-    from vfusion3d.data.objects import CATEGORIES, build_mesh, sample_object
     from vfusion3d.data.render import render_views
+    from vfusion3d.world.objects import CATEGORIES, build_mesh, sample_object
 
     rng = np.random.default_rng(97)
     true = torch.from_numpy(rng.uniform(0, math.pi / 4, 56)).float()

@@ -13,18 +13,12 @@ import pytest
 import torch
 import yaml
 
-from vfusion3d import cameras, layout
-from vfusion3d.cli import main
-from vfusion3d.curation.labels import Labeller, SyntheticShards, label_videos
-from vfusion3d.data.shards import (
-    MultiviewShards,
-    ShardWriter,
-    encode_sample,
-    encode_video,
-    shard_path,
-    write_index,
-)
+from vfusion3d import cameras
+from vfusion3d.cli.main import main
+from vfusion3d.curation.labels import Labeller, label_videos
+from vfusion3d.data.shards import MultiviewShards, ShardWriter, encode_sample, encode_video, shard_path, write_index
 from vfusion3d.data.subset import Subset
+from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.evaluation.tables import paper_table
 from vfusion3d.experiments import run
 from vfusion3d.experiments.data import finetuning_data, good_videos, score_objects
@@ -40,7 +34,8 @@ from vfusion3d.experiments.variants import (
     seeds_of,
     training_recipe,
 )
-from vfusion3d.profiles import Losses, ProfileError, Stage, load_profile
+from vfusion3d.runs import layout
+from vfusion3d.runs.profiles import Losses, ProfileError, Stage, load_profile
 from vfusion3d.training.schedule import stage_ends, total_steps
 from vfusion3d.training.train import train_vfusion3d
 

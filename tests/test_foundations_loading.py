@@ -7,7 +7,7 @@ import torch
 
 from vfusion3d.foundations import loading
 from vfusion3d.foundations.loading import ModelUnavailable, device_of, dtype_of, load_once, source_of
-from vfusion3d.profiles import Foundations, ProfileError, load_profile
+from vfusion3d.runs.profiles import Foundations, ProfileError, load_profile
 
 
 def profile(role: str, name: str, **changes):

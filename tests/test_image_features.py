@@ -8,7 +8,7 @@ import torch
 from transformers import Dinov2Config, Dinov2Model
 
 from vfusion3d.foundations.image_features import MEAN, SIDE, STD, image_features
-from vfusion3d.profiles import load_profile
+from vfusion3d.runs.profiles import load_profile
 
 
 def features_of(name: str):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from vfusion3d.foundations.image_to_video import SETTINGS, Condition, Noise, load_stable_video_diffusion, to_pil
-from vfusion3d.foundations.miniatures import clip, vae, video
+from vfusion3d.miniatures import clip, vae, video
 
 FRAMES = 4
 

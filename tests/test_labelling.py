@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from vfusion3d.curation.annotations import AnnotationError, Annotations, Judgement
-from vfusion3d.curation.labelling import GAP, SIDE, Labelling, labelling_widget, strip_png
+from vfusion3d.curation.judgements import AnnotationError, Annotations, Judgement
+from vfusion3d.curation.judging import GAP, SIDE, Labelling, labelling_widget, strip_png
 from vfusion3d.data.shards import ShardWriter, VideoShards, encode_video, shard_path, write_index
 
 KEYS = [f"{number:08d}" for number in range(6)]

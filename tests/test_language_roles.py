@@ -7,13 +7,13 @@ import pytest
 import torch
 from tiny_foundations import CAPTIONS, profile_with, save_blip, save_chat, save_clip
 
-from vfusion3d.data.objects import describe, make_object, sample_object
 from vfusion3d.foundations import captioner as captioner_module
 from vfusion3d.foundations.captioner import best_captions, captioner, load_blip, view_captions
 from vfusion3d.foundations.chat import BATCH, load_chat
 from vfusion3d.foundations.clip import load_clip
 from vfusion3d.foundations.loading import ModelUnavailable
 from vfusion3d.foundations.prompt_filter import EXAMPLES, Decision, decide, prompt_filter, question
+from vfusion3d.world.objects import describe, make_object, sample_object
 
 TEMPLATE = (
     "{% for m in messages %}[BOS] {{ m.role }} {{ m.content }} {% endfor %}{% if add_generation_prompt %}no{% endif %}"

@@ -12,16 +12,16 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from vfusion3d import muon
-from vfusion3d.loop import LoopSettings, TrainingError, read_log, samples_of_step, step_generator, train
-from vfusion3d.muon import MuonAdamW
+from vfusion3d.learning import muon
+from vfusion3d.learning.loop import LoopSettings, TrainingError, read_log, samples_of_step, step_generator, train
+from vfusion3d.learning.muon import MuonAdamW
 
 RUN = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_loop import settings, regression
-from vfusion3d.loop import train
+from vfusion3d.learning.loop import train
 model, batch_of, losses_of = regression(wait={wait})
 train(model, batch_of, losses_of, settings(60), {folder!r}, device="cpu")
 """

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vfusion3d.evaluation.method_folders import (
+from vfusion3d.evaluation.methods import (
     MethodFolderError,
     export_items,
     item_keys,

@@ -15,13 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch.utils.tensorboard import SummaryWriter
 
 from vfusion3d.data.shards import VideoShards
-from vfusion3d.data.web_world import render_web
 from vfusion3d.foundations.aesthetic_score import aesthetic_score
 from vfusion3d.foundations.clip import clip as clip_role
 from vfusion3d.foundations.image_features import image_features
 from vfusion3d.foundations.image_to_video import Noise, image_to_video
-from vfusion3d.foundations.miniatures import clip, features, perceptual, vae, video
-from vfusion3d.foundations.miniatures.evaluate import (
+from vfusion3d.foundations.perceptual import PerceptualDistance, perceptual_distance
+from vfusion3d.learning.loop import fingerprint
+from vfusion3d.miniatures import clip, features, perceptual, vae, video
+from vfusion3d.miniatures.evaluate import (
     NAMES,
     caption_accuracy,
     degradation_curves,
@@ -30,11 +31,10 @@ from vfusion3d.foundations.miniatures.evaluate import (
     render_probe,
     zero_shot_accuracy,
 )
-from vfusion3d.foundations.miniatures.make import ORDER, TRAININGS, make_miniature, training_hours
-from vfusion3d.foundations.miniatures.training import Training, WebPictures, jitter_colours, learn, random_crops
-from vfusion3d.foundations.perceptual import PerceptualDistance, perceptual_distance
-from vfusion3d.loop import fingerprint
-from vfusion3d.profiles import load_profile
+from vfusion3d.miniatures.make import ORDER, TRAININGS, make_miniature, training_hours
+from vfusion3d.miniatures.training import Training, WebPictures, jitter_colours, learn, random_crops
+from vfusion3d.runs.profiles import load_profile
+from vfusion3d.world.web_world import render_web
 
 
 @pytest.fixture(scope="module")

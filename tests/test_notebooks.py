@@ -20,7 +20,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from vfusion3d.notebooks import MissingArtifact, NotebookError, figures_dir, main, require, run_notebook, scrub
+from vfusion3d.book.run import MissingArtifact, NotebookError, figures_dir, main, require, run_notebook, scrub
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -230,7 +230,7 @@ def test_a_notebook_is_told_profile_run_dir_and_seed_and_keeps_its_figures(tmp_p
         "import matplotlib.pyplot as plt\nplt.plot([0, 1])\nplt.show()",
         "import os\nprint(os.path.abspath('../runs/x'), os.path.expanduser('~/secret'))",
         "import sys\nfor i in range(3):\n    print(f'\\r{i} of 3', end='', file=sys.stderr, flush=True)",
-        "from vfusion3d.progress import tqdm\nfor _ in tqdm(range(3), desc='outer'):\n"
+        "from vfusion3d.runs.progress import tqdm\nfor _ in tqdm(range(3), desc='outer'):\n"
         "    for _ in tqdm(iter(range(3)), desc='inner', mininterval=0):\n        pass",
     )
     notebook = nbformat.read(source, 4)
@@ -315,7 +315,7 @@ def test_an_interrupted_notebook_says_so_in_one_line(tmp_path, monkeypatch, caps
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vfusion3d.notebooks.run_notebook", interrupted)
+    monkeypatch.setattr("vfusion3d.book.run.run_notebook", interrupted)
     assert main(["some.ipynb", "--root", str(tmp_path)]) == 130
     assert capsys.readouterr().err == "some.ipynb: interrupted; the same command goes on\n"
 

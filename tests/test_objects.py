@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from vfusion3d.data.objects import (
+from vfusion3d.world.objects import (
     CATEGORIES,
     COLOURS,
     COMMON,
@@ -20,9 +20,9 @@ from vfusion3d.data.objects import (
     describe,
     make_object,
     sample_object,
-)  # fmt: skip
-from vfusion3d.data.patterns import Paint, assemble, cut, loosen, paint, triangle_areas
-from vfusion3d.data.shapes import (
+)
+from vfusion3d.world.patterns import Paint, assemble, cut, loosen, paint, triangle_areas
+from vfusion3d.world.shapes import (
     arch,
     ball,
     box,
@@ -36,7 +36,7 @@ from vfusion3d.data.shapes import (
     ring,
     rounded_box,
     tube,
-)  # fmt: skip
+)
 
 NAMES = [kind.name for kind in CATEGORIES]
 

@@ -11,13 +11,13 @@ from tiny_foundations import CAPTIONS, identity_onnx, profile_with, save_text_to
 
 from vfusion3d.cameras import default_intrinsics, orbit_cameras, sphere_position
 from vfusion3d.data.images import on_white
-from vfusion3d.data.objects import CATEGORIES, build_mesh, sample_object
 from vfusion3d.data.render import render_views
 from vfusion3d.foundations.background_removal import background_removal
 from vfusion3d.foundations.loading import ModelUnavailable
 from vfusion3d.foundations.perceptual import PerceptualDistance, perceptual_distance
 from vfusion3d.foundations.saliency import saliency
 from vfusion3d.foundations.text_to_image import text_to_image
+from vfusion3d.world.objects import CATEGORIES, build_mesh, sample_object
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vfusion3d.pictures import fewer_levels, smaller_png
+from vfusion3d.runs.pictures import fewer_levels, smaller_png
 
 
 def encoded(picture: Image.Image) -> bytes:

@@ -258,7 +258,7 @@ def test_a_failed_write_leaves_the_old_file_alone(known, tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("vfusion3d.settings.os.replace", full_disk)
+    monkeypatch.setattr("vfusion3d.runs.claim.os.replace", full_disk)
     with pytest.raises(OSError, match="No space"):
         known.save(file)
     assert file.read_bytes() == before

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from test_notebooks import SOURCES, each_notebook, write_notebook
 
-from vfusion3d.notebooks import NotebookError, dry_run, main
-from vfusion3d.plan import RATES, STEPS, plan
-from vfusion3d.profiles import load_profile
+from vfusion3d.book.plan import RATES, STEPS, plan
+from vfusion3d.book.run import NotebookError, dry_run, main
+from vfusion3d.runs.profiles import load_profile
 
 PAPER = load_profile("paper")
 KNOWN = yaml.safe_load(RATES.read_text())
@@ -98,7 +98,7 @@ def test_a_notebook_without_a_plan_is_named_with_those_that_have_one():
 
 def test_planning_needs_no_torch():
     code = (
-        "import sys; from vfusion3d.plan import plan; from vfusion3d.profiles import load_profile;"
+        "import sys; from vfusion3d.book.plan import plan; from vfusion3d.runs.profiles import load_profile;"
         "plan('06_train_vfusion3d', load_profile('paper')); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

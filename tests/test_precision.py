@@ -9,9 +9,9 @@ from test_loop import regression, settings
 from test_rendering import random_field
 from torch.nn.functional import cosine_similarity
 
-from vfusion3d import precision
-from vfusion3d.loop import train
-from vfusion3d.profiles import load_profile
+from vfusion3d.learning import precision
+from vfusion3d.learning.loop import train
+from vfusion3d.runs.profiles import load_profile
 from vfusion3d.video.generate import animate, precision_of
 
 CPU = torch.device("cpu")

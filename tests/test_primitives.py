@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vfusion3d.data.primitives import random_primitives
+from vfusion3d.world.primitives import random_primitives
 
 SEEDS = range(150)
 

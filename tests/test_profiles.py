@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 import yaml
 
-from vfusion3d.profiles import FOLDER, ProfileError, load_profile
+from vfusion3d.runs.profiles import FOLDER, ProfileError, load_profile
 
 NAMES = ["smoke", "laptop", "gpu", "paper"]
 

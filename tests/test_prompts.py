@@ -14,24 +14,18 @@ import pandas as pd
 import pytest
 from tiny_foundations import profile_with, save_chat
 
-from vfusion3d.cli import main
-from vfusion3d.data.captions import describe, make_object, meaning
-from vfusion3d.data.catalogue import COMMON, UNCOMMON
-from vfusion3d.data.eval_prompts import eval_prompts
+from vfusion3d.cli.main import main
 from vfusion3d.foundations.prompt_filter import Decision, prompt_filter, question
-from vfusion3d.profiles import load_profile
+from vfusion3d.runs.profiles import load_profile
 from vfusion3d.video import prompts as prompts_module
 from vfusion3d.video.clean import clean, same_caption_key
-from vfusion3d.video.corpus import (
-    WEB_CAPTIONS,
-    CorpusError,
-    check_corpus,
-    labelled_captions,
-    read_captions,
-)
+from vfusion3d.video.corpus import CorpusError, check_corpus, read_captions
 from vfusion3d.video.ledger import Ledger, Prompt
 from vfusion3d.video.prompts import collect_prompts, judge, read_prompts
-from vfusion3d.video.web_captions import web_captions
+from vfusion3d.world.captions import describe, make_object, meaning
+from vfusion3d.world.catalogue import COMMON, UNCOMMON
+from vfusion3d.world.unseen import eval_prompts
+from vfusion3d.world.web_captions import WEB_CAPTIONS, labelled_captions, web_captions
 
 HELD_OUT = {"evaluation prompts": ["a striped red and white mug", "a purple rubber duck"]}
 CAPTIONS = [
@@ -339,7 +333,7 @@ def test_a_process_that_is_shot_goes_on_to_the_same_table(tmp_path):
     code = f"""
 import os, signal
 from vfusion3d.video import prompts
-from vfusion3d.profiles import load_profile
+from vfusion3d.runs.profiles import load_profile
 from dataclasses import replace
 real, asked = prompts.prompt_filter(load_profile("smoke")), []
 def keep(captions):
@@ -494,8 +488,9 @@ def test_the_labelled_captions_are_300_different_lines_of_the_corpus_with_both_l
 
 
 def test_captions_of_3d_objects_come_from_the_captioner_with_views_of_the_object(tmp_path, monkeypatch):
-    from vfusion3d.data.render_dataset import ProceduralObjects, render_dataset
+    from vfusion3d.data.render_dataset import render_dataset
     from vfusion3d.data.shards import MultiviewShards
+    from vfusion3d.world.sources import ProceduralObjects
 
     render_dataset(tmp_path / "objects", ProceduralObjects(), 5, views=16, size=32, progress=False)
     shards = MultiviewShards(tmp_path / "objects")

@@ -17,9 +17,10 @@ import trimesh
 
 from vfusion3d import cameras
 from vfusion3d.data.render import render_views
-from vfusion3d.data.render_dataset import MeshFolder, ProceduralObjects, RandomPrimitives, render_dataset
+from vfusion3d.data.render_dataset import MeshFolder, render_dataset
 from vfusion3d.data.shards import MultiviewShards, encode_video, written_keys
 from vfusion3d.data.write_shards import write_shards
+from vfusion3d.world.sources import ProceduralObjects, RandomPrimitives
 
 pytest.importorskip("pyvista")
 
@@ -38,7 +39,7 @@ def rendered(tmp_path_factory) -> Path:
 
 
 def test_the_samples_show_the_objects_of_their_seeds_from_the_stored_cameras(rendered):
-    from vfusion3d.data.primitives import random_primitives
+    from vfusion3d.world.primitives import random_primitives
 
     data = MultiviewShards(rendered, verify=True)
     assert data.keys == [f"{index:08d}" for index in range(12)]
@@ -125,7 +126,7 @@ def test_a_finished_folder_is_left_alone_and_other_settings_are_refused(rendered
 
 
 def test_procedural_objects_bring_their_captions_and_stay_in_their_categories(tmp_path):
-    from vfusion3d.data.objects import COMMON
+    from vfusion3d.world.objects import COMMON
 
     render_dataset(tmp_path, ProceduralObjects(tuple(COMMON[:2])), 4, **SETTINGS)
     for sample in MultiviewShards(tmp_path):

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from vfusion3d.settings import claim_folder, save_whole
+from vfusion3d.runs.claim import claim_folder, save_whole
 
 SETTINGS = {"views": 16, "objects": {"name": "primitives", "count": 3}, "elevation": (0.0, 0.5)}
 

@@ -11,7 +11,7 @@ from vfusion3d import ImageTo3DPipeline
 from vfusion3d.cameras import azimuth_elevation_distance, camera_vector, default_intrinsics
 from vfusion3d.evaluation.baselines import repeat_input, white
 from vfusion3d.evaluation.single_images import around, evaluate_single_images, orbit_of, prompt_images
-from vfusion3d.profiles import load_profile
+from vfusion3d.runs.profiles import load_profile
 
 SIZE = 32
 

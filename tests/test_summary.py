@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from vfusion3d.book.plan import STEPS
+from vfusion3d.book.summary import PARTS, main, markdown_table, write_summary
 from vfusion3d.evaluation.figures import save
-from vfusion3d.evaluation.summary import PARTS, main, markdown_table, write_summary
 from vfusion3d.evaluation.tables import compare, paper_table, write_table
-from vfusion3d.plan import STEPS
 
 
 class Page(HTMLParser):

@@ -18,10 +18,10 @@ from vfusion3d.cameras import (
 )
 from vfusion3d.data.shards import MultiviewShards, ShardWriter, encode_sample, shard_path, write_index
 from vfusion3d.foundations.perceptual import PerceptualDistance
-from vfusion3d.loop import read_log
+from vfusion3d.learning.loop import read_log
 from vfusion3d.model.rendering import Field
-from vfusion3d.profiles import Losses as LossWeights
-from vfusion3d.profiles import Stage, load_profile, profile_path
+from vfusion3d.runs.profiles import Losses as LossWeights
+from vfusion3d.runs.profiles import Stage, load_profile, profile_path
 from vfusion3d.training.losses import Losses
 from vfusion3d.training.schedule import learning_rate, render_resolution, stage_ends, total_steps
 from vfusion3d.training.supervision import Supervision

@@ -6,14 +6,15 @@ import math
 import pytest
 import torch
 
-from vfusion3d.curation.truth import how_far_round, true_orbit, turning, unseen_orbit
-from vfusion3d.data.captions import CaptionError
 from vfusion3d.data.images import on_white
-from vfusion3d.data.render_dataset import ProceduralObjects, render_dataset
+from vfusion3d.data.render_dataset import render_dataset
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.foundations.text_to_image import rendered_prompts
-from vfusion3d.profiles import load_profile
+from vfusion3d.runs.profiles import load_profile
+from vfusion3d.stand_ins.truth import how_far_round, true_orbit, turning, unseen_orbit
 from vfusion3d.video.generate import draw_picture
+from vfusion3d.world.captions import CaptionError
+from vfusion3d.world.sources import ProceduralObjects
 
 PROMPTS = ("a red mug", "a tall table", "a striped red and white mug", "a green tree", "a blue car", "a tall lamp")
 RECIPE = dataclasses.replace(load_profile("smoke").video, size=48)

@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-from vfusion3d.data.objects import CATEGORIES, COMMON
 from vfusion3d.data.render_dataset import render_dataset
 from vfusion3d.data.shards import MultiviewShards
-from vfusion3d.data.unseen import ROUND, UnseenObjects
 from vfusion3d.evaluation.baselines import repeat_input
 from vfusion3d.evaluation.showcase import folded_sheet, novel_views_by, turn_sheet
+from vfusion3d.world.objects import CATEGORIES, COMMON
+from vfusion3d.world.unseen import ROUND, UnseenObjects
 
 
 def test_every_category_comes_once_a_round_and_halves_alternate():

@@ -15,11 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vfusion3d.cli import main
-from vfusion3d.evaluation.simulated_raters import simulate_raters
-from vfusion3d.evaluation.study_page import Study, study_server
+from vfusion3d.cli.main import main
 from vfusion3d.evaluation.tables import paper_table
-from vfusion3d.evaluation.user_study import (
+from vfusion3d.stand_ins.raters import simulate_raters
+from vfusion3d.study.answers import (
     COLUMNS,
     OURS,
     StudyError,
@@ -32,6 +31,7 @@ from vfusion3d.evaluation.user_study import (
     read_video,
     win_rates,
 )
+from vfusion3d.study.page import Study, study_server
 
 RED, GREEN, BLUE = (220, 20, 20), (20, 200, 20), (20, 20, 220)
 

@@ -14,18 +14,19 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from vfusion3d import cameras
-from vfusion3d.data.captions import CaptionError
 from vfusion3d.data.images import on_white
-from vfusion3d.data.render_dataset import ProceduralObjects, render_dataset
+from vfusion3d.data.render_dataset import render_dataset
 from vfusion3d.data.shards import MultiviewShards, ShardError, ShardWriter, VideoShards, shard_path, write_index
 from vfusion3d.foundations.image_to_video import load_video_model
 from vfusion3d.foundations.loading import BUNDLED, ModelUnavailable
-from vfusion3d.foundations.miniatures import clip, vae
-from vfusion3d.foundations.miniatures.video import new_video_model
-from vfusion3d.profiles import load_profile
+from vfusion3d.miniatures import clip, vae
+from vfusion3d.miniatures.video import new_video_model
+from vfusion3d.runs.profiles import load_profile
 from vfusion3d.video.finetune import finetune_video_model, learn_temporal_only, orbit_video, temporal_share
 from vfusion3d.video.generate import generate_batch, generate_videos
 from vfusion3d.video.strips import first_frames, keep_strips, read_strips, videos_from
+from vfusion3d.world.captions import CaptionError
+from vfusion3d.world.sources import ProceduralObjects
 
 FRAMES = 4
 SMOKE = load_profile("smoke")
@@ -115,7 +116,7 @@ def test_a_model_that_stands_on_the_cpu_is_fine_tuned_where_the_profile_says(orb
 
 def test_a_checkpoint_is_written_as_often_as_asked(orbits, tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr("vfusion3d.loop.save_checkpoint", lambda folder, step, *_: written.append(step))
+    monkeypatch.setattr("vfusion3d.learning.loop.save_checkpoint", lambda folder, step, *_: written.append(step))
     finetune_video_model(PROFILE, orbits, tmp_path / "run", model=new_model(), seed=4, checkpoint_every=2)
     assert written == [2, 3]  # of 3 steps
 
@@ -194,7 +195,7 @@ def test_a_disk_that_fills_up_while_a_model_learns_loses_no_checkpoint(orbits, t
             raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
         save_file(tensors, path, metadata)
 
-    monkeypatch.setattr("vfusion3d.loop.save_file", fills_up)
+    monkeypatch.setattr("vfusion3d.learning.loop.save_file", fills_up)
     with pytest.raises(OSError, match=r"the disk is full.*run again.*checkpoint\.safetensors") as raised:
         finetune_video_model(PROFILE, orbits, tmp_path / "run", **how | {"model": new_model()})
     assert raised.value.errno == errno.ENOSPC

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from vfusion3d import cameras
-from vfusion3d.data.captions import PHRASES
-from vfusion3d.data.catalogue import UNCOMMON
-from vfusion3d.data.motion import MOST, motion_bucket, motion_of
 from vfusion3d.data.shards import MultiviewShards, ShardError, VideoShards
 from vfusion3d.data.surfaces import Light
-from vfusion3d.data.web_world import ARCS, CURATED_ARCS, MOTIONS, Scene, camera_path, film, render_web, sample_scene
+from vfusion3d.world.captions import PHRASES
+from vfusion3d.world.catalogue import UNCOMMON
+from vfusion3d.world.motion import MOST, motion_bucket, motion_of
+from vfusion3d.world.web_world import ARCS, CURATED_ARCS, MOTIONS, Scene, camera_path, film, render_web, sample_scene
 
 
 @pytest.fixture(scope="module")

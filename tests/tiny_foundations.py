@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from vfusion3d.profiles import Profile, load_profile
+from vfusion3d.runs.profiles import Profile, load_profile
 
 CAPTIONS = ("a red mug", "a tall blue and white castle tower", "a green chair")
 

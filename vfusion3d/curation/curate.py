@@ -6,7 +6,9 @@ Both are learned once. A model is taken from its file as long as what it was lea
 import functools
 import json
 import math
+import zipfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +20,19 @@ from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import Pipeline
 
 from vfusion3d.cameras import HIGHEST_ELEVATION, default_intrinsics, offset_cameras, orbit_cameras
-from vfusion3d.curation.annotations import Annotations
 from vfusion3d.curation.elevation import ELEVATION_VIEWS, train_elevation
 from vfusion3d.curation.features import features_of_all
+from vfusion3d.curation.judgements import Annotations
 from vfusion3d.curation.labels import Labeller
 from vfusion3d.curation.quality import FOLDS, QUALITY_FRAMES, REPEATS, C, held_out_scores, train_filter
-from vfusion3d.curation.saving import load_model, save_model
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.data.shards import MultiviewShards, Shards, VideoShards
 from vfusion3d.foundations.image_features import ImageFeatures, image_features, patch_features
 from vfusion3d.foundations.saliency import saliency
-from vfusion3d.layout import require
-from vfusion3d.profiles import Profile
-from vfusion3d.progress import tqdm
-from vfusion3d.settings import short_name, write_whole
+from vfusion3d.runs.claim import short_name, write_whole
+from vfusion3d.runs.layout import require
+from vfusion3d.runs.profiles import Profile
+from vfusion3d.runs.progress import tqdm
 
 QUALITY, ELEVATION, HELD_OUT = "quality.skops", "elevation.skops", "held_out.json"
 GROUPS = 4  # times 4 views that are taken from each stored orbit of the 3D data
@@ -99,8 +100,8 @@ def elevation_samples(
     if not len(shards) or "spec" not in shards.metadata(0):
         seen, elevations = orbit_features(features, shards, size, progress=progress)
         return seen.reshape(-1, seen.shape[-1]), elevations.repeat(seen.shape[1])
-    from vfusion3d.data.objects import ObjectSpec, build_mesh, sample_object  # training works without a renderer
-    from vfusion3d.data.primitives import random_primitives
+    from vfusion3d.world.objects import ObjectSpec, build_mesh, sample_object
+    from vfusion3d.world.primitives import random_primitives
 
     rng, generator, found, known = np.random.default_rng(seed), torch.Generator().manual_seed(seed), [], []
 
@@ -264,3 +265,26 @@ class _Frames:
 
     def __getitem__(self, index: int) -> torch.Tensor:
         return self.videos[int(self.places[index])].frames.float() / 255
+
+
+TRUSTED = ("sklearn.neural_network._stochastic_optimizers.AdamOptimizer",)  # beyond what skops trusts by itself
+
+
+def save_model(model: Pipeline | TransformedTargetRegressor, path: str | Path) -> None:
+    """Write a fitted scikit-learn model, to a temporary name that is renamed when whole."""
+    import skops.io
+
+    write_whole(path, partial(skops.io.dump, model))
+
+
+def load_model(path: str | Path) -> Pipeline | TransformedTargetRegressor:
+    """Read it back. Raises ValueError for a broken file and for one that holds any other class than the two need."""
+    import skops.io
+
+    try:
+        foreign = set(skops.io.get_untrusted_types(file=path)) - set(TRUSTED)
+    except (zipfile.BadZipFile, KeyError) as error:  # KeyError: a zip of something else
+        raise ValueError(f"{path} is not a whole skops file ({error}): delete it and train the model again") from error
+    if foreign:
+        raise ValueError(f"{path} holds {', '.join(sorted(foreign))}: it is not a model of this project")
+    return skops.io.load(path, trusted=list(TRUSTED))

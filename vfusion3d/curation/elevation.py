@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from vfusion3d.cameras import HIGHEST_ELEVATION
-from vfusion3d.model.elevation import two_layers
+from vfusion3d.model.input_elevation import two_layers
 
 ELEVATION_VIEWS = 4
 HIDDEN = 128

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vfusion3d.data.frames import uniform_frames
+from vfusion3d.data.images import uniform_frames
 from vfusion3d.foundations.image_features import ImageFeatures
-from vfusion3d.progress import tqdm
+from vfusion3d.runs.progress import tqdm
 
 
 def video_features(

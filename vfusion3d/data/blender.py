@@ -16,8 +16,8 @@ import numpy as np
 import trimesh
 from jaxtyping import Float
 
-from vfusion3d.data.render import RenderedViews
 from vfusion3d.data.surfaces import DEFAULT_LIGHT, surfaces_of
+from vfusion3d.data.views import RenderedViews
 
 PYTHON_VARIABLE = "VFUSION3D_BLENDER_PYTHON"
 WORKER = Path(__file__).with_name("blender_worker.py")

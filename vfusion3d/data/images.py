@@ -24,3 +24,10 @@ def resize(images: Float[Tensor, "n c h w"], size: int) -> Float[Tensor, "n c si
     if images.shape[-2:] == (size, size):
         return images
     return interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def uniform_frames(stored: int, count: int) -> list[int]:
+    """The numbers of `count` frames at equal distances among `stored`, the first of them 0. ValueError: too few."""
+    if not 1 <= count <= stored:
+        raise ValueError(f"{count} frames cannot be taken from a video of {stored}")
+    return [number * stored // count for number in range(count)]

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import logging
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import trimesh
@@ -19,19 +18,6 @@ from jaxtyping import Float, UInt8
 from vfusion3d.data.surfaces import DEFAULT_LIGHT, Light, Surface, shade, surfaces_of
 
 WINDOW_SIDE = 4096  # samples; more views than fit are drawn in several goes
-
-
-@dataclass(frozen=True)
-class RenderedViews:
-    """V square views. `rgba`: straight alpha, sRGB, (0, 0, 0, 0) where empty.
-
-    `depth`: distance along the viewing axis at the pixel's centre, in world units, inf where empty. `normals`: unit
-    length in world axes at the pixel's centre, good to 0.01, zero where empty. Both None unless they were asked for.
-    """
-
-    rgba: UInt8[np.ndarray, "views size size 4"]
-    depth: Float[np.ndarray, "views size size"] | None = None
-    normals: Float[np.ndarray, "views size size 3"] | None = None
 
 
 def render_views(
@@ -90,19 +76,6 @@ def render_views(
         normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
         normal[empty] = 0
     return RenderedViews(rgba, z if depth else None, normal if normals else None)
-
-
-def check_cameras(cam2world, intrinsics) -> tuple[Float[np.ndarray, "views 3 4"], Float[np.ndarray, "views 4"]]:
-    """Both as float64 arrays of V cameras; ValueError says what is wrong with them."""
-    cam2world, intrinsics = np.asarray(cam2world, np.float64), np.asarray(intrinsics, np.float64)
-    if cam2world.ndim != 3 or cam2world.shape[1:] != (3, 4) or len(cam2world) == 0:
-        raise ValueError(f"cam2world must be (views, 3, 4), not {cam2world.shape}")
-    if intrinsics.shape not in ((4,), (len(cam2world), 4)):
-        raise ValueError(f"intrinsics must be (4,) or ({len(cam2world)}, 4), not {intrinsics.shape}")
-    intrinsics = np.broadcast_to(intrinsics, (len(cam2world), 4))
-    if not (np.isfinite(cam2world).all() and np.isfinite(intrinsics).all() and (intrinsics[:, :2] > 0).all()):
-        raise ValueError("cameras must be finite, with focal lengths above 0")
-    return cam2world, intrinsics
 
 
 def world_to_clip(

@@ -35,30 +35,6 @@ class Object3D:
 
 
 @dataclass(frozen=True)
-class ProceduralObjects:
-    """Random objects of the miniature world, of the given categories (default: all)."""
-
-    categories: tuple[str, ...] | None = None
-
-    def __call__(self, index: int, rng: np.random.Generator) -> Object3D:
-        from vfusion3d.data.objects import build_mesh, describe, sample_object
-
-        spec = sample_object(rng, self.categories)
-        metadata = {"category": spec.category, "spec": dataclasses.asdict(spec)}
-        return Object3D(build_mesh(spec), describe(spec), metadata)
-
-
-@dataclass(frozen=True)
-class RandomPrimitives:
-    """Clusters of 1 to 5 primitives of no category: what the bundled base learns from."""
-
-    def __call__(self, index: int, rng: np.random.Generator) -> Object3D:
-        from vfusion3d.data.primitives import random_primitives
-
-        return Object3D(random_primitives(rng), "", {"category": "primitives"})
-
-
-@dataclass(frozen=True)
 class MeshFolder:
     """The mesh files of a folder, in the order of their names; a caption is read from a `.txt` of the same name."""
 

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from vfusion3d.settings import short_name, write_whole
+from vfusion3d.runs.claim import short_name, write_whole
 
 BLOCK = tarfile.BLOCKSIZE
 LAST_MEMBER = "json"

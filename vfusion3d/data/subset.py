@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vfusion3d.data.shards import MultiviewSample
-from vfusion3d.settings import short_name
+from vfusion3d.runs.claim import short_name
 
 if TYPE_CHECKING:
-    from vfusion3d.curation.labels import SyntheticShards
     from vfusion3d.data.shards import MultiviewShards
+    from vfusion3d.data.synthetic import SyntheticShards
 
 
 class Subset(Sequence):

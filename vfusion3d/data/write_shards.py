@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from vfusion3d.data.shards import ShardWriter, shard_path, write_index, written_keys
-from vfusion3d.progress import tqdm
-from vfusion3d.settings import claim_folder, write_whole
+from vfusion3d.runs.claim import claim_folder, write_whole
+from vfusion3d.runs.progress import tqdm
 
 Members = dict[str, bytes] | str  # of a sample, or the reason why it has none
 Make = Callable[[range], list[Members]]

@@ -2,6 +2,5 @@
 
 `metrics` compares images; `protocol` is the paper's test on unseen objects (section 4.3); `baselines` keep it honest;
 `tables` sets our numbers beside the paper's (`paper_numbers.yaml`); `figures` is the one style of every picture.
-`user_study`, `study_page` and `simulated_raters` are Figure 5; `summary` is the page that shows all results at once.
 Nothing here needs a renderer of meshes: evaluation reads shards.
 """

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vfusion3d.cameras import turn_to_input
+from vfusion3d.cameras import default_intrinsics, look_at_origin, sphere_position, turn_to_input
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.evaluation.protocol import Predictor
-from vfusion3d.progress import tqdm
+from vfusion3d.runs.progress import tqdm
 
 if TYPE_CHECKING:
     from vfusion3d.data.shards import MultiviewSample, MultiviewShards
@@ -93,3 +93,21 @@ def retrieval(index: RetrievalIndex, image_features: Callable[[Tensor], Tensor])
 
 def _unit(vectors: Tensor) -> Tensor:
     return torch.nn.functional.normalize(vectors.float(), dim=-1)
+
+
+Elevation = Callable[[Float[Tensor, "B 3 H W"], Float[Tensor, "B 3 4"]], Float[Tensor, " B"]]
+
+
+def told_only(predict: Predictor, elevation: Elevation) -> Predictor:
+    """`predict`, told that its input was seen from distance 1.5 and the elevation (radians) that `elevation` says.
+
+    elevation(image, cam2world): of the input and its true camera, which only a method that may cheat looks at. The
+    wanted views keep their true cameras, so a wrong elevation tilts the object in all of them.
+    """
+
+    def without_camera(image, input_camera, cam2world, intrinsics, size):
+        assumed = elevation(image, input_camera[0]).to(torch.float32).cpu()
+        camera = look_at_origin(sphere_position(0.0, assumed)), default_intrinsics(len(assumed))
+        return predict(image, tuple(part.to(image.device) for part in camera), cam2world, intrinsics, size)
+
+    return without_camera

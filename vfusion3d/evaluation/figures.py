@@ -26,9 +26,9 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from vfusion3d.cameras import INTRINSICS
-from vfusion3d.data.frames import uniform_frames
-from vfusion3d.pictures import fewer_levels, smaller_png
-from vfusion3d.settings import write_whole
+from vfusion3d.data.images import uniform_frames
+from vfusion3d.runs.claim import write_whole
+from vfusion3d.runs.pictures import fewer_levels, smaller_png
 
 TEXT_WIDTH = 6.3  # inches
 DPI = 144  # of PNGs, which are for looking; a PDF keeps images in their own resolution

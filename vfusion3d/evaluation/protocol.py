@@ -28,7 +28,7 @@ from torch import Tensor
 from vfusion3d.cameras import camera_vector, turn_to_input
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.evaluation.metrics import PerceptualDistance, lpips, psnr, ssim
-from vfusion3d.progress import tqdm
+from vfusion3d.runs.progress import tqdm
 
 if TYPE_CHECKING:
     from vfusion3d.data.shards import MultiviewSample, MultiviewShards

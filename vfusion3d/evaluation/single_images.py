@@ -19,12 +19,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vfusion3d.cameras import ORBIT_DISTANCE, default_intrinsics, look_at_origin, orbit_cameras, sphere_position
-from vfusion3d.data.frames import uniform_frames
-from vfusion3d.data.images import resize
+from vfusion3d.data.images import resize, uniform_frames
 from vfusion3d.evaluation.protocol import Predictor, model_predictor
 from vfusion3d.foundations.text_to_image import text_to_image
-from vfusion3d.profiles import Profile
-from vfusion3d.progress import tqdm
+from vfusion3d.runs.profiles import Profile
+from vfusion3d.runs.progress import tqdm
 
 if TYPE_CHECKING:
     from vfusion3d.foundations.clip import Clip

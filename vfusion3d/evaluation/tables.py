@@ -18,7 +18,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from vfusion3d.evaluation.figures import page, paper_style, save, text_width
-from vfusion3d.settings import write_whole
+from vfusion3d.runs.claim import write_whole
 
 # How a metric is shown: its name with the direction of better, decimals, and whether more is better.
 METRICS = {

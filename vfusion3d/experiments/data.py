@@ -10,19 +10,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vfusion3d import layout
 from vfusion3d.curation.curate import stored_labeller
-from vfusion3d.curation.labels import SyntheticShards, label_videos
+from vfusion3d.curation.labels import label_videos
 from vfusion3d.data.images import on_white
 from vfusion3d.data.shards import MultiviewShards, VideoShards
 from vfusion3d.data.subset import Subset
+from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.experiments.variants import Finetuning, Variant
 from vfusion3d.foundations.aesthetic_score import AestheticScore, aesthetic_score
 from vfusion3d.foundations.text_to_image import text_to_image
-from vfusion3d.layout import require
-from vfusion3d.profiles import Profile
-from vfusion3d.progress import tqdm
-from vfusion3d.settings import claim_folder, write_whole
+from vfusion3d.runs import layout
+from vfusion3d.runs.claim import claim_folder, write_whole
+from vfusion3d.runs.layout import require
+from vfusion3d.runs.profiles import Profile
+from vfusion3d.runs.progress import tqdm
 from vfusion3d.video.finetune import finetune_video_model
 from vfusion3d.video.generate import generate_videos
 

@@ -22,7 +22,7 @@ from vfusion3d.evaluation.tables import METRICS, SURE, mean_over_objects, paired
 from vfusion3d.experiments.run import Result, read_result
 from vfusion3d.experiments.variants import Experiments, load_experiments, seeds_of
 from vfusion3d.model.vfusion3d import VFusion3D
-from vfusion3d.profiles import Profile
+from vfusion3d.runs.profiles import Profile
 
 if TYPE_CHECKING:
     from vfusion3d.data.shards import MultiviewSample

@@ -15,30 +15,25 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vfusion3d import layout
-from vfusion3d.curation.labels import SyntheticShards
-from vfusion3d.data.eval_prompts import eval_prompts
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.data.subset import Subset
+from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.evaluation.protocol import evaluate_3d, model_predictor
 from vfusion3d.evaluation.single_images import evaluate_single_images, orbit_of, prompt_images
 from vfusion3d.experiments.data import finetuning_data, training_data
-from vfusion3d.experiments.variants import (
-    Experiments,
-    finetuning_recipe,
-    load_experiments,
-    training_recipe,
-)
+from vfusion3d.experiments.variants import Experiments, finetuning_recipe, load_experiments, training_recipe
 from vfusion3d.foundations.clip import clip
 from vfusion3d.foundations.loading import device_of
 from vfusion3d.foundations.perceptual import perceptual_distance
-from vfusion3d.layout import require
-from vfusion3d.loop import CHECKPOINT, fingerprint
+from vfusion3d.learning.loop import CHECKPOINT, fingerprint
 from vfusion3d.model.vfusion3d import VFusion3D
-from vfusion3d.profiles import KEPT, Profile, Recipe
-from vfusion3d.settings import SETTINGS, short_name, write_whole
+from vfusion3d.runs import layout
+from vfusion3d.runs.claim import SETTINGS, short_name, write_whole
+from vfusion3d.runs.layout import require
+from vfusion3d.runs.profiles import KEPT, Profile, Recipe
 from vfusion3d.training.schedule import total_steps
 from vfusion3d.training.train import new_model, train_vfusion3d, training_settings
+from vfusion3d.world.unseen import eval_prompts
 
 RESULT, SCORES = "result.json", "scores.csv"
 TEST_SEED = 0  # of the input views and of the prompts' images: every variant and every seed answers the same questions
@@ -225,8 +220,8 @@ def _test_shards(run_dir: Path) -> MultiviewShards:
 
 def _category(prompt: str) -> tuple[str, bool | None]:
     """The category of a prompt of the procedural world, and whether the 3D data hold it; nothing is known of others."""
-    from vfusion3d.data.captions import CaptionError, make_object
-    from vfusion3d.data.objects import COMMON
+    from vfusion3d.world.captions import CaptionError, make_object
+    from vfusion3d.world.objects import COMMON
 
     try:
         category = make_object(prompt, 0).category

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
-from vfusion3d.profiles import Profile, ProfileError, Recipe, load_profile, read_config
+from vfusion3d.runs.profiles import Profile, ProfileError, Recipe, load_profile, read_config
 from vfusion3d.training.schedule import total_steps
 
 VARIANTS = Path(__file__).with_name("variants.yaml")

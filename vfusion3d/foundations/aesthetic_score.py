@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vfusion3d.foundations.clip import clip
 from vfusion3d.foundations.loading import load_once, unavailable
-from vfusion3d.profiles import Profile
+from vfusion3d.runs.profiles import Profile
 
 AestheticScore = Callable[[Float[Tensor, "B *views 3 H W"]], Float[Tensor, "B"]]
 LAION = "https://github.com/LAION-AI/aesthetic-predictor/raw/main/sa_0_4_vit_l_14_linear.pth"

@@ -19,7 +19,7 @@ from scipy.ndimage import distance_transform_edt
 from vfusion3d.foundations.grabcut import grabcut_mask, without_specks
 from vfusion3d.foundations.loading import load_once
 from vfusion3d.foundations.rembg_session import object_mask, photo_session, photo_weights, rembg_session
-from vfusion3d.profiles import Profile
+from vfusion3d.runs.profiles import Profile
 
 if TYPE_CHECKING:
     from rembg.sessions.base import BaseSession

@@ -2,7 +2,7 @@
 
 import re
 
-from vfusion3d.data.captions import CATEGORY_NAMES, PHRASES, make_object
+from vfusion3d.world.captions import CATEGORY_NAMES, PHRASES, make_object
 
 OVERLONG = 200  # characters
 IRREGULAR = {"cacti", "snowmen"}  # plurals that the grammar reads as well

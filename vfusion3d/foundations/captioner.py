@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vfusion3d.foundations.chat import Chat, chat
 from vfusion3d.foundations.clip import Clip, clip
 from vfusion3d.foundations.loading import load_once
-from vfusion3d.profiles import Profile
+from vfusion3d.runs.profiles import Profile
 
 CAPTIONS_A_VIEW = 5  # as in Cap3D
 LONGEST_CAPTION, LONGEST_SUMMARY = 30, 60  # tokens

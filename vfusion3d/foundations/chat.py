@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from vfusion3d.foundations.loading import load_once, unavailable
-from vfusion3d.profiles import Profile
-from vfusion3d.progress import tqdm
+from vfusion3d.runs.profiles import Profile
+from vfusion3d.runs.progress import tqdm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from vfusion3d.foundations.loading import load_once
-from vfusion3d.profiles import Profile
+from vfusion3d.runs.profiles import Profile
 
 PRECISION = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}  # open_clip's words
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from vfusion3d.foundations.loading import load_once
-from vfusion3d.profiles import Profile
+from vfusion3d.runs.profiles import Profile
 
 ImageFeatures = Callable[[Float[Tensor, "B 3 H W"]], Float[Tensor, "B D"]]
 THUMBNAIL = 16  # 4, 8 and 32 pixels a side retrieve slightly worse

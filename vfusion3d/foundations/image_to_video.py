@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from vfusion3d.foundations.loading import ModelUnavailable, device_of, load_once, source_of, unavailable
-from vfusion3d.profiles import Profile
+from vfusion3d.runs.profiles import Profile
 
 TEMPORAL = ("temporal_res_block", "temporal_transformer_blocks", "time_pos_embed", "time_mixer")
 DROPPED = 0.1  # share of training samples without the condition, for classifier-free guidance

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from vfusion3d.profiles import Profile, ProfileError
+from vfusion3d.runs.profiles import Profile, ProfileError
 
 Model = TypeVar("Model")
 BUNDLED = Path(__file__).parent.parent / "weights"

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vfusion3d.foundations.loading import load_once
-from vfusion3d.profiles import Profile
+from vfusion3d.runs.profiles import Profile
 
 UNTRAINED_SEED = 0
 TRUNKS = ("alex", "vgg", "squeeze")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from vfusion3d.foundations.caption_rules import broken_rule, too_little_or_much
 from vfusion3d.foundations.chat import Chat, chat
-from vfusion3d.profiles import Profile
+from vfusion3d.runs.profiles import Profile
 
 EXAMPLES = (  # (caption, whether it describes a single object), shown to the model in this order
     ("a wooden rocking chair with a red cushion", True),

@@ -17,7 +17,7 @@ from torch.nn.functional import max_pool2d
 
 from vfusion3d.foundations.loading import load_once
 from vfusion3d.foundations.rembg_session import object_mask, rembg_session
-from vfusion3d.profiles import Profile
+from vfusion3d.runs.profiles import Profile
 
 Saliency = Callable[[Float[Tensor, "B 3 H W"]], Float[Tensor, "B 1 H W"]]
 UNLIKE = 0.06  # least distance from the background, in the channel where it is largest; our white objects have 0.09

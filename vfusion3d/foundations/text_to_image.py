@@ -1,7 +1,7 @@
 """Text to image: the condition images of the video model, and text to 3D (the paper's EMU; sections 3.2 and 4.2).
 
 A folder or a hub name: whatever `AutoPipelineForText2Image` of diffusers loads. `stand-in`: no learned weights, the
-procedural world renders the prompt, which has to be a caption of `vfusion3d.data.captions`.
+procedural world renders the prompt, which has to be a caption of `vfusion3d.world.captions`.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,10 +14,10 @@ from torch import Tensor
 from vfusion3d.cameras import HIGHEST_ELEVATION, default_intrinsics, orbit_cameras
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.foundations.loading import load_once
-from vfusion3d.profiles import Profile
+from vfusion3d.runs.profiles import Profile
 
 if TYPE_CHECKING:
-    from vfusion3d.data.objects import ObjectSpec
+    from vfusion3d.world.objects import ObjectSpec
 
 TextToImage = Callable[[Sequence[str], torch.Generator, int], Float[Tensor, "B 3 size size"]]
 
@@ -56,8 +56,8 @@ def rendered_prompts(prompts: Sequence[str], generator: torch.Generator, size: i
 
     Raises CaptionError for a prompt that the caption grammar cannot read.
     """
-    from vfusion3d.data.objects import build_mesh  # not before: training works without a renderer
     from vfusion3d.data.render import render_views
+    from vfusion3d.world.objects import build_mesh
 
     images = []
     for prompt in prompts:
@@ -72,7 +72,7 @@ def imagined(prompt: str, generator: torch.Generator) -> "tuple[ObjectSpec, floa
 
     Takes two numbers from the generator. Raises CaptionError for a prompt that the caption grammar cannot read.
     """
-    from vfusion3d.data.objects import make_object
+    from vfusion3d.world.objects import make_object
 
     seed = int(torch.randint(2**31, (), generator=generator))
     elevation = float(HIGHEST_ELEVATION * torch.rand((), generator=generator))

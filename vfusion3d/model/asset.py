@@ -24,8 +24,8 @@ from trimesh.exchange.gltf import export_glb
 
 from vfusion3d.cameras import default_intrinsics, orbit_cameras
 from vfusion3d.model.vfusion3d import VFusion3D
-from vfusion3d.progress import tqdm
-from vfusion3d.settings import write_whole
+from vfusion3d.runs.claim import write_whole
+from vfusion3d.runs.progress import tqdm
 
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
 VIDEO_SUFFIXES = (".mp4", ".gif")

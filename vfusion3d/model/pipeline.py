@@ -16,10 +16,10 @@ from torch import Tensor
 
 from vfusion3d.cameras import camera_vector, default_intrinsics, look_at_origin, sphere_position
 from vfusion3d.model.asset import Asset
-from vfusion3d.model.elevation import bundled_estimator
+from vfusion3d.model.input_elevation import bundled_estimator
 from vfusion3d.model.preprocess import ImageSource, prepare, source_name
 from vfusion3d.model.vfusion3d import VFusion3D
-from vfusion3d.progress import tqdm
+from vfusion3d.runs.progress import tqdm
 
 ESTIMATED = ("mini", "base")  # weights of the world that the bundled estimator knows
 Estimator = Callable[[Float[Tensor, "B 3 size size"]], Float[Tensor, " B"]]

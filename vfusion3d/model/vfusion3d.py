@@ -18,9 +18,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model
 
+from vfusion3d.learning.precision import has_bfloat16
 from vfusion3d.model.mesh import extract_mesh
 from vfusion3d.model.rendering import Field, Rendering, render
-from vfusion3d.precision import has_bfloat16
 
 BUNDLED_WEIGHTS = Path(__file__).parents[1] / "weights"
 QUERIES = 512  # whose scores are in memory at once

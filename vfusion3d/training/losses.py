@@ -5,10 +5,10 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from vfusion3d.cameras import rays_through
+from vfusion3d.learning.precision import autocast
 from vfusion3d.model.rendering import render_rays
 from vfusion3d.model.vfusion3d import VFusion3D
-from vfusion3d.precision import autocast
-from vfusion3d.profiles import Recipe
+from vfusion3d.runs.profiles import Recipe
 from vfusion3d.training.supervision import Batch
 
 

@@ -9,7 +9,7 @@ from itertools import accumulate
 
 import torch
 
-from vfusion3d.profiles import Recipe, Stage
+from vfusion3d.runs.profiles import Recipe, Stage
 
 
 def total_steps(recipe: Recipe, objects: int) -> int:

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from vfusion3d.cameras import add_camera_noise, camera_vector, turn_to_input
-from vfusion3d.curation.labels import SyntheticShards
 from vfusion3d.data.images import on_white, premultiplied, resize
 from vfusion3d.data.shards import MultiviewShards
-from vfusion3d.loop import samples_of_step, step_generator
-from vfusion3d.profiles import Recipe
+from vfusion3d.data.synthetic import SyntheticShards
+from vfusion3d.learning.loop import samples_of_step, step_generator
+from vfusion3d.runs.profiles import Recipe
 from vfusion3d.training.schedule import render_resolution
 
 CACHE_BYTES = 4 << 30  # data sets up to this size are decoded once and kept in memory

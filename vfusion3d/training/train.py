@@ -10,40 +10,19 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from vfusion3d.curation.labels import SyntheticShards
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.data.subset import Subset
+from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.foundations.loading import source_of
 from vfusion3d.foundations.perceptual import perceptual_distance
-from vfusion3d.loop import LoopSettings, fingerprint, train
+from vfusion3d.learning.loop import LoopSettings, fingerprint, train
 from vfusion3d.model.initialise import start_local
 from vfusion3d.model.vfusion3d import VFusion3D
-from vfusion3d.profiles import Profile, Recipe
-from vfusion3d.settings import claim_folder, save_whole
+from vfusion3d.runs.claim import claim_folder, save_whole
+from vfusion3d.runs.profiles import Profile, Recipe
 from vfusion3d.training.losses import Losses
 from vfusion3d.training.schedule import learning_rate, total_steps
 from vfusion3d.training.supervision import Supervision
-
-SIZES = {
-    # under 3 M parameters: most of them in the encoder, where a token is cheap
-    "mini": {
-        "patch_size": 8,
-        "position_grid": 8,
-        "encoder_width": 160,
-        "encoder_layers": 6,
-        "encoder_heads": 5,
-        "camera_width": 64,
-        "width": 128,
-        "layers": 3,
-        "heads": 4,
-        "triplane_size": 12,
-        "triplane_channels": 32,
-        "samples_per_ray": 32,
-        "source_distance": 1.5,
-        "source_elevation": math.pi / 8,
-    },
-    "released": {},  # the defaults of VFusion3D
-}
 
 
 def new_model(profile: Profile, generator: torch.Generator) -> VFusion3D:

@@ -1,7 +1,6 @@
 """A corpus of captions, read one by one: a file of any size takes the memory of one piece of it.
 
-Bundled, both for use without a network: `WEB_CAPTIONS`, a stand-in for captions from the web (made by `web_captions`),
-and `LABELS`, 300 of its lines with the judgement of a reader (columns caption, label, note).
+One for use without a network is `world.web_captions.WEB_CAPTIONS`, a stand-in for captions from the web.
 """
 
 import gzip
@@ -9,13 +8,7 @@ import hashlib
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-WEB_CAPTIONS = Path(__file__).parent / "web_captions.txt.gz"
-LABELS = Path(__file__).parent / "labelled_captions.csv"
 COLUMN = "caption"
 SUFFIXES = (".txt", ".txt.gz", ".parquet")
 LONGEST_LINE = 2**16  # bytes; what follows in the same line is left out, and no caption is that long
@@ -54,13 +47,6 @@ def check_corpus(path: str | Path) -> str:
             file.seek(start)
             ends.update(file.read(2**20))
     return f"{Path(path).name}, {size} bytes, {ends.hexdigest()[:16]}"
-
-
-def labelled_captions() -> "pd.DataFrame":
-    """The captions of `LABELS`: columns caption (as it is in the corpus), label ("keep" or "drop"), note."""
-    import pandas as pd
-
-    return pd.read_csv(LABELS, dtype=str, keep_default_na=False)  # "null" and "" are captions too
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.foundations.image_to_video import StableVideoDiffusion, VideoModel, load_video_model
-from vfusion3d.loop import LoopSettings, fingerprint, samples_of_step, step_generator, train
-from vfusion3d.profiles import Profile, Video
-from vfusion3d.settings import claim_folder, save_whole
+from vfusion3d.learning.loop import LoopSettings, fingerprint, samples_of_step, step_generator, train
+from vfusion3d.runs.claim import claim_folder, save_whole
+from vfusion3d.runs.profiles import Profile, Video
 
 LATENTS_KEPT = 1 << 30  # pixels: of data sets up to this size the latents are kept in memory, about 100 MB
 

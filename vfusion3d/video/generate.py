@@ -13,15 +13,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vfusion3d.data.captions import CaptionError
 from vfusion3d.data.shards import encode_video
 from vfusion3d.data.write_shards import Members, write_shards
 from vfusion3d.foundations.image_to_video import VideoModel
 from vfusion3d.foundations.text_to_image import TextToImage
-from vfusion3d.loop import fingerprint
-from vfusion3d.precision import autocast, resolve
-from vfusion3d.profiles import Video
-from vfusion3d.settings import short_name
+from vfusion3d.learning.loop import fingerprint
+from vfusion3d.learning.precision import autocast, resolve
+from vfusion3d.runs.claim import short_name
+from vfusion3d.runs.profiles import Video
+from vfusion3d.world.captions import CaptionError
 
 SETTINGS = ("size", "frames", "fps", "motion_bucket", "guidance", "inference_steps")  # what changes a video
 Picture = tuple[Float[Tensor, "1 3 size size"], torch.Generator]

@@ -12,19 +12,19 @@ from pathlib import Path
 
 import torch
 
-from vfusion3d.data.captions import meaning
-from vfusion3d.data.frames import uniform_frames
-from vfusion3d.data.images import on_white
+from vfusion3d.data.images import on_white, uniform_frames
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.foundations.caption_rules import OVERLONG
 from vfusion3d.foundations.captioner import Captioner, captioner
 from vfusion3d.foundations.prompt_filter import Decision, PromptFilter, prompt_filter
-from vfusion3d.profiles import Profile
-from vfusion3d.progress import tqdm
-from vfusion3d.settings import claim_folder, short_name
+from vfusion3d.runs.claim import claim_folder, short_name
+from vfusion3d.runs.profiles import Profile
+from vfusion3d.runs.progress import tqdm
 from vfusion3d.video.clean import clean, same_caption_key
-from vfusion3d.video.corpus import WEB_CAPTIONS, check_corpus, read_captions
+from vfusion3d.video.corpus import check_corpus, read_captions
 from vfusion3d.video.ledger import Ledger, Prompt
+from vfusion3d.world.captions import meaning
+from vfusion3d.world.web_captions import WEB_CAPTIONS
 
 PROMPTS, WORK = "prompts.parquet", "work.partial"
 WEB, OBJECTS = "web", "3D"  # the sources of what can be trained on

@@ -13,8 +13,8 @@ from torch import Tensor
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.foundations.image_to_video import VideoModel, to_pil
-from vfusion3d.profiles import Video
-from vfusion3d.settings import write_whole
+from vfusion3d.runs.claim import write_whole
+from vfusion3d.runs.profiles import Video
 from vfusion3d.video.generate import animate, sample_generator
 
 

@@ -1,0 +1,254 @@
+"""Runs one notebook from top to bottom with papermill, and what the notebooks share.
+
+    python -m vfusion3d.book.run notebooks/01_render_3d_data.ipynb --profile smoke
+    python -m vfusion3d.book.run notebooks/*.ipynb --profile paper --dry-run
+
+The executed copy appears under its name only when every cell has run, and says nothing of the machine it ran on.
+"""
+
+import argparse
+import ast
+import base64
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from vfusion3d.runs.claim import write_whole
+from vfusion3d.runs.layout import MissingArtifact, require  # noqa: F401 (for the notebooks)
+from vfusion3d.runs.pictures import smaller_png
+from vfusion3d.runs.profiles import FOLDER, ProfileError, load_profile, profile_path
+from vfusion3d.runs.progress import TEXT
+
+WIDGET = "application/vnd.jupyter.widget-view+json"  # of progress bars: what is stored is their first moment
+CURSOR_UP = "\x1b[A"  # what tqdm writes between bars that stand below one another
+BAR = re.compile(r"^.*\d+%\|.*\[.*\]$|^.*\d+\S* \[(\d+:)?\d\d:\d\d, .*\]$")  # tqdm's text, with and without a total
+
+
+class NotebookError(RuntimeError):
+    """A notebook that did not run to its end; the message holds the notebook's own error."""
+
+
+def figures_dir(run_dir: str | Path) -> Path:
+    """The folder of figures and tables that belongs to `run_dir`: figures/NAME for runs/NAME. Made if need be."""
+    run_dir = Path(run_dir)
+    beside = run_dir.parent.name == "runs"
+    folder = run_dir.parent.parent / "figures" / run_dir.name if beside else run_dir / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def run_notebook(notebook: str | Path, profile: str | Path, root: str | Path = ".", seed: int = 0) -> Path:
+    """Executes `notebook` at `profile` and returns the executed copy, root/papermill_runs/<profile>/<name>.ipynb.
+
+    The cells run in the notebook's folder, as in JupyterLab, with the parameters `profile`, `run_dir`
+    (root/runs/<profile>) and `seed`. Their output is shown as it comes. Raises NotebookError where the notebook has no
+    cell tagged `parameters` or a cell fails; what ran until then stays in run_dir/unfinished/.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    notebook, root = Path(notebook), Path(root)
+    name = load_profile(profile).name
+    if not any("parameters" in cell.metadata.get("tags", []) for cell in nbformat.read(notebook, 4).cells):
+        raise NotebookError(f"{notebook} has no cell tagged `parameters`, so it cannot be told its profile")
+
+    run_dir = root / "runs" / name
+    unfinished = run_dir / "unfinished" / notebook.name
+    executed = root / "papermill_runs" / name / notebook.name
+    for folder in (unfinished.parent, executed.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    parameters = _parameters(notebook, profile, run_dir, seed)
+    try:
+        with _kernel_environment():
+            papermill.execute_notebook(
+                notebook,
+                unfinished,
+                parameters=parameters,
+                cwd=notebook.parent,
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                extra_arguments=["--log-level=ERROR"],  # the kernel warns of every reader it does not know
+                stdout_file=sys.stdout,
+                stderr_file=sys.stderr,
+            )
+    except papermill.PapermillExecutionError as error:
+        raise NotebookError(f"{error}\n{notebook} failed; as far as it came it is in {unfinished}") from error
+    except DeadKernelError as error:
+        raise NotebookError(f"{notebook}: its kernel was killed, most often because memory ran out") from error
+
+    finished = scrub(nbformat.read(unfinished, 4), notebook.resolve().parents[1], root.resolve())
+    if root.resolve() == notebook.resolve().parents[1]:
+        for cell in finished.cells:  # what lies beside the source does not lie beside the copy
+            if cell.cell_type == "markdown":
+                cell.source = cell.source.replace("](solutions.md)", "](../../notebooks/solutions.md)")
+    finished.metadata.papermill.input_path = f"notebooks/{notebook.name}"
+    finished.metadata.papermill.output_path = f"papermill_runs/{name}/{notebook.name}"
+    write_whole(executed, partial(nbformat.write, finished))
+    unfinished.unlink()
+    return executed
+
+
+def dry_run(notebook: str | Path, profile: str | Path, root: str | Path = ".", seed: int = 0) -> Any:
+    """What the cell tagged `plan` shows at `profile`, a table of `vfusion3d.book.plan`, without running the notebook.
+
+    Runs the code cells up to that one, in this process and in the notebook's folder, with the parameters of
+    `run_notebook`. Nothing is written. Raises NotebookError where there is no such cell, or where one of them fails.
+    """
+    notebook = Path(notebook)
+    cells = [cell for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "code"]
+    tags = [cell.metadata.get("tags", []) for cell in cells]
+    if not any("plan" in of_cell for of_cell in tags):
+        raise NotebookError(f"{notebook} has no cell tagged `plan`, so it cannot say what it would do")
+    parameters = _parameters(notebook, profile, Path(root) / "runs" / load_profile(profile).name, seed)
+    names, shown = {"__name__": "__main__"}, None
+    with contextlib.chdir(notebook.parent):
+        for cell, of_cell in zip(cells, tags):
+            code = ast.parse(cell.source)
+            ends = code.body.pop() if code.body and isinstance(code.body[-1], ast.Expr) else None
+            try:
+                exec(compile(code, str(notebook), "exec"), names)
+                shown = eval(compile(ast.Expression(ends.value), str(notebook), "eval"), names) if ends else None
+            except Exception as error:
+                raise NotebookError(f"{notebook}: {type(error).__name__}: {error}") from error
+            if "parameters" in of_cell:
+                names |= parameters
+            if "plan" in of_cell:
+                break
+    return shown
+
+
+def _parameters(notebook: Path, profile: str | Path, run_dir: Path, seed: int) -> dict[str, Any]:
+    """What a notebook is told; paths as seen from its folder, where its cells run."""
+    own = profile_path(profile).parent != FOLDER
+    return {
+        "profile": os.path.relpath(profile, notebook.parent) if own else str(profile),
+        "run_dir": os.path.relpath(run_dir, notebook.parent),
+        "seed": seed,
+    }
+
+
+@contextlib.contextmanager
+def _kernel_environment():
+    """Environment variables for the kernel, which inherits this process's."""
+    before = dict(os.environ)
+    os.environ.pop("MPLBACKEND", None)  # a backend without a screen would also keep the figures out of the notebook
+    os.environ[TEXT] = "1"
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "10")  # seconds: in a log every state of a bar stays
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # the kernel of this environment, whatever else the user has installed
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def scrub(notebook: nbformat.NotebookNode, *folders: Path) -> nbformat.NotebookNode:
+    """Takes out of the outputs what only says on which machine they were made, in place.
+
+    Paths inside `folders` become relative, the home folder `~`, Python's own folder `<python>`, the temporary files of
+    cells `<cell>`. No progress bar stays, and of another widget the picture that came with it. Pictures become
+    smaller.
+    """
+    places = [(str(folder), "") for folder in folders]
+    places += [(sys.prefix, "<python>"), (sys.base_prefix, "<python>"), (str(Path.home()), "~")]
+    places += [(os.path.realpath(path), name) for path, name in places]
+    places = sorted({(path, name) for path, name in places if len(path) > 1}, key=lambda place: -len(place[0]))
+
+    def clean(text: str) -> str:
+        text = re.sub(rf"{re.escape(tempfile.gettempdir())}/ipykernel_\d+/\d+\.py", "<cell>", text)
+        for path, name in places:
+            start = rf"(?<![\w/.~-]){re.escape(path)}"
+            text = re.sub(rf"{start}/", f"{name}/" if name else "", text)
+            text = re.sub(rf"{start}(?![\w.-])", name or ".", text)
+        return text
+
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if "papermill" in cell.metadata:
+            cell.metadata.papermill = {"duration": cell.metadata.papermill.duration}
+        if cell.cell_type != "code":
+            continue
+        cell.outputs = _merge_streams([output for output in cell.outputs if _is_more_than_a_widget(output)])
+        for output in cell.outputs:
+            output.get("data", {}).pop(WIDGET, None)
+            if png := output.get("data", {}).get("image/png"):
+                output.data["image/png"] = base64.b64encode(smaller_png(base64.b64decode(png))).decode()
+            if output.output_type == "stream":
+                output.text = _without_bars(clean(output.text))
+            for kind, content in output.get("data", {}).items():
+                if isinstance(content, str) and kind.startswith("text/"):
+                    output.data[kind] = clean(content)
+            if "traceback" in output:
+                output.traceback = [clean(line) for line in output.traceback]
+                output.evalue = clean(output.evalue)
+        cell.outputs = [out for out in cell.outputs if out.output_type != "stream" or out.text.strip()]
+    return notebook
+
+
+def _is_more_than_a_widget(output: nbformat.NotebookNode) -> bool:
+    """Whether something can be seen where no widget can live: a picture that came with it."""
+    data = output.get("data", {})
+    return WIDGET not in data or any(kind.startswith("image/") for kind in data)
+
+
+def _merge_streams(outputs: list) -> list:
+    """Neighbouring pieces of stdout, and of stderr, as one: a progress bar arrives in many."""
+    merged = []
+    for output in outputs:
+        before = merged[-1] if merged else {}
+        if output.output_type == "stream" and before.get("name") == output.name:
+            before.text += output.text
+        else:
+            merged.append(output)
+    return merged
+
+
+def _without_bars(text: str) -> str:
+    """What a terminal would show in the end, without progress bars: a carriage return starts the line anew."""
+    lines = text.replace("\r\n", "\n").replace(CURSOR_UP, "").split("\n")
+    shown = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines]
+    return "\n".join(line for line in shown if not BAR.match(line.rstrip()))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. Returns 1 with the notebook's error where it did not run to its end."""
+    parser = argparse.ArgumentParser(prog="python -m vfusion3d.book.run", description=__doc__.split("\n")[0])
+    parser.add_argument("notebooks", type=Path, nargs="+", metavar="notebook", help="an .ipynb file, or several")
+    parser.add_argument("--profile", default="laptop", help="smoke, laptop (default), gpu, paper, or a YAML file")
+    parser.add_argument("--root", type=Path, default=Path(), help="where runs/, papermill_runs/ and figures/ go")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
+    options = parser.parse_args(arguments)
+    for notebook in options.notebooks:
+        how = (notebook, options.profile, options.root, options.seed)
+        try:
+            if options.dry_run:
+                print(f"{notebook} at profile {load_profile(options.profile).name}\n{_as_text(dry_run(*how))}\n")
+            else:
+                print(f"{notebook} ran; executed copy in {run_notebook(*how)}")
+        except (NotebookError, ProfileError, FileNotFoundError) as error:
+            print(error, file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print(f"{notebook}: interrupted; the same command goes on", file=sys.stderr)
+            return 130
+    return 0
+
+
+def _as_text(shown: Any) -> str:
+    """A table with all its rows and columns, one line each; anything else as it is."""
+    return shown.fillna("").to_string(index_names=False) if hasattr(shown, "to_string") else str(shown)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""`vfusion3d render` and `vfusion3d prompts`: the 3D data and the prompts (section 3.2)."""
+
+import argparse
+import os
+from pathlib import Path
+
+from vfusion3d.cli.page import add_part, add_run, again, existing, new_page, part_of, run_of
+from vfusion3d.runs.layout import prompt_table, test_data, training_data
+
+
+def add_render(commands) -> None:
+    page = new_page(
+        commands,
+        "render",
+        run_render,
+        "3D objects to multi-view shards (section 3.2)",
+        "Render objects from orbits of cameras into WebDataset shards.\n\n"
+        "Without --objects: what the profile needs, that is the 3D training objects (common categories) in\n"
+        "RUN_DIR/data/train_3d and the unseen test objects (all categories) in RUN_DIR/data/test.\n"
+        "With --objects: your own set, in the folder given by -o.\n"
+        "Interrupt it at any time: the same command goes on where it stopped.",
+        """
+vfusion3d render --profile laptop
+vfusion3d render --objects my_meshes/ -o shards/ --views 32 --size 128
+vfusion3d render --objects primitives --count 1000 -o shards/
+vfusion3d render --profile paper --shard 3 --shards 64       (on the 4th of 64 machines)
+""",
+    )
+    add_run(page)
+    page.add_argument(
+        "--objects", metavar="WHICH", help="procedural, common, uncommon, primitives, or a folder of mesh files"
+    )
+    page.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where the shards of --objects go")
+    page.add_argument("--count", type=int, help="how many objects (default: the profile's; every file of a folder)")
+    page.add_argument("--views", type=int, help="cameras an object (default: the profile's; 33 for the test objects)")
+    page.add_argument("--size", type=int, metavar="PIXELS", help="side of a view (default: the profile's)")
+    page.add_argument("--workers", type=int, help="processes (default: the profile's, or one a CPU core)")
+    page.add_argument("--backend", choices=["pyvista", "blender"], default="pyvista", help="the renderer")
+    page.add_argument("--overwrite", action="store_true", help="delete data that was rendered with other settings")
+    add_part(page)
+
+
+def run_render(options: argparse.Namespace) -> int:
+    if (options.objects is None) != (options.output is None):
+        options.parser.error("--objects and -o belong together: which objects, and where their shards go")
+    part = part_of(options)
+    from vfusion3d.data.render_dataset import render_dataset
+
+    profile, run_dir = run_of(options)
+    common = {
+        "size": options.size or profile.data.render_size,
+        "workers": options.workers or profile.workers or os.cpu_count() or 1,
+        "backend": options.backend,
+        "part": part,
+        "overwrite": options.overwrite,
+    }
+    views = options.views or profile.data.views_3d
+    if options.objects is not None:
+        source, count = _object_source(options.objects), options.count
+        if count is None and not hasattr(source, "__len__"):
+            count = profile.data.objects_3d
+        print(render_dataset(options.output, source, count, views=views, seed=options.seed, **common))
+        return 0
+    from vfusion3d.evaluation.protocol import TEST_VIEWS
+    from vfusion3d.world.unseen import UNSEEN_SEED, UnseenObjects
+
+    count = options.count or profile.data.objects_3d
+    folder = training_data(run_dir)
+    print(render_dataset(folder, _object_source("common"), count, views=views, seed=options.seed, **common))
+    unseen = {"views": options.views or TEST_VIEWS, "seed": options.seed + UNSEEN_SEED}
+    print(render_dataset(test_data(run_dir), UnseenObjects(), profile.data.test_objects, **unseen, **common))
+    return 0
+
+
+def _object_source(which: str):
+    from vfusion3d.data.render_dataset import MeshFolder
+    from vfusion3d.world.sources import ProceduralObjects, RandomPrimitives
+
+    if which == "primitives":
+        return RandomPrimitives()
+    if which in ("procedural", "common", "uncommon"):
+        from vfusion3d.world import objects
+
+        names = {"procedural": None, "common": objects.COMMON, "uncommon": objects.UNCOMMON}[which]
+        return ProceduralObjects(names)
+    if not Path(which).is_dir():
+        raise ValueError(f"--objects {which}: no such folder, and none of procedural, common, uncommon, primitives")
+    return MeshFolder(which)
+
+
+def add_prompts(commands) -> None:
+    page = new_page(
+        commands,
+        "prompts",
+        run_prompts,
+        "captions of the web and of 3D objects to prompts (section 3.2)",
+        "Collect as many prompts as the profile wants into RUN_DIR/data/prompts/prompts.parquet: captions of the 3D\n"
+        "objects in RUN_DIR/data/train_3d (made by `vfusion3d render`), then captions of a corpus, cleaned, without\n"
+        "duplicates, and only those that describe a single object. The table has a row for every caption that was\n"
+        "read, with the reason where it was dropped. No prompt to train on means the same as an evaluation prompt or\n"
+        "as the caption of an unseen object in RUN_DIR/data/test: these are the table's split `eval`.\n"
+        "A corpus of any size is read bit by bit, no further than needed.\n"
+        "Interrupt it at any time: the same command goes on where it stopped.",
+        """
+vfusion3d prompts --profile laptop
+vfusion3d prompts --profile gpu --corpus captions.parquet
+vfusion3d prompts --profile paper --corpus laion.txt.gz --eval-prompts mvdream.txt
+""",
+    )
+    add_run(page)
+    page.add_argument(
+        "--corpus",
+        type=Path,
+        metavar="FILE",
+        help="captions: .txt or .txt.gz, one a line, or .parquet with a column `caption` (default: the bundled ones)",
+    )
+    page.add_argument(
+        "--eval-prompts",
+        type=Path,
+        metavar="FILE",
+        help="such a file of the prompts to evaluate with (default: the bundled ones, as many as the profile says)",
+    )
+    page.add_argument("--overwrite", action="store_true", help="delete prompts that were collected with other settings")
+
+
+def run_prompts(options: argparse.Namespace) -> int:
+    from vfusion3d.data.shards import MultiviewShards
+    from vfusion3d.video.corpus import check_corpus, read_captions
+    from vfusion3d.video.prompts import collect_prompts, read_prompts
+    from vfusion3d.world.unseen import eval_prompts
+    from vfusion3d.world.web_captions import WEB_CAPTIONS
+
+    profile, run_dir = run_of(options)
+    corpus = options.corpus or WEB_CAPTIONS
+    check_corpus(corpus)
+    chosen = eval_prompts(profile.data.eval_prompts)
+    if options.eval_prompts is not None:
+        check_corpus(options.eval_prompts)
+        chosen = [caption for caption in read_captions(options.eval_prompts) if caption.strip()]
+    for data in (training_data(run_dir), test_data(run_dir)):
+        existing(data / "index.json", again(options, "render"))
+    unseen = MultiviewShards(test_data(run_dir))
+    table = collect_prompts(
+        profile,
+        prompt_table(run_dir),
+        held_out={"evaluation prompts": chosen, "unseen objects": [unseen.caption(i) for i in range(len(unseen))]},
+        objects=training_data(run_dir),
+        corpus=corpus,
+        seed=options.seed,
+        overwrite=options.overwrite,
+    )
+    found, wanted = len(read_prompts(table)), profile.data.prompts
+    print(f"{found:,} of {wanted:,} prompts" + (f": {corpus} has no more" if found < wanted else ""))
+    print(table)
+    return 0

@@ -1,0 +1,49 @@
+"""The `vfusion3d` command: thin faces of the package's heavy functions (the files beside this one).
+
+What a person can get wrong ends in one line on stderr and exit code 1 (2 for a command line that makes no sense), never
+in a stack trace.
+"""
+
+import argparse
+import sys
+import warnings
+from importlib.metadata import version
+
+from vfusion3d.cli import data, model, reconstruct, video
+from vfusion3d.cli.page import one_line
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0, 1 where something failed, 130 interrupted (2: wrong command line)."""
+    options = build_parser().parse_args(arguments)
+    warnings.filterwarnings("ignore", category=UserWarning, module="huggingface_hub")  # nothing a user can act on
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("vfusion3d: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"vfusion3d {options.command}: {one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands with their help."""
+    parser = argparse.ArgumentParser(
+        prog="vfusion3d",
+        description="One image to a 3D asset, and the paper's pipeline that teaches it. "
+        "`vfusion3d COMMAND --help` tells more, with an example.",
+    )
+    parser.add_argument("--version", action="version", version=f"vfusion3d {version('vfusion3d')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (
+        *(reconstruct.add_reconstruct, data.add_render, data.add_prompts),
+        *(video.add_finetune_video, video.add_generate, video.add_curate),
+        *(model.add_train, model.add_evaluate, model.add_study, model.add_experiment),
+    ):
+        add(commands)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

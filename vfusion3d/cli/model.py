@@ -1,0 +1,259 @@
+"""`vfusion3d train`, `evaluate`, `experiment` and `study`: VFusion3D and what it is worth (sections 3.3 and 4)."""
+
+import argparse
+import time
+from functools import partial
+from pathlib import Path
+
+from vfusion3d.cli.page import add_run, again, existing, new_page, run_of
+from vfusion3d.runs.claim import write_whole
+from vfusion3d.runs.layout import (
+    finetuned_model,
+    pretrained_model,
+    synthetic_data,
+    synthetic_labels,
+    test_data,
+    training_data,
+    user_study,
+)
+
+
+def add_train(commands) -> None:
+    page = new_page(
+        commands,
+        "train",
+        run_train,
+        "train VFusion3D on synthetic videos, fine-tune it on 3D data (section 3.3)",
+        "Train VFusion3D by the profile's recipe on the synthetic videos in RUN_DIR/data/synthetic that the filter\n"
+        "keeps, with the elevations and masks in RUN_DIR/data/labels. With --finetune: train what came out further,\n"
+        "on the 3D data in RUN_DIR/data/train_3d (made by `vfusion3d render`) by the profile's recipe of fine-tuning.\n"
+        "With --data: learn from rendered shards of your own in place of either.\n"
+        "Checkpoints and the loss log go to RUN_DIR/vfusion3d (with --finetune RUN_DIR/vfusion3d_finetuned), the\n"
+        "finished weights to the folder model in it.\n"
+        "Interrupt it at any time: the same command goes on where it stopped, to the same loss curve.",
+        """
+vfusion3d train --profile laptop
+vfusion3d train --profile laptop --finetune
+vfusion3d train --profile gpu --data shards/ -o runs/mine
+accelerate launch --num_processes 8 -m vfusion3d.cli train --profile paper
+""",
+    )
+    add_run(page)
+    page.add_argument("--finetune", action="store_true", help="fine-tune this run's trained model on the 3D data")
+    page.add_argument("--data", type=Path, metavar="FOLDER", help="rendered shards to train on")
+    page.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="of the run (default: see above)")
+    page.add_argument(
+        "--weights",
+        metavar="NAME",
+        help="what to start from (default: what the profile says, with --finetune the trained model)",
+    )
+    page.add_argument("--overwrite", action="store_true", help="delete a run that was made with other settings")
+
+
+def run_train(options: argparse.Namespace) -> int:
+    from vfusion3d import VFusion3D
+    from vfusion3d.training.train import train_vfusion3d
+
+    profile, run_dir = run_of(options)
+    recipe, weights = profile.training, options.weights
+    if options.finetune:
+        recipe = profile.finetuning
+        if recipe is None:
+            raise ValueError(
+                f"the profile {profile.name} has no `finetuning`: add that recipe to a profile of your own"
+            )
+        weights = weights or existing(pretrained_model(run_dir) / "model", again(options, "train"))
+    folder = options.output or (finetuned_model if options.finetune else pretrained_model)(run_dir)
+    data = _training_data(options, run_dir)
+    model = VFusion3D.from_pretrained(weights) if weights else None
+    how = {"seed": options.seed, "overwrite": options.overwrite}
+    train_vfusion3d(profile, data, folder, recipe=recipe, model=model, **how)
+    print(folder / "model")
+    return 0
+
+
+def _training_data(options: argparse.Namespace, run_dir: Path):
+    """What `train` learns from: a folder of rendered shards, or the labelled synthetic videos."""
+    if options.data or options.finetune:
+        data = options.data or training_data(run_dir)
+        existing(data / "index.json", again(options, "render"))
+        return data
+    from vfusion3d.data.synthetic import SyntheticShards
+
+    existing(synthetic_data(run_dir) / "index.json", again(options, "generate"))
+    existing(synthetic_labels(run_dir) / "index.json", again(options, "curate"))
+    data = SyntheticShards(synthetic_data(run_dir), synthetic_labels(run_dir))
+    print(f"the filter keeps {len(data):,} of {len(data.facts):,} videos")
+    return data
+
+
+def add_evaluate(commands) -> None:
+    page = new_page(
+        commands,
+        "evaluate",
+        run_evaluate,
+        "compare novel views of unseen objects with the truth (Table 5's protocol)",
+        "One view in, 32 novel views out: PSNR, SSIM and LPIPS against the true renders, CLIP similarity to caption\n"
+        "and input, beside simple baselines (the nearest training object where RUN_DIR/data/train_3d is there).\n"
+        "Reads RUN_DIR/data/test (made by `vfusion3d render`), and the newer of this run's models: of\n"
+        "RUN_DIR/vfusion3d (by `vfusion3d train`) and RUN_DIR/vfusion3d_finetuned (by `vfusion3d train --finetune`).\n"
+        "Prints the means and writes one row per object and method to the file given by -o.",
+        """
+vfusion3d evaluate --profile laptop
+vfusion3d evaluate --weights mini --data shards/ -o mini.csv
+""",
+    )
+    add_run(page)
+    page.add_argument("--weights", metavar="NAME", help="what to evaluate (default: the newer model of this run)")
+    page.add_argument("--data", type=Path, metavar="FOLDER", help="shards of objects (default: RUN_DIR/data/test)")
+    page.add_argument("--size", type=int, metavar="PIXELS", help="of compared views (default: the model's input)")
+    page.add_argument("-o", "--output", type=Path, metavar="CSV", help="(default: RUN_DIR/evaluation_3d.csv)")
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from vfusion3d import VFusion3D
+    from vfusion3d.data.shards import MultiviewShards
+    from vfusion3d.evaluation.baselines import build_index, repeat_input, retrieval, white
+    from vfusion3d.evaluation.protocol import evaluate_3d, model_predictor
+    from vfusion3d.evaluation.tables import mean_over_objects
+    from vfusion3d.foundations.clip import clip
+    from vfusion3d.foundations.image_features import image_features
+    from vfusion3d.foundations.loading import device_of
+    from vfusion3d.foundations.perceptual import perceptual_distance
+
+    profile, run_dir = run_of(options)
+    data = options.data or test_data(run_dir)
+    existing(data / "index.json", again(options, "render"))
+    weights = options.weights or _newest_model(options, run_dir)
+    device = device_of(profile)
+    model = VFusion3D.from_pretrained(weights).to(device).eval()
+    shards = MultiviewShards(data)
+    size = options.size or min(model.config.image_size, shards.read(0, views=[0]).rgba.shape[-1])
+    methods = {"VFusion3D": model_predictor(model), "input view repeated": repeat_input, "white image": white}
+    if (training_data(run_dir) / "index.json").exists():
+        features = image_features(profile)
+        seen = build_index(MultiviewShards(training_data(run_dir)), features, device=device)
+        methods["nearest training object"] = retrieval(seen, features)
+    table = evaluate_3d(
+        methods,
+        shards,
+        size=size,
+        perceptual=perceptual_distance(profile).to(device),
+        clip=clip(profile),
+        generator=np.random.default_rng(options.seed),
+        device=device,
+    )
+    output = options.output or run_dir / "evaluation_3d.csv"
+    write_whole(output, partial(table.to_csv, index=False))
+    print(weights)
+    print(mean_over_objects(table).to_string(float_format="{:.4f}".format))
+    print(output)
+    return 0
+
+
+def _newest_model(options: argparse.Namespace, run_dir: Path) -> Path:
+    """The fine-tuned model of the run, unless the one it began with was trained anew since."""
+    first, finetuned = pretrained_model(run_dir) / "model", finetuned_model(run_dir) / "model"
+    if finetuned.exists() and not (first.exists() and first.stat().st_mtime > finetuned.stat().st_mtime):
+        return finetuned
+    return existing(first, again(options, "train"))
+
+
+def add_experiment(commands) -> None:
+    page = new_page(
+        commands,
+        "experiment",
+        run_experiment,
+        "train and evaluate the variants of Tables 3 to 6 and Figure 7 (sections 4.3 and 4.4)",
+        "Make one or more variants of the pipeline, or all that a table needs: their data, their training and their\n"
+        "scores, in RUN_DIR/experiments/NAME/seed-N. What notebooks 03, 06 and 07 or another variant trained with the\n"
+        "same settings is only evaluated. Needs the results of notebooks 01 to 05.\n"
+        "Interrupt it at any time: the same command goes on where it stopped.",
+        """
+vfusion3d experiment --list
+vfusion3d experiment table_4 --profile laptop
+vfusion3d experiment finetuned_10k finetuned_30k --seed 1 --seeds 1
+vfusion3d experiment figure_7 --profile paper --plan
+""",
+    )
+    add_run(page)
+    page.add_argument("names", nargs="*", metavar="NAME", help="variants, or tables (table_3 to table_6, figure_7)")
+    page.add_argument("--seeds", type=int, help="how many, from --seed on (default: what the profile gives the table)")
+    page.add_argument("--list", action="store_true", help="show the tables and their variants, and do nothing")
+    page.add_argument("--plan", action="store_true", help="show what would be trained, and do nothing")
+    page.add_argument("--overwrite", action="store_true", help="delete what was made with other settings")
+
+
+def run_experiment(options: argparse.Namespace) -> int:
+    from vfusion3d.experiments.variants import load_experiments
+
+    experiments = load_experiments()
+    if options.list:
+        for table, rows in experiments.tables.items():
+            print(table, *(f"  {row:24} {name}" for row, name in rows.items()), sep="\n")
+        return 0
+    if not options.names:
+        options.parser.error("name a variant or a table; --list shows what there is")
+    if options.seeds is not None and options.seeds < 1:
+        options.parser.error(f"--seeds {options.seeds}: must be at least 1")
+    from vfusion3d.experiments.run import planned_trainings, run_variant
+
+    profile, run_dir = run_of(options)
+    runs = experiments.runs(profile, options.names, options.seed, options.seeds)
+    if options.plan:
+        print(planned_trainings(profile, options.names, options.seed, options.seeds).to_string(index=False))
+        return 0
+    for number, (name, seed) in enumerate(runs, 1):
+        start = time.perf_counter()
+        print(f"{number} of {len(runs)}: {name}, seed {seed}", flush=True)
+        result = run_variant(profile, run_dir, name, seed, experiments=experiments, overwrite=options.overwrite)
+        means = result.scores[["ssim", "lpips", "clip_text", "clip_image"]].mean()
+        print(*(f"{metric} {value:.4f}" for metric, value in means.items()), sep="  ", end="  ")
+        print(f"({time.perf_counter() - start:.0f} s; model: {result.model})", flush=True)
+    return 0
+
+
+def add_study(commands) -> None:
+    page = new_page(
+        commands,
+        "study",
+        run_study,
+        "the user study as a page in your browser (section 4.2, Figure 5)",
+        "Serve a page that shows two turning objects at a time, one by VFusion3D and one by another method, and asks\n"
+        "which looks better, or which is truer to the input picture. Open the printed address, and choose.\n"
+        "Reads RUN_DIR/items and RUN_DIR/views (made by notebooks 08 and 09), and what other programs made of these\n"
+        "items: RUN_DIR/methods/TASK/METHOD/KEY.mp4 or KEY/*.png. Every answer is written to\n"
+        "RUN_DIR/user_study/RATER.csv at once: stop the server or close the browser at any time, the same command\n"
+        "goes on where the rater stopped.\n"
+        "With five such files of five people, notebook 10 draws Figure 5 from them.",
+        """
+vfusion3d study --rater anna
+vfusion3d study --profile gpu --port 8000 --against OpenLRM LGM
+vfusion3d study --host 0.0.0.0                   (others in your network can take part: the page asks for names)
+""",
+    )
+    add_run(page)
+    page.add_argument("--rater", metavar="NAME", help="who answers (default: the page asks)")
+    page.add_argument("--against", nargs="+", metavar="METHOD", help="(default: every method that is there)")
+    page.add_argument("--port", type=int, default=8765, help="of the address")
+    page.add_argument("--host", default="127.0.0.1", help="who can open the page: by default only this machine")
+
+
+def run_study(options: argparse.Namespace) -> int:
+    from urllib.parse import urlencode
+
+    from vfusion3d.study.answers import checked_rater, load_items
+    from vfusion3d.study.page import Study, study_server
+
+    _, run_dir = run_of(options)
+    query = "?" + urlencode({"rater": checked_rater(options.rater)}) if options.rater is not None else ""
+    study = Study(load_items(run_dir, options.against), user_study(run_dir), options.seed)
+    with study_server(study, options.port, options.host) as server:
+        print(f"http://{options.host}:{server.server_port}/{query}  (Ctrl-C ends it)", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print(f"\nanswers are in {study.folder}; the same command goes on")
+    return 0

@@ -1,0 +1,78 @@
+"""What the commands share: a page of help each, the options of a run, and errors in one line."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vfusion3d.runs.profiles import Profile
+
+
+def new_page(commands, name: str, run, summary: str, description: str, example: str) -> argparse.ArgumentParser:
+    """A command with its page of help.
+
+    commands: what `add_subparsers` returned. run: takes the parsed options, returns the exit code. summary: the line in
+    the list of commands. example: command lines, one a line.
+    """
+    page = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog="examples:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines()),
+        formatter_class=_HelpFormat,
+    )
+    page.set_defaults(run=run, parser=page)
+    return page
+
+
+class _HelpFormat(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and leaves the lines of descriptions and examples as they are."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def one_line(error: Exception) -> str:
+    """An exception's message without line breaks; its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def add_run(page: argparse.ArgumentParser) -> None:
+    """The options that every command of the pipeline has: profile, folder, seed."""
+    page.add_argument("--profile", default="laptop", help="smoke, laptop, gpu, paper, or a .yaml file of your own")
+    page.add_argument("--run-dir", type=Path, metavar="FOLDER", help="where a run's data lives (default: runs/PROFILE)")
+    page.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes on the same machine")
+
+
+def run_of(options: argparse.Namespace) -> "tuple[Profile, Path]":
+    """The profile and the run's folder. Raises ProfileError for a profile that cannot be used."""
+    from vfusion3d.runs.profiles import load_profile
+
+    profile = load_profile(options.profile)
+    return profile, options.run_dir or Path("runs") / profile.name
+
+
+def add_part(page: argparse.ArgumentParser) -> None:
+    """The options of a command whose work can be divided among machines."""
+    page.add_argument("--shard", type=int, default=0, metavar="K", help="which part of the work this is, from 0")
+    page.add_argument("--shards", type=int, default=1, metavar="N", help="in how many parts the work is divided")
+
+
+def part_of(options: argparse.Namespace) -> tuple[int, int]:
+    """Which part, of how many. Ends the program with exit code 2 where there is no such part."""
+    if not 0 <= options.shard < options.shards:
+        options.parser.error(f"--shard {options.shard} --shards {options.shards}: K must be from 0 to N - 1")
+    return options.shard, options.shards
+
+
+def again(options: argparse.Namespace, command: str) -> str:
+    """Another command for the same run, as a person would type it."""
+    run_dir = f" --run-dir {options.run_dir}" if options.run_dir else ""
+    return f"vfusion3d {command} --profile {options.profile}{run_dir}"
+
+
+def existing(path: Path, made_by: str) -> Path:
+    """`path`, which a command makes. Raises FileNotFoundError that names the command where it does not exist."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist yet; `{made_by}` makes it")
+    return path

@@ -1,0 +1,201 @@
+"""`vfusion3d finetune-video`, `generate` and `curate`: the synthetic videos and their labels (section 3.2)."""
+
+import argparse
+from pathlib import Path
+
+from vfusion3d.cli.page import add_part, add_run, again, existing, new_page, part_of, run_of
+from vfusion3d.runs.layout import (
+    curation_models,
+    prompt_table,
+    synthetic_data,
+    synthetic_labels,
+    test_data,
+    training_data,
+    video_model,
+)
+
+STRIPS, LOOKS = 4, 5  # while the video model learns: of how many objects there are strips, and how often
+
+
+def add_finetune_video(commands) -> None:
+    page = new_page(
+        commands,
+        "finetune-video",
+        run_finetune_video,
+        "make the video model turn objects (section 3.2)",
+        "Fine-tune the profile's video model on the orbits in RUN_DIR/data/train_3d (made by `vfusion3d render`).\n"
+        "Only its temporal layers learn. Checkpoints and the loss log go to RUN_DIR/video_model, the finished model\n"
+        "to the folder model in it. Where RUN_DIR/data/test is there, film strips of its first objects are kept in\n"
+        "the folder strips while the model learns.\n"
+        "Interrupt it at any time: the same command goes on where it stopped.",
+        """
+vfusion3d finetune-video --profile laptop
+vfusion3d finetune-video --profile laptop --objects 10 -o runs/laptop/tenth      (a row of Table 3)
+accelerate launch --num_processes 8 -m vfusion3d.cli finetune-video --profile paper
+""",
+    )
+    add_run(page)
+    page.add_argument("--objects", type=int, metavar="N", help="learn from the first N objects only (default: all)")
+    page.add_argument("--weights", metavar="NAME", help="what to start from (default: what the profile says)")
+    page.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="of the run (default: RUN_DIR/video_model)")
+    page.add_argument("--overwrite", action="store_true", help="delete a run that was made with other settings")
+
+
+def run_finetune_video(options: argparse.Namespace) -> int:
+    from vfusion3d.data.shards import MultiviewShards
+    from vfusion3d.video.finetune import finetune_video_model
+    from vfusion3d.video.strips import first_frames, keep_strips
+
+    profile, run_dir = run_of(options)
+    data, folder = training_data(run_dir), options.output or video_model(run_dir)
+    existing(data / "index.json", again(options, "render"))
+    show = None
+    if (test_data(run_dir) / "index.json").exists():
+        first = first_frames(MultiviewShards(test_data(run_dir)), STRIPS, profile.video.size)
+        show = keep_strips(folder / "strips", first, profile.video, options.seed)
+    finetune_video_model(
+        _with_video_model(profile, options.weights),
+        data,
+        folder,
+        objects=options.objects,
+        seed=options.seed,
+        show=show,
+        show_every=max(1, profile.video.steps // LOOKS),
+        overwrite=options.overwrite,
+    )
+    print(folder / "model")
+    return 0
+
+
+def _with_video_model(profile, weights: str | None):
+    """The profile with another video model in it, where one is given."""
+    from dataclasses import replace
+
+    foundations = replace(profile.foundations, image_to_video=weights or profile.foundations.image_to_video)
+    return replace(profile, foundations=foundations)
+
+
+def add_generate(commands) -> None:
+    page = new_page(
+        commands,
+        "generate",
+        run_generate,
+        "prompts to synthetic multi-view videos (section 3.2)",
+        "Draw a picture for each prompt and turn it into a 16-view video with the fine-tuned video model, into\n"
+        "WebDataset shards in RUN_DIR/data/synthetic. Reads RUN_DIR/data/prompts (made by `vfusion3d prompts`) and\n"
+        "RUN_DIR/video_model/model (by `vfusion3d finetune-video`).\n"
+        "A shard is a unit of work: any machine can make it, with the same result.\n"
+        "Interrupt it at any time: the same command goes on where it stopped, and makes nothing twice.",
+        """
+vfusion3d generate --profile laptop
+vfusion3d generate --profile laptop --weights mini -o runs/laptop/before      (the model before fine-tuning)
+vfusion3d generate --profile paper --shard 3 --shards 64                      (on the 4th of 64 machines)
+""",
+    )
+    add_run(page)
+    page.add_argument(
+        "--weights",
+        metavar="NAME",
+        help="the video model: a folder, a hub name, or mini (default: RUN_DIR/video_model/model)",
+    )
+    page.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="(default: RUN_DIR/data/synthetic)")
+    page.add_argument("--overwrite", action="store_true", help="delete videos that were made with other settings")
+    add_part(page)
+
+
+def run_generate(options: argparse.Namespace) -> int:
+    part = part_of(options)
+    from vfusion3d.foundations.image_to_video import load_video_model
+    from vfusion3d.foundations.loading import dtype_of
+    from vfusion3d.foundations.text_to_image import text_to_image
+    from vfusion3d.video.generate import generate_videos
+    from vfusion3d.video.prompts import PROMPTS, read_prompts
+
+    profile, run_dir = run_of(options)
+    table = existing(prompt_table(run_dir) / PROMPTS, again(options, "prompts"))
+    weights = options.weights or str(existing(video_model(run_dir) / "model", again(options, "finetune-video")))
+    model = load_video_model(_with_video_model(profile, weights), dtype=dtype_of(profile))
+    prompts = read_prompts(table)[: profile.data.videos]
+    index = generate_videos(
+        options.output or synthetic_data(run_dir),
+        prompts,
+        text_to_image(profile),
+        model,
+        profile.video,
+        drawn_by=profile.foundations.text_to_image,
+        seed=options.seed,
+        part=part,
+        overwrite=options.overwrite,
+    )
+    print(index if index.exists() else f"{index.parent}: the other parts are still to be made")
+    return 0
+
+
+def add_curate(commands) -> None:
+    page = new_page(
+        commands,
+        "curate",
+        run_curate,
+        "score, elevation and masks of the synthetic videos (section 3.2)",
+        "Train the quality filter on judged videos and the elevation network on the 3D data in RUN_DIR/data/train_3d,\n"
+        "and label every video in RUN_DIR/data/synthetic (made by `vfusion3d generate`) into RUN_DIR/data/labels.\n"
+        "No video is removed: whoever reads the labels chooses from which score on a video is kept.\n"
+        "The models and the judgements go to RUN_DIR/curation. Without --annotations the simulated annotator judges\n"
+        "as many videos as the profile says; it can where the procedural world drew the pictures. Judgements of your\n"
+        "own are made in notebook 05, video by video.\n"
+        "Interrupt it at any time: the same command goes on where it stopped.",
+        """
+vfusion3d curate --profile laptop
+vfusion3d curate --profile laptop --annotations mine.csv
+vfusion3d curate --profile paper --annotations mine.csv --shard 3 --shards 64      (on the 4th of 64 machines)
+""",
+    )
+    add_run(page)
+    page.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="judgements: a .csv file with the columns key, good (yes or no), annotator, videos",
+    )
+    page.add_argument("--overwrite", action="store_true", help="delete labels that were made with other settings")
+    add_part(page)
+
+
+def run_curate(options: argparse.Namespace) -> int:
+    part = part_of(options)
+    from vfusion3d.curation.curate import new_labeller, videos_to_judge
+    from vfusion3d.curation.judgements import ANNOTATIONS, Annotations
+    from vfusion3d.curation.labels import label_videos
+    from vfusion3d.data.shards import MultiviewShards, Shards, VideoShards
+    from vfusion3d.foundations.perceptual import perceptual_distance
+    from vfusion3d.stand_ins.judge import annotate
+
+    profile, run_dir = run_of(options)
+    existing(training_data(run_dir) / "index.json", again(options, "render"))
+    videos = VideoShards(existing(synthetic_data(run_dir) / "index.json", again(options, "generate")).parent)
+    models = curation_models(run_dir)
+    if options.annotations is not None:
+        if not options.annotations.is_file():
+            raise FileNotFoundError(f"--annotations {options.annotations}: no such file; notebook 05 makes one")
+        annotations = Annotations(options.annotations, videos)
+    else:
+        annotations = Annotations(models / ANNOTATIONS, videos, set_aside=options.overwrite)
+        places = videos_to_judge(videos, profile.data.labelled_videos, options.seed)
+        annotate(annotations, videos, places, perceptual_distance(profile))
+    shards = MultiviewShards(training_data(run_dir))
+    labeller, settings = new_labeller(profile, models, videos, annotations, shards, options.seed)
+    index = label_videos(
+        videos.folder,
+        synthetic_labels(run_dir),
+        labeller,
+        settings=settings,
+        part=part,
+        overwrite=options.overwrite,
+    )
+    if not index.exists():
+        print(f"{index.parent}: the other parts are still to be made")
+        return 0
+    scores = [facts["score"] for facts in Shards(index.parent).index["labels"]]
+    print(f"the filter keeps {sum(score >= 0 for score in scores):,} of {len(scores):,} videos")
+    print(index)
+    return 0

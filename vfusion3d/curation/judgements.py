@@ -1,0 +1,156 @@
+"""Judgements of videos, good or bad, in a file that is written after each of them: what the filter learns from.
+
+A CSV table with the columns `key` (of the video), `good` (yes or no), `annotator` (who said so) and `videos` (the
+fingerprint of the shards, for keys alone say nothing: other videos have the same). It can be read, sorted and corrected
+by hand; what a hand can get wrong is an error that names the line.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from vfusion3d.data.shards import Shards
+from vfusion3d.runs.claim import short_name, write_whole
+
+ANNOTATIONS = "annotations.csv"
+SIMULATED = "simulated 2"  # the annotator that is no person (`vfusion3d.stand_ins.judge`), and its version
+WORDS = {"yes": True, "no": False}
+
+
+class AnnotationError(ValueError):
+    """A file of judgements that cannot be used; the message names the file, the line and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What somebody said of one video."""
+
+    key: str
+    good: bool
+    annotator: str
+
+    @property
+    def simulated(self) -> bool:
+        """Whether no person said it, but some version of the simulated annotator."""
+        return self.annotator.startswith(SIMULATED.split()[0])
+
+
+@dataclass(frozen=True)
+class _Row:
+    key: str
+    good: str
+    annotator: str
+    videos: str
+
+
+COLUMNS = tuple(field.name for field in fields(_Row))
+
+
+class Annotations:
+    """The judgements of some videos: at most one a video, in the order in which they were made.
+
+    path: the file, which need not exist yet. videos: what is judged. set_aside: where the file holds judgements of
+    other videos only, rename it to `annotations-FINGERPRINT.csv` and begin a new one, so that nothing that a person
+    did is lost. Raises AnnotationError for a file that names unknown, doubled or other videos, and for any other word
+    than yes and no.
+    """
+
+    def __init__(self, path: str | Path, videos: Shards, *, set_aside: bool = False):
+        self.path, self.fingerprint = Path(path), videos.fingerprint
+        self._places = {key: place for place, key in enumerate(videos.keys)}
+        rows = _read(self.path) if self.path.exists() else []
+        others = {row.videos for _, row in rows} - {self.fingerprint}
+        if set_aside and len(others) == 1 and all(row.videos in others for _, row in rows):
+            os.replace(self.path, self.path.with_stem(f"{self.path.stem}-{others.pop()}"))
+            rows = []
+        self._made: dict[str, Judgement] = {}
+        for line, row in rows:
+            self._check(line, row)
+            self._made[row.key] = Judgement(row.key, WORDS[row.good], row.annotator)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._made
+
+    def get(self, key: str) -> Judgement | None:
+        """What was said of a video, if anything."""
+        return self._made.get(key)
+
+    def judge(self, key: str, good: bool, annotator: str) -> None:
+        """Write a judgement; one that was made of this video before is replaced. ValueError: no such video."""
+        self.judge_all([Judgement(key, bool(good), annotator)])
+
+    def judge_all(self, judgements: Iterable[Judgement]) -> None:
+        """Write several judgements at once: all of them or, where the disk is full, none."""
+        made = dict(self._made)
+        for judgement in judgements:
+            if judgement.key not in self._places:
+                raise ValueError(f"there is no video {judgement.key!r} to judge")
+            made[judgement.key] = judgement
+        write_whole(self.path, partial(self._write, made.values()))
+        self._made = made
+
+    def labels(self) -> tuple[Int[np.ndarray, "labels"], Bool[np.ndarray, "labels"]]:
+        """Which videos are judged, as places among the videos in rising order, and whether each is good."""
+        places = np.array(sorted(self._places[key] for key in self._made), int)
+        keys = list(self._places)
+        return places, np.array([self._made[keys[place]].good for place in places], bool)
+
+    @property
+    def digest(self) -> str:
+        """A short name of what was said of which video, whoever said it and in whatever order."""
+        said = sorted((key, made.good) for key, made in self._made.items())
+        return short_name(json.dumps(said))
+
+    def _write(self, judgements: Iterable[Judgement], path: Path) -> None:
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            for made in judgements:
+                row = _Row(made.key, "yes" if made.good else "no", made.annotator, self.fingerprint)
+                writer.writerow(astuple(row))
+
+    def _check(self, line: int, row: _Row) -> None:
+        where = f"{self.path}, line {line}"
+        if row.videos != self.fingerprint:
+            raise AnnotationError(
+                f"{where}: is a judgement of other videos ({row.videos}; these are {self.fingerprint}): "
+                "give another file, or move this one away"
+            )
+        if row.key not in self._places:
+            raise AnnotationError(
+                f"{where}: there is no video {row.key!r}; the keys are like {next(iter(self._places))!r}"
+            )
+        if row.key in self._made:
+            raise AnnotationError(f"{where}: judges video {row.key!r} a second time: keep one of the two lines")
+        if row.good not in WORDS:
+            raise AnnotationError(f"{where}: good must be yes or no, not {row.good!r}")
+
+
+def _read(path: Path) -> list[tuple[int, _Row]]:
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # a table editor may begin a file with a mark
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            if tuple(header) != COLUMNS:
+                raise AnnotationError(f"{path}: the first line must be {','.join(COLUMNS)}, not {','.join(header)!r}")
+            rows = []
+            for cells in reader:
+                if len(cells) not in (0, len(COLUMNS)):
+                    raise AnnotationError(
+                        f"{path}, line {reader.line_num}: {len(cells)} cells in place of {len(COLUMNS)}"
+                    )
+                if cells:
+                    rows.append((reader.line_num, _Row(*map(str.strip, cells))))
+            return rows
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise AnnotationError(f"{path} is not a CSV table in UTF-8 ({error})") from error

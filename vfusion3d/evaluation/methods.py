@@ -1,0 +1,196 @@
+"""Methods that take part through files: a folder of their rendered views, and not a line of their code.
+
+    items/image_to_3d/captions.csv         what to reconstruct: KEY.png beside it, written by `export_items`
+    methods/image_to_3d/LGM/KEY.mp4        a full turn as a video (.mp4, .webm, .mov, .mkv, .gif)
+    methods/image_to_3d/OpenLRM/KEY/*.png  or as pictures, in the order of the numbers in their names
+
+Whatever program made them, at whatever size and frame rate: frames are brought onto white and to one size. A file that
+cannot be read to its end is an error and never a worse score.
+"""
+
+import re
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import imageio_ffmpeg
+import pandas as pd
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from vfusion3d.data.images import uniform_frames
+from vfusion3d.evaluation.single_images import ORBIT_VIEWS, Method
+from vfusion3d.foundations.background_removal import ImageError
+from vfusion3d.model.asset import write_mp4
+from vfusion3d.model.preprocess import frame_whole, load_image
+from vfusion3d.runs.claim import write_whole
+from vfusion3d.runs.progress import tqdm
+
+VIDEOS = (".mp4", ".webm", ".mov", ".mkv", ".gif")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+TURN_FRAMES, TURN_FPS = 32, 16  # of the turns that we write
+SMALLEST_VIDEO = 128  # pixels: smaller frames are enlarged, for H.264 stores colour at half of the resolution
+
+
+class MethodFolderError(ValueError):
+    """A method's folder that cannot be used; the message names the file or the item and what would be right."""
+
+
+@dataclass(frozen=True, eq=False)
+class MethodFolder(Mapping[str, Tensor]):
+    """The turns that lie in one method's folder, read when they are asked for: key -> views (V, 3, size, size)."""
+
+    folder: Path
+    files: dict[str, Path] = field(repr=False)  # a video, or a folder of pictures
+    size: int
+    views: int
+
+    def __getitem__(self, key: str) -> Float[Tensor, "views 3 size size"]:
+        return read_turn(self.files[key], self.size, self.views)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+def method_folders(
+    folder: str | Path, keys: Sequence[str], *, size: int, views: int = ORBIT_VIEWS
+) -> dict[str, MethodFolder]:
+    """The methods that have a folder in `folder`, by name, for `evaluate_single_images`; none where it does not exist.
+
+    keys: the items. size: pixels of the views. views: so many frames of each turn, at equal distances, or all where
+    there are fewer. Warns of items that are none of ours, such as a misspelt one. Raises MethodFolderError that names
+    every item for which a method has nothing; what is in a file shows when it is read.
+    """
+    folder = Path(folder)
+    methods, problems = {}, []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if not path.is_dir() or path.name.startswith("."):
+            continue
+        found = _turns_in(path)
+        if unknown := sorted(found.keys() - set(keys)):
+            warnings.warn(f"{path}: no item is called {', '.join(unknown)}, so they are left out", stacklevel=2)
+        if missing := [key for key in keys if key not in found]:
+            problems.append(f"{path} has no views of {', '.join(missing)}: add {missing[0]}.mp4 or {missing[0]}/*.png")
+        methods[path.name] = MethodFolder(path, {key: found[key] for key in keys if key in found}, size, views)
+    if problems:
+        raise MethodFolderError("; ".join(problems))
+    return methods
+
+
+def read_turn(path: Path, size: int, views: int) -> Float[Tensor, "views 3 size size"]:
+    """Up to `views` frames, at equal distances, of a video or of a folder of pictures: in [0, 1], on white, square.
+
+    What is not square is shown whole, with white beside it. Raises MethodFolderError for what cannot be read to its
+    end.
+    """
+    if path.is_dir():
+        return _read_pictures(path, path, size, views)
+    with tempfile.TemporaryDirectory() as frames:
+        _extract(path, Path(frames))
+        return _read_pictures(Path(frames), path, size, views)
+
+
+def item_keys(captions: Sequence[str]) -> list[str]:
+    """Short names for files, one a caption: its number from 1 and its words ("07-a-red-mug")."""
+    words = ["-".join(re.findall(r"[a-z0-9]+", caption.lower()))[:60].rstrip("-") for caption in captions]
+    return [f"{number:02d}-{text}".rstrip("-") for number, text in enumerate(words, start=1)]
+
+
+def export_items(
+    folder: str | Path, images: Float[Tensor, "n 3 side side"], captions: Sequence[str], keys: Sequence[str]
+) -> Path:
+    """Write what is to be reconstructed: KEY.png (on white) for every item and captions.csv (key, caption).
+
+    Pictures of other items that lie there are removed. Returns the folder.
+    """
+    folder = Path(folder)
+    pixels = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    for key, picture in zip(keys, pixels, strict=True):
+        write_whole(folder / f"{key}.png", lambda path, picture=picture: Image.fromarray(picture).save(path, "PNG"))
+    for old in folder.glob("*.png"):
+        if old.stem not in keys:
+            old.unlink()
+    table = pd.DataFrame({"key": keys, "caption": captions})
+    write_whole(folder / "captions.csv", lambda path: table.to_csv(path, index=False, lineterminator="\n"))
+    return folder
+
+
+def render_turns(
+    method: Method,
+    images: Float[Tensor, "n 3 side side"],
+    keys: Sequence[str],
+    folder: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+) -> dict[str, Float[Tensor, "views 3 size size"]]:
+    """What a method makes of every item, written as KEY.mp4 into `folder` (such as `layout.rendered_views`), too.
+
+    The result takes part in `evaluate_single_images` as the method would, without rendering anything twice; the videos
+    are for people, and can be sent to others as this method's folder. `around` and `orbit_of` with `TURN_FRAMES` views
+    give a turn of two seconds.
+    """
+    folder, turns = Path(folder), {}
+    for image, key in tqdm(list(zip(images, keys, strict=True)), desc=f"turns of {folder.name}", unit="turn"):
+        turns[key] = method(image[None].to(device)).float().cpu()
+        write_turn(turns[key], folder / f"{key}.mp4")
+    return turns
+
+
+def write_turn(views: Float[Tensor, "views 3 size size"], path: str | Path) -> Path:
+    """Views in [0, 1] as an .mp4 that browsers play (H.264), 16 frames a second. Small ones are enlarged."""
+    if len(views) == 0:
+        raise ValueError(f"{path}: a video needs at least one view")
+    larger = -(-SMALLEST_VIDEO // views.shape[-1])
+    if larger > 1:
+        views = interpolate(views, scale_factor=larger, mode="bicubic", antialias=False)
+    frames = (views.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    return write_whole(path, lambda partial: write_mp4(iter(frames), frames.shape[1], TURN_FPS, partial))
+
+
+def _turns_in(folder: Path) -> dict[str, Path]:
+    """The video or the folder of pictures of every item in a method's folder."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not (path.is_dir() or path.suffix.lower() in VIDEOS):
+            continue
+        key = path.name if path.is_dir() else path.stem
+        if key in found:
+            raise MethodFolderError(f"{folder} has both {found[key].name} and {path.name}: keep one of them")
+        found[key] = path
+    return found
+
+
+def _extract(video: Path, folder: Path) -> None:
+    """Every frame of a video as a PNG. Here ffmpeg stops at the first fault, which it would else paint over."""
+    if video.stat().st_size == 0:
+        raise MethodFolderError(f"{video} is empty (0 bytes): export it again")
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-xerror", "-i", str(video)]
+    command += ["-fps_mode", "passthrough", "-pix_fmt", "rgba", "-compression_level", "1", str(folder / "%06d.png")]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    frames = len(list(folder.iterdir()))
+    if done.returncode or not frames:
+        reason = (done.stderr.strip().splitlines() or ["it has no pictures"])[0]
+        reason = re.sub(r"^\[[^]]*\] ", "", reason)
+        read = f"only {frames} frames can be read" if frames else "cannot be read"
+        raise MethodFolderError(f"{video} {read} ({reason}): it is damaged or cut off, export it again")
+
+
+def _read_pictures(folder: Path, named: Path, size: int, views: int) -> Float[Tensor, "views 3 size size"]:
+    pictures = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.name[0] != "."]
+    if not pictures:
+        raise MethodFolderError(f"{named} holds no pictures ({', '.join(PICTURES)})")
+    pictures.sort(key=lambda path: [(not part.isdigit(), part.zfill(12)) for part in re.split(r"(\d+)", path.stem)])
+    chosen = [pictures[number] for number in uniform_frames(len(pictures), min(views, len(pictures)))]
+    try:
+        return torch.stack([frame_whole(load_image(path), size)[0] for path in chosen])
+    except ImageError as error:
+        raise MethodFolderError(f"{named}: {error}") from error

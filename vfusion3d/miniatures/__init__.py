@@ -1,0 +1,1 @@
+"""How the bundled miniatures of the foundation models were trained, and what they can do."""

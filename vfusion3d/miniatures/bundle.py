@@ -1,0 +1,24 @@
+"""Puts trained weights into the package, in half precision.
+
+python vfusion3d/miniatures/bundle.py runs/base/vfusion3d/model base
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from vfusion3d.model.sizes import SIZES
+from vfusion3d.model.vfusion3d import BUNDLED_WEIGHTS, VFusion3D
+from vfusion3d.runs.claim import save_whole
+from vfusion3d.training.train import save_model
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, help="a folder made by `vfusion3d train`")
+    parser.add_argument("name", choices=["base", "mini"], help="of the bundled weights")
+    options = parser.parse_args()
+    model = VFusion3D.from_pretrained(options.model).half()
+    model.register_to_config(samples_per_ray=SIZES["mini"]["samples_per_ray"])
+    target = BUNDLED_WEIGHTS / options.name
+    save_whole(partial(save_model, model), target)
+    print(f"{target}: {model.num_parameters() / 1e6:.2f} million parameters")

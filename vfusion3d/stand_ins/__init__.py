@@ -1,0 +1,1 @@
+"""Who plays the people of the paper offline: the judge of videos, who knows the truth, and the raters."""

@@ -1,0 +1,1 @@
+"""The user study of Figure 5: the answers and the page that asks."""
