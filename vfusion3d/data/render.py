@@ -16,6 +16,7 @@ import trimesh
 from jaxtyping import Float, UInt8
 
 from vfusion3d.data.surfaces import DEFAULT_LIGHT, Light, Surface, shade, surfaces_of
+from vfusion3d.data.views import RenderedViews, check_cameras
 
 WINDOW_SIDE = 4096  # samples; more views than fit are drawn in several goes
 
