@@ -3,8 +3,8 @@
 Notable: object `index` depends on (seed, index) and on nothing else, so the data are the same for any number of workers
 and after any number of kills (`write_shards`).
 
-Where the objects come from is a function (index, generator) -> Object3D; three are here: `ProceduralObjects`,
-`RandomPrimitives` and `MeshFolder`.
+Where the objects come from is a function (index, generator) -> Object3D: here `MeshFolder`, in `world.sources` those of
+the miniature world.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ import torch
 import trimesh
 
 from vfusion3d import cameras
+from vfusion3d.data.mesh_files import MeshFileError, load_mesh, mesh_paths
 from vfusion3d.data.shards import encode_sample
 from vfusion3d.data.write_shards import Members, write_shards
 
@@ -44,8 +45,6 @@ class MeshFolder:
         return len(self._paths())
 
     def __call__(self, index: int, rng: np.random.Generator) -> Object3D:
-        from vfusion3d.data.mesh_files import load_mesh
-
         path = self._paths()[index]
         beside, caption = path.with_suffix(".txt"), path.stem.replace("_", " ")
         if beside.exists():
@@ -57,8 +56,6 @@ class MeshFolder:
         )
 
     def _paths(self) -> list[Path]:
-        from vfusion3d.data.mesh_files import mesh_paths
-
         return mesh_paths(self.folder)
 
 
@@ -130,7 +127,6 @@ class _Job:
         return [self._one(index) for index in indices]
 
     def _one(self, index: int) -> Members:
-        from vfusion3d.data.mesh_files import MeshFileError
         from vfusion3d.data.render import render_views
 
         rng = np.random.default_rng([self.seed, index])

@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vfusion3d.data.shards import MultiviewSample
+from vfusion3d.data.shards import MultiviewSample, MultiviewShards
+from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.runs.claim import short_name
-
-if TYPE_CHECKING:
-    from vfusion3d.data.shards import MultiviewShards
-    from vfusion3d.data.synthetic import SyntheticShards
 
 
 class Subset(Sequence):
@@ -21,7 +18,7 @@ class Subset(Sequence):
 
     def __init__(
         self,
-        shards: "MultiviewShards | SyntheticShards",
+        shards: MultiviewShards | SyntheticShards,
         indices: Sequence[int],
         views: Sequence[int] | None = None,
     ):

@@ -17,6 +17,7 @@ from vfusion3d.foundations.loading import source_of
 from vfusion3d.foundations.perceptual import perceptual_distance
 from vfusion3d.learning.loop import LoopSettings, fingerprint, train
 from vfusion3d.model.initialise import start_local
+from vfusion3d.model.sizes import SIZES
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs.claim import claim_folder, save_whole
 from vfusion3d.runs.profiles import Profile, Recipe
