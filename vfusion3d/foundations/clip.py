@@ -5,8 +5,9 @@ tokenizer where the config names one). Anything else is `architecture/tag` of op
 the name of an open_clip model on the hub.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ class Clip:
     normalise: Callable[[Tensor], Tensor]  # open_clip's own: mean and standard deviation
     device: torch.device
     dtype: torch.dtype
+    noticed: set[str] = field(default_factory=set)  # unknown words of which a person has been told
 
     def prepare(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 side side"]:
         """open_clip's transform of a picture, for a batch of tensors in [0, 1]: antialiased bicubic, no PIL."""
@@ -46,9 +48,29 @@ class Clip:
 
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
-        """Sentences to unit vectors. What is longer than the model's context is cut off."""
+        """Sentences to unit vectors. What is longer than the model's context is cut off.
+
+        Warns, once a word, where the tokenizer has one id for all words that it does not know.
+        """
+        self._notice_unknown_words(texts)
         tokens = self.tokenizer(list(texts)).to(self.device)
         return normalize(self.model.encode_text(tokens).float(), dim=-1)
+
+    def _notice_unknown_words(self, texts: Sequence[str]) -> None:
+        words = getattr(self.tokenizer, "tokenizer", None)  # of Hugging Face; open_clip's own can spell any word
+        unknown = getattr(words, "unk_token_id", None)
+        if unknown is None or not words.is_fast or not texts:
+            return
+        read = words(list(texts), return_offsets_mapping=True)
+        for text, ids, places in zip(texts, read["input_ids"], read["offset_mapping"], strict=True):
+            met = {text[start:end].lower() for token, (start, end) in zip(ids, places, strict=True) if token == unknown}
+            for word in sorted(word for word in met - self.noticed if word.isalpha()):
+                self.noticed.add(word)
+                warnings.warn(
+                    f"CLIP does not know the word {word!r}: it takes all such words for the same one, so that its "
+                    f"scores for texts like {text!r} say little. Name a CLIP that knows it in foundations.clip",
+                    stacklevel=3,
+                )
 
     def text_similarity(self, images: Float[Tensor, "B 3 H W"], texts: Sequence[str]) -> Float[Tensor, "B"]:
         """Cosine in [-1, 1] between each image and its own text: CLIP text similarity (section 4.2)."""

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from vfusion3d.miniatures.training import Lesson, Training, WebPictures, random_crops
 from vfusion3d.world.captions import FILLERS, PHRASES
-from vfusion3d.world.catalogue import CATEGORIES, COLOURS, PROPORTIONS
+from vfusion3d.world.catalogue import CATEGORY_NAMES, COLOURS, PROPORTIONS
 from vfusion3d.world.patterns import PATTERNS
 
 IMAGE_SIZE, MEAN, STD = 224, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
@@ -105,7 +105,7 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Int[Tensor
 
 
 def _vocabulary() -> list[str]:
-    named = [kind.name for kind in CATEGORIES] + [*COLOURS, *PROPORTIONS, *PATTERNS, *PHRASES, *FILLERS, "background"]
+    named = [*CATEGORY_NAMES, *COLOURS, *PROPORTIONS, *PATTERNS, *PHRASES, *FILLERS, "background"]
     words = sorted({word for name in named for word in re.findall(r"\w+|[^\w\s]", name)})
     return ["[PAD]", "[UNK]", "[BOS]", *words, "[EOS]"]
 

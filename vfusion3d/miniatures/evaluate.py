@@ -16,12 +16,11 @@ from vfusion3d.data.images import on_white
 from vfusion3d.foundations.image_to_video import VideoModel
 from vfusion3d.miniatures.perceptual import blurred, noisy, shuffled
 from vfusion3d.world.captions import with_article
-from vfusion3d.world.catalogue import CATEGORIES
+from vfusion3d.world.catalogue import DRAWN
 from vfusion3d.world.motion import motion_bucket, motion_of
 
 ASIDE = math.radians(5)
 AMOUNTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
-NAMES = [kind.name for kind in CATEGORIES]
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,9 @@ def render_probe(per_category: int, seed: int, size: int = 64, aside: float = AS
     from vfusion3d.world.objects import build_mesh, describe, sample_object
 
     shown, categories, captions = [], [], []
-    for index in range(per_category * len(NAMES)):
+    for index in range(per_category * len(DRAWN)):
         rng = np.random.default_rng([seed, index])
-        spec = sample_object(rng, (NAMES[index % len(NAMES)],))
+        spec = sample_object(rng, (DRAWN[index % len(DRAWN)],))
         azimuth, elevation = rng.uniform(-math.pi, math.pi), rng.uniform(0, math.pi / 4)
         where = cameras.sphere_position(torch.tensor([azimuth, azimuth + aside]), elevation)
         rendered = render_views(build_mesh(spec), cameras.look_at_origin(where), cameras.INTRINSICS, size).rgba
@@ -63,8 +62,8 @@ def zero_shot_accuracy(clip, images: Float[Tensor, "n 3 h w"], categories: Seque
 
 def named_by(clip, images: Float[Tensor, "n 3 h w"]) -> list[str]:
     """The category that CLIP sees in each image."""
-    texts = clip.text_features([f"a photo of {with_article(name)}" for name in NAMES])
-    return [NAMES[i] for i in (clip.image_features(images) @ texts.T).argmax(dim=1).tolist()]
+    texts = clip.text_features([f"a photo of {with_article(name)}" for name in DRAWN])
+    return [DRAWN[i] for i in (clip.image_features(images) @ texts.T).argmax(dim=1).tolist()]
 
 
 def caption_accuracy(clip, images: Float[Tensor, "n 3 h w"], captions: Sequence[str], among: int = 100) -> float:
@@ -90,7 +89,7 @@ def neighbour_accuracy(
 
 def nearer_rate(distance: Callable[[Tensor, Tensor], Tensor], probe: Probe) -> float:
     """How often the same object from aside is nearer than another object of its category."""
-    step = len(NAMES)  # the probe goes through the categories in turn
+    step = len(DRAWN)  # the probe goes through the categories in turn
     other = probe.views.roll(-step, dims=0)
     with torch.no_grad():
         return float((distance(probe.views, probe.aside) < distance(probe.views, other)).float().mean())

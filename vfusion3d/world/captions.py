@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from vfusion3d.world.catalogue import CATEGORIES, COLOURS, COMMON, PROPORTIONS, UNCOMMON, ObjectSpec, category
+from vfusion3d.world.catalogue import CATEGORY_NAMES, COLOURS, PROPORTIONS, ObjectSpec, category
 from vfusion3d.world.patterns import PATTERNS
 
 CONTRAST = 140  # least distance in RGB between two colours of one object, where we choose
@@ -61,7 +61,6 @@ FILLERS = frozenset(
         "colour",
     )
 ) | {"color", "coloured", "colored", "pattern", "patterned", "picture", "photo", "image", "render", "object"}
-CATEGORY_NAMES = tuple(kind.name for kind in CATEGORIES)
 PHRASES = {
     **{name: name for names in (CATEGORY_NAMES, COLOURS, PATTERNS, PROPORTIONS) for name in names if name},
     **{word: meaning for meaning, words in SYNONYMS.items() for word in words.split(", ")},
@@ -85,7 +84,7 @@ def with_article(words: str) -> str:
 
 
 def _fail(caption: str, what: str):
-    known = f"categories: {', '.join(COMMON + UNCOMMON)}"
+    known = f"categories: {', '.join(CATEGORY_NAMES)}"
     raise CaptionError(f"cannot read the caption {caption!r}: {what}. It takes one of the {known}")
 
 

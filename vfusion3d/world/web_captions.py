@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vfusion3d.world.captions import describe, with_article
-from vfusion3d.world.catalogue import CATEGORIES, COLOURS
+from vfusion3d.world.catalogue import COLOURS, DRAWN
 from vfusion3d.world.objects import sample_object
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def caption_of_one_object(rng: np.random.Generator, before: str = "") -> str:
 
 
 def _category(rng: np.random.Generator) -> str:
-    return CATEGORIES[rng.integers(len(CATEGORIES))].name
+    return DRAWN[rng.integers(len(DRAWN))]
 
 
 def _colour(rng: np.random.Generator) -> str:
