@@ -113,8 +113,10 @@ def run_generate(options: argparse.Namespace) -> int:
 
     profile, run_dir = run_of(options)
     table = existing(prompt_table(run_dir) / PROMPTS, again(options, "prompts"))
-    weights = options.weights or str(existing(video_model(run_dir) / "model", again(options, "finetune-video")))
-    model = load_video_model(_with_video_model(profile, weights), dtype=dtype_of(profile))
+    tuned = None
+    if options.weights is None:
+        tuned = existing(video_model(run_dir) / "model", again(options, "finetune-video"))
+    model = load_video_model(_with_video_model(profile, options.weights), tuned, dtype_of(profile))
     prompts = read_prompts(table)[: profile.data.videos]
     index = generate_videos(
         options.output or synthetic_data(run_dir),

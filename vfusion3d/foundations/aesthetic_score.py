@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vfusion3d.foundations.clip import clip
-from vfusion3d.foundations.loading import load_once, unavailable
+from vfusion3d.foundations.loading import load_once, role, unavailable
 from vfusion3d.runs.profiles import Profile
 
 AestheticScore = Callable[[Float[Tensor, "B *views 3 H W"]], Float[Tensor, "B"]]
@@ -35,6 +35,7 @@ class AestheticHead(nn.Module, PyTorchModelHubMixin):
         return self.layers(features)[:, 0]
 
 
+@role("aesthetic_score")
 def aesthetic_score(profile: Profile) -> AestheticScore:
     """The profile's aesthetic score: a function from images in [0, 1] to scores (B,), higher is better.
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from vfusion3d.foundations.loading import load_once
+from vfusion3d.foundations.loading import load_once, role
 from vfusion3d.runs.profiles import Profile
 
 PRECISION = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}  # open_clip's words
@@ -87,6 +87,7 @@ class Clip:
         return (self.image_features(images) * self.image_features(others).to(images.device)).sum(dim=-1)
 
 
+@role("clip")
 def clip(profile: Profile) -> Clip:
     """The profile's CLIP, on its device, in its dtype. Raises ModelUnavailable where it cannot be had."""
     return load_once(profile, "clip", load_clip)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from vfusion3d.foundations.loading import load_once
+from vfusion3d.foundations.loading import load_once, role
 from vfusion3d.foundations.rembg_session import object_mask, rembg_session
 from vfusion3d.runs.profiles import Profile
 
@@ -23,6 +23,7 @@ Saliency = Callable[[Float[Tensor, "B 3 H W"]], Float[Tensor, "B 1 H W"]]
 UNLIKE = 0.06  # least distance from the background, in the channel where it is largest; our white objects have 0.09
 
 
+@role("saliency")
 def saliency(profile: Profile) -> Saliency:
     """The profile's saliency: a function from images in [0, 1], (B, 3, H, W), to masks in [0, 1], (B, 1, H, W).
 
