@@ -66,7 +66,7 @@ def role(name: str) -> Callable[[Callable[Arguments, Answer]], Callable[Argument
 
 def _own_file(profile: Profile, role: str) -> ModuleType:
     """The Python file that the profile names for this role as a module: run once, and again when it has changed."""
-    path = Path(source_of(profile, role))
+    path = Path(getattr(profile.foundations, role)).expanduser().resolve()
     if not path.is_file():
         raise unavailable(profile, role, "there is no such file")
     key = ("file", str(path), path.stat().st_mtime_ns)
