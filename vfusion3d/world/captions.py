@@ -83,6 +83,13 @@ def with_article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
+def plural(name: str) -> str:
+    """The regular plural of a noun: mugs, boxes, trophies."""
+    if name.endswith("y") and name[-2] not in "aeiou":
+        return f"{name[:-1]}ies"
+    return name + ("es" if name.endswith(("s", "x", "ch", "sh")) else "s")
+
+
 def _fail(caption: str, what: str):
     known = f"categories: {', '.join(CATEGORY_NAMES)}"
     raise CaptionError(f"cannot read the caption {caption!r}: {what}. It takes one of the {known}")
@@ -96,7 +103,8 @@ def _singulars(word: str) -> list[str]:
 def _phrases(caption: str) -> list[tuple[str, str | None]]:
     """The caption in phrases, longest first, fillers left out: each with its meaning, or None where it has none."""
     words = re.findall(r"[^\W_]+", caption.lower().replace("-", " ").replace("'s", ""))
-    phrases, i = [], 0
+    phrases: list[tuple[str, str | None]] = []
+    i = 0
     while i < len(words):
         for length in (3, 2, 1):
             *stem, last = words[i : i + length]

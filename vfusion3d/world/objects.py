@@ -27,7 +27,7 @@ from vfusion3d.world.catalogue import (
 )
 from vfusion3d.world.parts import MATERIALS, Proportions
 from vfusion3d.world.patterns import PATTERNS, Paint, PaintedSurface, assemble, paint
-from vfusion3d.world.shapes import Shape, join
+from vfusion3d.world.shapes import RADIUS, Shape, join
 
 __all__ = [
     "CATEGORIES",
@@ -43,8 +43,6 @@ __all__ = [
     "make_object",
     "sample_object",
 ]
-
-RADIUS = 0.75  # objects fill the ball of this radius
 
 
 def sample_object(rng: np.random.Generator, categories: Sequence[str] | None = None) -> ObjectSpec:
