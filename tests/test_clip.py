@@ -86,11 +86,9 @@ def test_the_folders_own_tokenizer_is_used(loaded):
 
 def test_similarities_are_cosines_of_pairs(loaded):
     images = pictures(3, 64, 64)
-    a, b, texts = loaded.image_features(images), loaded.image_features(images.flip(0)), loaded.text_features(CAPTIONS)
+    seen, texts = loaded.image_features(images), loaded.text_features(CAPTIONS)
     for i in range(3):
-        assert loaded.text_similarity(images, CAPTIONS)[i].item() == pytest.approx(float(a[i] @ texts[i]), abs=1e-5)
-        assert loaded.image_similarity(images, images.flip(0))[i].item() == pytest.approx(float(a[i] @ b[i]), abs=1e-5)
-    assert torch.allclose(loaded.image_similarity(images, images), torch.ones(3), atol=1e-5)
+        assert loaded.text_similarity(images, CAPTIONS)[i].item() == pytest.approx(float(seen[i] @ texts[i]), abs=1e-5)
     with pytest.raises(ValueError, match="one text an image"):
         loaded.text_similarity(images, CAPTIONS[:2])
 

@@ -158,7 +158,8 @@ def run_prompts(options: argparse.Namespace) -> int:
         seed=options.seed,
         overwrite=options.overwrite,
     )
-    found, wanted = len(read_prompts(table)), profile.data.prompts
+    found = len(read_prompts(table))
+    wanted = profile.data.prompts
     print(f"{found:,} of {wanted:,} prompts" + (f": {corpus} has no more" if found < wanted else ""))
     print(table)
     return 0

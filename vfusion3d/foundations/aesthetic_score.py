@@ -43,7 +43,8 @@ def aesthetic_score(profile: Profile) -> AestheticScore:
     paper. Scores are on the device of the images, on the scale of the ratings which the head was fitted to. Raises
     ModelUnavailable where head or CLIP cannot be had, or do not fit.
     """
-    head, eyes = load_once(profile, "aesthetic_score", load_head), clip(profile)
+    head = load_once(profile, "aesthetic_score", load_head)
+    eyes = clip(profile)
     (length,) = eyes.text_features([""]).shape[1:]
     if length != head.features:
         reason = f"it wants {head.features} features, foundations.clip ({profile.foundations.clip}) has {length}"

@@ -69,6 +69,9 @@ def too_little_or_much(caption: str) -> str:
     """Why a caption need not be read at all, or ""."""
     if not re.search(r"\w", caption):
         return "empty"
-    if len(caption) > OVERLONG:
-        return f"overlong ({len(caption):,} characters)"
-    return ""
+    return overlong(caption) if len(caption) > OVERLONG else ""
+
+
+def overlong(caption: str) -> str:
+    """What is said of a caption that is too long."""
+    return f"overlong ({len(caption):,} characters)"

@@ -42,7 +42,9 @@ def captioner(profile: Profile) -> Captioner:
     """
     if profile.foundations.captioner == "stand-in":
         return own_description
-    blip, judge, writer = load_once(profile, "captioner", load_blip), clip(profile), chat(profile)
+    blip = load_once(profile, "captioner", load_blip)
+    judge = clip(profile)
+    writer = chat(profile)
 
     def caption(views: Float[Tensor, "V 3 H W"], generator: torch.Generator, description: str | None = None) -> str:
         return summary(writer, best_captions(judge, views, view_captions(blip, views, generator)))

@@ -78,14 +78,6 @@ class Clip:
             raise ValueError(f"one text an image is needed, not {len(texts)} for {len(images)}")
         return (self.image_features(images) * self.text_features(texts).to(images.device)).sum(dim=-1)
 
-    def image_similarity(
-        self, images: Float[Tensor, "B 3 H W"], others: Float[Tensor, "B 3 h w"]
-    ) -> Float[Tensor, "B"]:
-        """Cosine in [-1, 1] between each image and the one beside it: CLIP image similarity (section 4.2)."""
-        if len(images) != len(others):
-            raise ValueError(f"pairs of images are needed, not {len(images)} and {len(others)}")
-        return (self.image_features(images) * self.image_features(others).to(images.device)).sum(dim=-1)
-
 
 @role("clip")
 def clip(profile: Profile) -> Clip:
@@ -97,7 +89,8 @@ def load_clip(source: str, device: torch.device | str = "cpu", dtype: torch.dtyp
     """The CLIP at `source` (see above), frozen. Raises ValueError for an architecture without its pretrained tag."""
     import open_clip
 
-    tag, gelu = None, False
+    tag: str | None = None
+    gelu = False
     architecture, _, wanted = source.partition("/")
     if Path(source).is_dir():
         name = f"local-dir:{source}"
@@ -105,7 +98,8 @@ def load_clip(source: str, device: torch.device | str = "cpu", dtype: torch.dtyp
         known = open_clip.list_pretrained_tags_by_model(architecture)
         if wanted.lower() not in known:
             raise ValueError(f"write {architecture}/TAG, with one of the tags {', '.join(known)}")
-        name, tag = architecture, wanted
+        name = architecture
+        tag = wanted
         gelu = open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)  # open_clip itself only warns
     else:
         name = f"hf-hub:{source.removeprefix('hf-hub:')}"

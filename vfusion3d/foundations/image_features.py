@@ -24,7 +24,8 @@ SIDE = 224  # pixels a side of what a pretrained DINOv2 sees at most
 GRID = 4  # cells a side over which patch tokens are averaged
 UNTRAINED_SEED = 0
 UNTRAINED = dict(hidden_size=192, num_hidden_layers=6, num_attention_heads=6, image_size=64, patch_size=8)
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet's pictures, as DINOv2 expects
+STD = (0.229, 0.224, 0.225)
 
 
 @role("image_features")

@@ -23,7 +23,8 @@ from vfusion3d.runs.profiles import Profile
 
 UNTRAINED_SEED = 0
 TRUNKS = ("alex", "vgg", "squeeze")
-CONFIG, WEIGHTS = "config.json", "lpips.safetensors"
+CONFIG = "config.json"
+WEIGHTS = "lpips.safetensors"
 
 
 class PerceptualDistance(nn.Module):

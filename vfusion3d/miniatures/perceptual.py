@@ -43,7 +43,8 @@ class Naming(nn.Module):
     def __init__(self, distance: lpips.LPIPS):
         super().__init__()
         self.distance = [distance]  # not a part of this model: only the trunk learns
-        self.scale, self.trunk = distance.scaling_layer, distance.net
+        self.scale = distance.scaling_layer
+        self.trunk = distance.net
         self.head = nn.Linear(distance.chns[-1], len(LABELS))
 
     def forward(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch labels"]:
@@ -55,14 +56,14 @@ class Ranking(nn.Module):
 
     def __init__(self, distance: lpips.LPIPS):
         super().__init__()
-        self.distance, self.rank = distance, lpips.BCERankingLoss()
+        self.distance = distance
+        self.rank = lpips.BCERankingLoss()
 
     def forward(self, triplet: Float[Tensor, "3 batch 3 h w"], nearer: Tensor) -> tuple[Tensor, Tensor]:
         picture, a, b = triplet * 2 - 1
         first, second = self.distance(picture, a), self.distance(picture, b)
-        return self.rank(first, second, nearer).mean(), (
-            (first < second).float() == nearer.gt(0).float()
-        ).float().mean()
+        right = (first < second) == (nearer > 0)
+        return self.rank(first, second, nearer).mean(), right.float().mean()
 
 
 def naming_lesson(data: str | Path, training: Training = NAMING, start: str | Path | None = None) -> Lesson:

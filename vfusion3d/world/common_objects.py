@@ -291,21 +291,9 @@ def boat(p: Proportions, rng: np.random.Generator) -> list[Part]:
     x = stations[:, None] * length / 2
     wall = 0.82  # the inside starts this far out, and has its floor at half the depth
     y = half * np.array([1.0, 0.82, 0.35, -0.35, -0.82, -1.0, -wall, -0.6, 0.6, wall])
-    z = np.concatenate(
-        [
-            sheer,
-            keel + (sheer - keel) * 0.35,
-            keel,
-            keel,
-            keel + (sheer - keel) * 0.35,
-            sheer,
-            sheer,
-            sheer * 0.6,
-            sheer * 0.6,
-            sheer,
-        ],
-        axis=1,
-    )
+    bilge = keel + (sheer - keel) * 0.35
+    floor = sheer * 0.6
+    z = np.concatenate([sheer, bilge, keel, keel, bilge, sheer, sheer, floor, floor, sheer], axis=1)
     rings = np.stack([np.broadcast_to(x, y.shape), y, z], -1)[:, ::-1]
     hull = skin(rings)
     kind = rng.choice(["sail", "tug", "rowing"], p=(0.5, 0.35, 0.15))

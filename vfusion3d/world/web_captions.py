@@ -8,14 +8,15 @@ that is for a reader to judge (`LABELS`).
 
 import dataclasses
 import gzip
-import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vfusion3d.runs.claim import write_whole
 from vfusion3d.world.captions import describe, plural, with_article
 from vfusion3d.world.catalogue import COLOURS, DRAWN
 from vfusion3d.world.objects import sample_object
@@ -293,9 +294,7 @@ KINDS: dict[str, tuple[float, Callable[[np.random.Generator, str], str]]] = {  #
 def write_web_captions() -> None:
     """Write the bundled corpus: the same lines each time."""
     text = "".join(f"{caption}\n" for _, caption in web_captions())
-    partial = WEB_CAPTIONS.with_name(WEB_CAPTIONS.name + ".partial")
-    partial.write_bytes(gzip.compress(text.encode(), mtime=0))
-    os.replace(partial, WEB_CAPTIONS)
+    write_whole(WEB_CAPTIONS, partial(Path.write_bytes, data=gzip.compress(text.encode(), mtime=0)))
 
 
 if __name__ == "__main__":
