@@ -12,15 +12,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from vfusion3d.runs.profiles import Profile, ProfileError
 
 Model = TypeVar("Model")
-Answer = TypeVar("Answer")
-Arguments = ParamSpec("Arguments")
+Asked = TypeVar("Asked", bound=Callable)
 BUNDLED = Path(__file__).parent.parent / "weights"
 OFFLINE = {  # what a role can be set to where there is no network
     "image_to_video": ("mini",),
@@ -42,16 +41,16 @@ class ModelUnavailable(OSError):
     """A model that a role cannot get: the message names both, the reason, and how to run offline."""
 
 
-def role(name: str) -> Callable[[Callable[Arguments, Answer]], Callable[Arguments, Answer]]:
+def role(name: str) -> Callable[[Asked], Asked]:
     """A decorator of `f(profile, ...)`: a Python file of the user's own can play the role `name`.
 
     Where the profile names a .py file, its function of the same name is called in place of the decorated one, with the
     same arguments. Raises ModelUnavailable where there is no such file or function, or the file cannot be run.
     """
 
-    def with_own_files(ask: Callable[Arguments, Answer]) -> Callable[Arguments, Answer]:
+    def with_own_files(ask: Asked) -> Asked:
         @functools.wraps(ask)
-        def asked(profile: Profile, *args: Any, **options: Any) -> Answer:
+        def asked(profile: Profile, *args: Any, **options: Any) -> Any:
             if not getattr(profile.foundations, name).endswith(".py"):
                 return ask(profile, *args, **options)
             own = getattr(_own_file(profile, name), ask.__name__, None)

@@ -40,21 +40,10 @@ SYNONYMS = {  # what we write: what we read as well
     "umbrella": "brolly",
     "castle tower": "castle",
 }
-FILLERS = frozenset(
-    {"a", "an", "the", "one", "with", "and", "in", "of", "on", "its", "it", "is", "has", "that", "which", "body"}
-    | {
-        "colour",
-        "color",
-        "coloured",
-        "colored",
-        "pattern",
-        "patterned",
-        "picture",
-        "photo",
-        "image",
-        "render",
-        "object",
-    }
+FILLERS = (
+    frozenset({"a", "an", "the", "one", "with", "and", "in", "of", "on", "its", "it", "is", "has", "that", "which"})
+    | {"body", "colour", "color", "coloured", "colored", "pattern", "patterned"}
+    | {"picture", "photo", "image", "render", "object"}
 )
 PHRASES = {
     **{name: name for names in (CATEGORY_NAMES, COLOURS, PATTERNS, PROPORTIONS) for name in names if name},

@@ -160,7 +160,8 @@ def tree(p: Proportions, rng: np.random.Generator) -> list[Part]:
     kind = rng.choice(["fir", "round", "bushy"])
     if kind == "fir":
         tiers = int(rng.integers(2, 5))
-        size, parts, z = 0.48 * p.width, [], trunk_height * 0.9
+        size, z = 0.48 * p.width, trunk_height * 0.9
+        parts = []
         for i in range(tiers):
             tier = size * (1 - 0.62 * i / tiers)
             high = 1.15 / tiers**0.7 * p.height
@@ -205,7 +206,8 @@ def bottle(p: Proportions, rng: np.random.Generator) -> list[Part]:
 
 def hat(p: Proportions, rng: np.random.Generator) -> list[Part]:
     kind = rng.choice(["top hat", "sun hat", "cowboy", "cap"])
-    crown, high = 0.36 * p.width, {"top hat": 0.62, "sun hat": 0.34, "cowboy": 0.42, "cap": 0.34}[kind] * p.height
+    crown = 0.36 * p.width
+    high = {"top hat": 0.62, "sun hat": 0.34, "cowboy": 0.42, "cap": 0.34}[kind] * p.height
     if kind == "cap":
         half = arc((0, 0), (0.44 * p.width, high), 0.0, TAU / 4, 9)
         half[-1, 0] = 0

@@ -80,7 +80,8 @@ def mushroom(p: Proportions, rng: np.random.Generator) -> list[Part]:
 def snowman(p: Proportions, rng: np.random.Generator) -> list[Part]:
     three = rng.random() < 0.7
     radii = (0.4, 0.29, 0.21) if three else (0.42, 0.28)
-    z, balls = 0.0, []
+    z = 0.0
+    balls = []
     for radius in radii:
         z += radius * 0.88 * p.height
         balls.append((z, radius))
@@ -394,7 +395,8 @@ def ice_cream_cone(p: Proportions, rng: np.random.Generator) -> list[Part]:
     cone = lathe([(0.03, 0), (rim, high), (rim - 0.03, high + 0.02), (0, high - 0.1)], 28)
     lip = ring(rim - 0.01, 0.035, 28, 0.05).at(z=high)
     scoops = int(rng.integers(1, 4))
-    z, size, parts = high + 0.14, 0.36 * p.width, []
+    z, size = high + 0.14, 0.36 * p.width
+    parts = []
     for _ in range(scoops):
         parts.append(ball(size, size, size * 0.95).at(z=z))
         parts += (
