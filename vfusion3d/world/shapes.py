@@ -25,6 +25,14 @@ class Shape:
         """The shape moved by (x, y, z)."""
         return Shape(self.vertices + np.array([x, y, z]), self.faces)
 
+    def on_both_sides(self, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> "Shape":
+        """Two copies, moved to -y and to y: a pair of eyes."""
+        return join(self.at(x, -y, z), self.at(x, y, z))
+
+    def at_corners(self, x: float, y: float, z: float = 0.0) -> "Shape":
+        """Four copies, moved to the corners of a rectangle with these half sides: the legs of a table."""
+        return join(self.on_both_sides(-x, y, z), self.on_both_sides(x, y, z))
+
     def sized(self, x: float = 1.0, y: float | None = None, z: float | None = None) -> "Shape":
         """The shape scaled along the axes; one number scales all three. A negative number mirrors."""
         scale = np.array([x, x if y is None else y, x if z is None else z])

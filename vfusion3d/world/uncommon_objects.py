@@ -90,7 +90,7 @@ def snowman(p: Proportions, rng: np.random.Generator) -> list[Part]:
     head, r = balls[-1]
     front = r * p.width
     nose = cylinder(0.055, 0.28, 0.0, 12).facing_x().at(front * 0.9, 0, head)
-    eyes = join(*(ball(0.04, segments=10).at(front * 0.87, y * 0.085, head + 0.09 * p.height) for y in (-1, 1)))
+    eyes = ball(0.04, segments=10).on_both_sides(front * 0.87, 0.085, head + 0.09 * p.height)
     at, chest = balls[-2]
     buttons = join(
         *(
@@ -255,9 +255,9 @@ def robot(p: Proportions, rng: np.random.Generator) -> list[Part]:
 
 def _robot_face(x: float, size: float, chin: float) -> list[Part]:
     """Eyes, pupils and mouth of a head of this size, whose front is at `x` and whose lower end at height `chin`."""
-    look = [(x - 0.015, y * size * 0.28, chin + size * 0.62) for y in (-1, 1)]
-    eyes = join(*(cylinder(0.065, 0.05, segments=14).facing_x().at(*place) for place in look))
-    pupils = join(*(cylinder(0.032, 0.065, segments=10).facing_x().at(*place) for place in look))
+    place = (x - 0.015, size * 0.28, chin + size * 0.62)
+    eyes = cylinder(0.065, 0.05, segments=14).facing_x().on_both_sides(*place)
+    pupils = cylinder(0.032, 0.065, segments=10).facing_x().on_both_sides(*place)
     mouth = box(0.05, size * 0.5, 0.045).at(x, 0, chin + size * 0.22)
     return [Part(eyes, "lamplight"), Part(join(pupils, mouth), "coal")]
 
@@ -321,11 +321,11 @@ def anchor(p: Proportions, rng: np.random.Generator) -> list[Part]:
     stock_z = height * rng.uniform(0.8, 0.86)
     stock_half = rng.uniform(0.3, 0.4)
     stock = cylinder(bar * 0.75, 2 * stock_half, segments=14).sideways().at(0, 0, stock_z)
-    ends = [ball(bar * 1.05, segments=14).at(0, side * stock_half, stock_z) for side in (-1, 1)]
+    ends = ball(bar * 1.05, segments=14).on_both_sides(0, stock_half, stock_z)
     eye = ring(0.13, 0.045, 24).facing_x().at(0, 0, height + 0.13)
     parts = [
         Part(join(shank, arms, stock, *flukes), along="z"),
-        Part(join(eye, *ends), "accent" if rng.random() < 0.5 else "metal"),
+        Part(join(eye, ends), "accent" if rng.random() < 0.5 else "metal"),
     ]
     if rng.random() < 0.35:  # a rope wound round the shank
         t = np.linspace(0, 1, 50)
@@ -435,12 +435,7 @@ def rubber_duck(p: Proportions, rng: np.random.Generator) -> list[Part]:
         ball(bill * 1.2, bill * 1.35, bill * 0.36, 18).at(x + head_size * 1.02, 0, z - 0.01),
         ball(bill * 0.95, bill * 1.1, bill * 0.3, 18).at(x + head_size * 0.98, 0, z - 0.07),
     )
-    eyes = join(
-        *(
-            ball(0.048, segments=12).at(x + head_size * 0.72, y * head_size * 0.56, z + head_size * 0.42)
-            for y in (-1, 1)
-        )
-    )
+    eyes = ball(0.048, segments=12).on_both_sides(x + head_size * 0.72, head_size * 0.56, z + head_size * 0.42)
     wing = ball(0.26, 0.09, 0.17, 18).turned("y", 0.35).at(-0.1, width * 0.92, height * 1.1)
     wings = join(wing, wing.sized(1, -1, 1))
     parts = [
