@@ -6,7 +6,7 @@ There is no truth to compare with, so each view of the turn is compared with two
 
 A method is a function from a square picture (1, 3, H, W) in [0, 1] on white to the views of a full turn around what it
 reconstructs, (V, 3, size, size). What is rendered already, by whatever program, takes part as a mapping from an item's
-key to its views (`method_folders.py`).
+key to its views (`methods.py`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
