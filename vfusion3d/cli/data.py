@@ -88,13 +88,14 @@ def _object_source(which: str):
         return RandomPrimitives()
     if which == "procedural":
         return ProceduralObjects()
-    words = {**{name: (name,) for name in CATEGORY_NAMES}, "common": COMMON, "uncommon": UNCOMMON}
-    if all(word in words for word in which.split(",")):
-        return ProceduralObjects(tuple(name for word in which.split(",") for name in words[word]))
-    if not Path(which).is_dir():
-        known = ", ".join(["procedural", "primitives", *reversed(words)])
-        raise ValueError(f"--objects {which}: no such folder, and none of {known}")
-    return MeshFolder(which)
+    halves = {"common": COMMON, "uncommon": UNCOMMON}
+    if which not in halves and Path(which).is_dir():
+        return MeshFolder(which)
+    names = [name for word in which.split(",") for name in halves.get(word, (word,))]
+    if unknown := [name for name in names if name not in CATEGORY_NAMES]:
+        known = ", ".join(["procedural", "primitives", *halves, *CATEGORY_NAMES])
+        raise ValueError(f"--objects {which}: no such folder, and {unknown[0]!r} is none of {known}")
+    return ProceduralObjects(tuple(names))
 
 
 def add_prompts(commands) -> None:
