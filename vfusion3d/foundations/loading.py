@@ -21,18 +21,8 @@ from vfusion3d.runs.profiles import Profile, ProfileError
 Model = TypeVar("Model")
 Asked = TypeVar("Asked", bound=Callable)
 BUNDLED = Path(__file__).parent.parent / "weights"
-OFFLINE = {  # what a role can be set to where there is no network
-    "image_to_video": ("mini",),
-    "text_to_image": ("stand-in",),
-    "image_features": ("stand-in", "mini"),
-    "clip": ("mini",),
-    "perceptual_distance": ("untrained", "mini"),
-    "saliency": ("stand-in",),
-    "background_removal": ("stand-in",),
-    "prompt_filter": ("stand-in",),
-    "captioner": ("stand-in",),
-    "aesthetic_score": ("mini",),
-}
+STAND_INS = ("text_to_image", "image_features", "saliency", "background_removal", "prompt_filter", "captioner")
+OFFLINE = {"perceptual_distance": "untrained", **dict.fromkeys(STAND_INS, "stand-in")}  # beside a bundled miniature
 
 _loaded: dict[tuple, Any] = {}
 
@@ -139,8 +129,8 @@ def load_once(profile: Profile, role: str, load: Callable[[str, torch.device, to
 def unavailable(profile: Profile, role: str, reason: str) -> ModelUnavailable:
     """The error to raise where the model that the profile names for this role cannot be had."""
     name = getattr(profile.foundations, role)
-    bundled = (BUNDLED / role).is_dir()
-    ways = ", ".join(way for way in OFFLINE[role] if way != name and (bundled or way != "mini"))
+    known = (OFFLINE.get(role), "mini" if (BUNDLED / role).is_dir() else None)
+    ways = ", ".join(way for way in known if way and way != name)
     folder = "a folder that holds such a model"
     return ModelUnavailable(
         f"the model {name!r} (role {role}) could not be loaded: {reason.rstrip('. ')}. "

@@ -94,16 +94,10 @@ class ImageTo3DPipeline:
                 part = slice(start, start + batch_size)
                 planes = self._predict([p.image for p in prepared[part]], elevations[part])
                 for i, p in enumerate(prepared[part]):
-                    asset = Asset(
-                        model=self.model,
-                        planes=planes[i : i + 1].clone(),
-                        image=p.image,
-                        box=p.box,
-                        background=p.background,
-                        elevation=elevations[start + i],
-                        name=source_name(sources[start + i]),
-                    )
-                    assets.append(asset)
+                    seen_from = elevations[start + i]
+                    name = source_name(sources[start + i])
+                    own = planes[i : i + 1].clone()
+                    assets.append(Asset(self.model, own, p.image, p.box, p.background, seen_from, name))
                     bar.update()
         return assets if many else assets[0]
 

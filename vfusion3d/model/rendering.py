@@ -162,16 +162,9 @@ def render(
             scene = planes[one : one + 1]
             table = field.table(scene)
             occupied = occupancy_grid(field, table, scene.shape[-1]) if skip_empty else None
-            for origin, direction in zip(*(r[one : one + 1].split(RAYS_AT_ONCE, dim=1) for r in rays), strict=True):
+            for ray in zip(*(r[one : one + 1].split(RAYS_AT_ONCE, dim=1) for r in rays), strict=True):
                 part = render_rays(
-                    field,
-                    scene,
-                    origin,
-                    direction,
-                    samples=samples,
-                    generator=generator,
-                    table=table,
-                    occupied=occupied,
+                    field, scene, *ray, samples=samples, generator=generator, table=table, occupied=occupied
                 )
                 parts.append(part)
         rgb, opacity, depth = (torch.cat([p[0] for p in part]) for part in zip(*parts, strict=True))
