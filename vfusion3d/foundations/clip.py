@@ -69,7 +69,7 @@ class Clip:
                 warnings.warn(
                     f"CLIP does not know the word {word!r}: it takes all such words for the same one, so that its "
                     f"scores for texts like {text!r} say little. Name a CLIP that knows it in foundations.clip",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
 
     def text_similarity(self, images: Float[Tensor, "B 3 H W"], texts: Sequence[str]) -> Float[Tensor, "B"]:
