@@ -64,7 +64,7 @@ class Clip:
         read = words(list(texts), return_offsets_mapping=True)
         for text, ids, places in zip(texts, read["input_ids"], read["offset_mapping"], strict=True):
             met = {text[start:end].lower() for token, (start, end) in zip(ids, places, strict=True) if token == unknown}
-            for word in sorted(word for word in met - self.noticed if word.isalpha()):
+            for word in sorted(word for word in met - self.noticed if any(map(str.isalpha, word))):
                 self.noticed.add(word)
                 warnings.warn(
                     f"CLIP does not know the word {word!r}: it takes all such words for the same one, so that its "
