@@ -55,7 +55,8 @@ def run_train(options: argparse.Namespace) -> int:
     from vfusion3d.training.train import train_vfusion3d
 
     profile, run_dir = run_of(options)
-    recipe, weights = profile.training, options.weights
+    recipe = profile.training
+    weights = options.weights
     if options.finetune:
         recipe = profile.finetuning
         if recipe is None:
@@ -66,8 +67,7 @@ def run_train(options: argparse.Namespace) -> int:
     folder = options.output or (finetuned_model if options.finetune else pretrained_model)(run_dir)
     data = _training_data(options, run_dir)
     model = VFusion3D.from_pretrained(weights) if weights else None
-    how = {"seed": options.seed, "overwrite": options.overwrite}
-    train_vfusion3d(profile, data, folder, recipe=recipe, model=model, **how)
+    train_vfusion3d(profile, data, folder, recipe=recipe, model=model, seed=options.seed, overwrite=options.overwrite)
     print(folder / "model")
     return 0
 

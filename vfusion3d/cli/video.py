@@ -14,7 +14,8 @@ from vfusion3d.runs.layout import (
     video_model,
 )
 
-STRIPS, LOOKS = 4, 5  # while the video model learns: of how many objects there are strips, and how often
+STRIPS = 4  # objects of which there are strips while the video model learns
+LOOKS = 5  # how often strips are made
 
 
 def add_finetune_video(commands) -> None:
@@ -47,7 +48,8 @@ def run_finetune_video(options: argparse.Namespace) -> int:
     from vfusion3d.video.strips import first_frames, keep_strips
 
     profile, run_dir = run_of(options)
-    data, folder = training_data(run_dir), options.output or video_model(run_dir)
+    data = training_data(run_dir)
+    folder = options.output or video_model(run_dir)
     existing(data / "index.json", again(options, "render"))
     show = None
     if (test_data(run_dir) / "index.json").exists():
@@ -113,8 +115,10 @@ def run_generate(options: argparse.Namespace) -> int:
 
     profile, run_dir = run_of(options)
     table = existing(prompt_table(run_dir) / PROMPTS, again(options, "prompts"))
-    weights = options.weights or str(existing(video_model(run_dir) / "model", again(options, "finetune-video")))
-    model = load_video_model(_with_video_model(profile, weights), dtype=dtype_of(profile))
+    tuned = None
+    if options.weights is None:
+        tuned = existing(video_model(run_dir) / "model", again(options, "finetune-video"))
+    model = load_video_model(_with_video_model(profile, options.weights), tuned, dtype_of(profile))
     prompts = read_prompts(table)[: profile.data.videos]
     index = generate_videos(
         options.output or synthetic_data(run_dir),

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from vfusion3d.foundations.loading import ModelUnavailable, device_of, load_once, source_of, unavailable
+from vfusion3d.foundations.loading import ModelUnavailable, device_of, load_once, role, source_of, unavailable
 from vfusion3d.runs.profiles import Profile
 
 TEMPORAL = ("temporal_res_block", "temporal_transformer_blocks", "time_pos_embed", "time_mixer")
@@ -197,6 +197,7 @@ class StableVideoDiffusion:
         (Path(folder) / SETTINGS).write_text(json.dumps(asdict(self.noise), indent=2) + "\n")
 
 
+@role("image_to_video")
 def image_to_video(profile: Profile) -> StableVideoDiffusion:
     """The profile's video model, on its device, in its dtype. Raises ModelUnavailable where it cannot be had.
 
@@ -205,6 +206,7 @@ def image_to_video(profile: Profile) -> StableVideoDiffusion:
     return load_once(profile, "image_to_video", load_stable_video_diffusion)
 
 
+@role("image_to_video")
 def load_video_model(
     profile: Profile, source: str | Path | None = None, dtype: torch.dtype = torch.float32
 ) -> StableVideoDiffusion:

@@ -58,7 +58,8 @@ class Foundations:
 
     A key is the name of the function in `vfusion3d.foundations` that plays the role. `mini` is the bundled miniature,
     `stand-in` a procedure without learned weights (it says so wherever a reader meets it), `untrained` the real
-    architecture with random weights; anything else is a folder, or the name of a pretrained model.
+    architecture with random weights; anything else is a folder, the name of a pretrained
+    model, or a Python file of your own (CONTRIBUTING.md).
     """
 
     image_to_video: str
