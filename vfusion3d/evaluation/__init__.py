@@ -4,3 +4,15 @@
 `tables` sets our numbers beside the paper's (`paper_numbers.yaml`); `figures` is the one style of every picture.
 Nothing here needs a renderer of meshes: evaluation reads shards.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["baselines", "figures", "methods", "showcase", "tables"],
+    submod_attrs={
+        "metrics": ["psnr"],
+        "protocol": ["evaluate_3d", "model_predictor"],
+        "single_images": ["around", "evaluate_single_images", "prompt_images"],
+    },
+)

@@ -3,3 +3,13 @@
 A variant is a few lines of `variants.yaml`; `run` makes what it needs, shares what others made, trains and evaluates;
 `results` reads the scores for the tables; `scaling` fits the power law of Figure 7.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["data", "results", "run", "scaling", "variants"],
+    submod_attrs={
+        "results": ["Claim", "all_scores", "as_markdown", "differences", "in_words", "made_of", "methods_of"],
+    },
+)

@@ -27,13 +27,12 @@ from torch import Tensor
 
 from vfusion3d.evaluation.figures import BLUE, ORANGE, TEXT_WIDTH, paper_style
 from vfusion3d.evaluation.methods import TURN_FRAMES, MethodFolderError, read_turn, write_turn
-from vfusion3d.runs.layout import evaluation_items, other_methods, rendered_views, user_study
+from vfusion3d.runs.layout import TASKS, evaluation_items, other_methods, rendered_views, user_study
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # nothing of ffmpeg's own about a broken file: our error names it
 
 OURS = "VFusion3D"
 RATERS = 5
-TASKS = {"image_to_3d": "08_image_to_3d", "text_to_3d": "09_text_to_3d"}  # and the notebook that makes its videos
 QUESTIONS = ("quality", "faithfulness")
 COLUMNS = ("rater", "task", "key", "baseline", "question", "left", "winner")
 SAME = ["task", "key", "baseline", "question"]  # what makes two answers of a rater answers to the same question
@@ -92,9 +91,7 @@ def load_items(
     """
     run_dir, problems = Path(run_dir), []
     for task in tasks:
-        needed = (evaluation_items(run_dir, task) / "captions.csv", rendered_views(run_dir, task) / OURS)
-        missing = [path for path in needed if not path.exists()]
-        problems += [f"{path} does not exist: the notebook {TASKS[task]} makes it" for path in missing]
+        problems += filter(None, (made.missing(run_dir, task) for made in (evaluation_items, rendered_views)))
     _stop(problems)
     if against is None:
         against = sorted(set.intersection(*(set(_methods(run_dir, task)) for task in tasks)) - {OURS})
