@@ -181,6 +181,11 @@ class Notebook:
         who = f"CLIP: {roles.clip}, LPIPS: {roles.perceptual_distance}"
         return f"Ours ({self.profile.name}): {items['3d']} unseen objects, {items['text']} prompts. {who}."
 
+    def verdicts(self, found: pd.DataFrame, table: str) -> Markdown:
+        """Write what the scores say of the paper's claims (`results.verdicts`); returned for the cell to show."""
+        found.to_csv(self.figures / f"{table}_verdicts.csv", index=False)
+        return Markdown(experiments.results.as_markdown(found))
+
     def outputs(
         self, predictors: Mapping[str, "Predictor"], name: str, count: int = 8, labels: Sequence[str] | None = None
     ) -> Figure:

@@ -8,8 +8,14 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["data", "results", "run", "scaling", "variants"],
+    submodules=["results", "run"],
     submod_attrs={
-        "results": ["Claim", "all_scores", "as_markdown", "differences", "in_words", "made_of", "methods_of"],
+        "data": ["aesthetic_scores"],
+        "results": [
+            *("Claim", "all_scores", "differences", "in_words", "made_of"),
+            *("methods_of", "table_rows", "verdict", "verdicts"),
+        ],
+        "scaling": ["errors_of", "fit_power_law", "scaling_figure"],
+        "variants": ["load_experiments", "training_recipe"],
     },
 )
