@@ -157,7 +157,9 @@ class Notebook:
         Of `predictors`, those of `TURNING`, written as videos for the study; and whoever has a folder of the task.
         told: what `around` is told. The turns: by method and key, (32 views, 3, size, size) in [0, 1].
         """
-        methods, found, folder = evaluation.methods, {}, self.path("rendered_views", task)
+        found = {}
+        folder = self.path("rendered_views", task)
+        methods = evaluation.methods
         for name in (name for name in TURNING if name in predictors):
             method = evaluation.around(predictors[name], views=methods.TURN_FRAMES, **told)
             found[name] = methods.render_turns(method, images, keys, folder / name, device=self.device)
@@ -177,7 +179,8 @@ class Notebook:
 
     def tested(self, scores: pd.DataFrame) -> str:
         """How much was tested, and by which networks, for a caption."""
-        items, roles = scores.groupby("test")["key"].nunique(), self.profile.foundations
+        items = scores.groupby("test")["key"].nunique()
+        roles = self.profile.foundations
         who = f"CLIP: {roles.clip}, LPIPS: {roles.perceptual_distance}"
         return f"Ours ({self.profile.name}): {items['3d']} unseen objects, {items['text']} prompts. {who}."
 

@@ -45,7 +45,8 @@ def run_notebook(notebook: str | Path, profile: str | Path, root: str | Path = "
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    notebook, root = Path(notebook), Path(root)
+    notebook = Path(notebook)
+    root = Path(root)
     name = load_profile(profile).name
     if not any("parameters" in cell.metadata.get("tags", []) for cell in nbformat.read(notebook, 4).cells):
         raise NotebookError(f"{notebook} has no cell tagged `parameters`, so it cannot be told its profile")

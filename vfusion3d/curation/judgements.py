@@ -19,7 +19,8 @@ from jaxtyping import Bool, Int
 from vfusion3d.data.shards import Shards
 from vfusion3d.runs.claim import short_name, write_whole
 
-JUDGEMENTS, OLD = "judgements.csv", "annotations.csv"  # OLD: what earlier versions called it
+JUDGEMENTS = "judgements.csv"
+OLD = "annotations.csv"  # what earlier versions called it
 SIMULATED = "simulated 2"  # the judge that is no person (`vfusion3d.stand_ins.judge`), and its version
 WORDS = {"yes": True, "no": False}
 
@@ -64,7 +65,8 @@ class Judgements:
     """
 
     def __init__(self, path: str | Path, videos: Shards, *, set_aside: bool = False):
-        self.path, self.fingerprint = Path(path), videos.fingerprint
+        self.path = Path(path)
+        self.fingerprint = videos.fingerprint
         self._places = {key: place for place, key in enumerate(videos.keys)}
         if self.path.name == JUDGEMENTS and not self.path.exists() and self.path.with_name(OLD).exists():
             os.replace(self.path.with_name(OLD), self.path)

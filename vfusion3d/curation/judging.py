@@ -16,7 +16,9 @@ from vfusion3d.data.shards import VideoShards
 
 KEYS = {"g": "good", "b": "bad", "s": "skip", "z": "back"}
 COLOURS = {"good": "success", "bad": "danger", "skip": "", "back": ""}
-COLUMNS, GAP, SIDE = 8, 4, 120  # of the film strip: frames a row, pixels between frames and a side of one
+COLUMNS = 8  # frames a row of the film strip
+GAP = 4  # pixels between frames
+SIDE = 120  # pixels a side of a frame
 
 
 class Judging:
@@ -27,8 +29,11 @@ class Judging:
     """
 
     def __init__(self, judgements: Judgements, keys: Sequence[str], judge: str = "person"):
-        self.judgements, self.keys, self.judge = judgements, list(keys), judge
-        self._place, self._seen = 0, []
+        self.judgements = judgements
+        self.keys = list(keys)
+        self.judge = judge
+        self._place = 0
+        self._seen: list[int] = []
         self._forward()
 
     @property
@@ -67,7 +72,8 @@ def judging_widget(judging: Judging, videos: VideoShards):
     """An ipywidgets box with film strip, caption, progress, buttons, and a field that takes single letters as keys."""
     import ipywidgets
 
-    picture, text = ipywidgets.Image(format="png"), ipywidgets.Label()
+    picture = ipywidgets.Image(format="png")
+    text = ipywidgets.Label()
     bar = ipywidgets.IntProgress(max=len(judging.keys), layout={"width": "300px"})
     words = {action: f"{action} ({key})" for key, action in KEYS.items()}
     buttons = [ipywidgets.Button(description=words[action], button_style=style) for action, style in COLOURS.items()]
@@ -76,7 +82,8 @@ def judging_widget(judging: Judging, videos: VideoShards):
 
     def show() -> None:
         key = judging.current
-        bar.value, count = judging.judged, f"{judging.judged} of {len(judging.keys)} judged"
+        bar.value = judging.judged
+        count = f"{judging.judged} of {len(judging.keys)} judged"
         picture.layout.display = "none" if key is None else "block"
         if key is None:
             text.value = f"{count}: no video is left"

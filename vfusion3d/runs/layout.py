@@ -41,7 +41,8 @@ class Artifact:
 
         profile: as one tells a command; by default what the run's folder is called.
         """
-        folder, run_dir = self(run_dir, *names), Path(run_dir)
+        folder = self(run_dir, *names)
+        run_dir = Path(run_dir)
         lacking = [folder / file for file in self.files if not (folder / file).exists()]
         if not lacking:
             return ""
@@ -55,7 +56,8 @@ class Artifact:
         return f"{lacking[0]} does not exist yet; {' or '.join(makers)} makes it (`{everything}` makes everything)"
 
 
-INDEX, MODEL = ("index.json",), ("model",)  # of shards; of a training, whose result is the folder `model` in it
+INDEX = ("index.json",)  # of shards
+MODEL = ("model",)  # of a training: a folder that `from_pretrained` reads
 TASKS = {"image_to_3d": "08_image_to_3d", "text_to_3d": "09_text_to_3d"}  # of single pictures (section 4.2)
 
 # Shards of the rendered objects: the 3D data to learn from, and the unseen ones to test on.
