@@ -5,6 +5,4 @@ The names below load on first use, so that `import vfusion3d` and `vfusion3d --h
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submod_attrs={"model.pipeline": ["ImageTo3DPipeline"], "model.vfusion3d": ["VFusion3D"]}
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,12 +7,4 @@ Nothing here needs a renderer of meshes: evaluation reads shards.
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submodules=["baselines", "figures", "methods", "showcase", "tables"],
-    submod_attrs={
-        "metrics": ["psnr"],
-        "protocol": ["evaluate_3d", "model_predictor"],
-        "single_images": ["around", "evaluate_single_images", "prompt_images"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -6,16 +6,4 @@ A variant is a few lines of `variants.yaml`; `run` makes what it needs, shares w
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submodules=["results", "run"],
-    submod_attrs={
-        "data": ["aesthetic_scores"],
-        "results": [
-            *("Claim", "all_scores", "differences", "in_words", "made_of"),
-            *("methods_of", "table_rows", "verdict", "verdicts"),
-        ],
-        "scaling": ["errors_of", "fit_power_law", "scaling_figure"],
-        "variants": ["load_experiments", "training_recipe"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
