@@ -1,8 +1,10 @@
 """Where a run keeps what it makes: the one table of the artifacts in `runs/<profile>/`, in the order of the notebooks.
 
-objects_3d(run_dir)           its folder, whether or not anything is there yet
-objects_3d.need(run_dir)      the same; MissingArtifact names what is missing, the command and the notebook
-objects_3d.missing(run_dir)   that message, "" where everything is there
+    objects_3d(run_dir)           its folder, whether or not anything is there yet
+    objects_3d.need(run_dir)      the same; MissingArtifact names what is missing, the command and the notebook
+    objects_3d.missing(run_dir)   that message, "" where everything is there
+
+A task, or a variant and its seed, follow the run's folder: `experiment.need(run_dir, "only_3d", 0)`.
 """
 
 from dataclasses import dataclass
