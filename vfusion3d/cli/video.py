@@ -181,7 +181,7 @@ def run_curate(options: argparse.Namespace) -> int:
         judgements = Judgements(options.judgements, videos)
     else:
         judgements = Judgements(models / JUDGEMENTS, videos, set_aside=options.overwrite)
-        places = videos_to_judge(videos, profile.data.labelled_videos, options.seed)
+        places = videos_to_judge(videos, profile.data.judged_videos, options.seed)
         judge_videos(judgements, videos, places, perceptual_distance(profile))
     shards = MultiviewShards(objects)
     labeller, settings = new_labeller(profile, models, videos, judgements, shards, options.seed)

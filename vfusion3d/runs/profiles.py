@@ -32,7 +32,7 @@ class Data:
     eval_prompts: int  # prompts of the text-to-3D table
     prompts: int
     videos: int  # generated, before filtering
-    labelled_videos: int  # judged by hand, for the filter
+    judged_videos: int  # judged by hand, for the filter
     render_size: int  # pixels a side of a stored view
     views_3d: int = 32
 
