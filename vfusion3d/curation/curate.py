@@ -22,7 +22,7 @@ from sklearn.pipeline import Pipeline
 from vfusion3d.cameras import HIGHEST_ELEVATION, default_intrinsics, offset_cameras, orbit_cameras
 from vfusion3d.curation.elevation import ELEVATION_VIEWS, train_elevation
 from vfusion3d.curation.features import features_of_all
-from vfusion3d.curation.judgements import Annotations
+from vfusion3d.curation.judgements import Judgements
 from vfusion3d.curation.labels import Labeller
 from vfusion3d.curation.quality import FOLDS, QUALITY_FRAMES, REPEATS, C, held_out_scores, train_filter
 from vfusion3d.data.images import on_white, resize
@@ -30,7 +30,7 @@ from vfusion3d.data.shards import MultiviewShards, Shards, VideoShards
 from vfusion3d.foundations.image_features import ImageFeatures, image_features, patch_features
 from vfusion3d.foundations.saliency import saliency
 from vfusion3d.runs.claim import short_name, write_whole
-from vfusion3d.runs.layout import require
+from vfusion3d.runs.layout import curation_models
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.progress import tqdm
 
@@ -51,15 +51,15 @@ def videos_to_judge(videos: Shards, count: int, seed: int) -> list[int]:
 
 
 def judged_features(
-    features: ImageFeatures, videos: VideoShards, annotations: Annotations, *, progress: bool = True
+    features: ImageFeatures, videos: VideoShards, judgements: Judgements, *, progress: bool = True
 ) -> tuple[Float[np.ndarray, "judged width"], Bool[np.ndarray, "judged"]]:
     """What the filter learns from: the features of every judged video, and whether it is good.
 
     Raises ValueError where none is judged.
     """
-    places, good = annotations.labels()
+    places, good = judgements.arrays()
     if not len(places):
-        raise ValueError(f"{annotations.path} holds no judgement yet: label some videos first (notebook 05)")
+        raise ValueError(f"{judgements.path} holds no judgement yet: judge some videos first (notebook 05)")
     frames = _Frames(videos, places)
     return features_of_all(features, frames, QUALITY_FRAMES, progress=progress), good
 
@@ -143,7 +143,7 @@ def quality_model(
     folder: Path,
     features: ImageFeatures,
     videos: VideoShards,
-    annotations: Annotations,
+    judgements: Judgements,
     profile: Profile,
     seed: int = 0,
 ) -> tuple[Pipeline, dict[str, float], dict[str, Any]]:
@@ -155,16 +155,16 @@ def quality_model(
     settings = {
         "features": profile.foundations.image_features,
         "videos": videos.fingerprint,
-        "judgements": annotations.digest,
+        "judgements": judgements.digest,
         "how": ["SVC", C],
     }
     asked = json.loads(json.dumps({**settings, "held out": [FOLDS, REPEATS, seed]}))
-    learn_from = functools.cache(lambda: judged_features(features, videos, annotations))
+    learn_from = functools.cache(lambda: judged_features(features, videos, judgements))
     model = learned(folder / QUALITY, settings, lambda: train_filter(*learn_from()))
     path = folder / HELD_OUT
     known = json.loads(path.read_text()) if path.exists() else {}
     if known.get("settings") != asked:
-        places, good = annotations.labels()
+        places, good = judgements.arrays()
         scores = {}
         if min(good.sum(), (~good).sum()) >= 2:
             means = held_out_scores(*learn_from(), seed=seed).mean(axis=0)
@@ -216,7 +216,7 @@ def new_labeller(
     profile: Profile,
     folder: Path,
     videos: VideoShards,
-    annotations: Annotations,
+    judgements: Judgements,
     shards: MultiviewShards,
     seed: int = 0,
 ) -> tuple[Labeller, dict[str, Any]]:
@@ -224,7 +224,7 @@ def new_labeller(
 
     A judged video is not scored by the filter that learned from it but by filters that did not (`held_out_scores`).
     """
-    quality, scores, judged = quality_model(folder, image_features(profile), videos, annotations, profile, seed)
+    quality, scores, judged = quality_model(folder, image_features(profile), videos, judgements, profile, seed)
     elevation, trained = elevation_model(folder, shards, profile, seed)
     asked = {**trained, "how": [*trained["how"], ALL_GROUPS]}
     judged["judgements"] += f", held out {judged.pop('held out')}"  # `claim_folder` counts no new setting
@@ -233,12 +233,13 @@ def new_labeller(
     return _labeller(profile, quality, elevation, held_out), settings
 
 
-def stored_labeller(profile: Profile, folder: Path) -> tuple[Labeller, dict[str, str]]:
-    """What labels other videos, with the models that are in `folder` already; the settings name the models' files.
+def stored_labeller(profile: Profile, run_dir: Path) -> tuple[Labeller, dict[str, str]]:
+    """What labels other videos, with the models that a run has already; the settings name the models' files.
 
     No scores are held out. Raises MissingArtifact that names the notebook which makes them.
     """
-    quality, elevation = (require(folder / name, "05_filter_and_label") for name in (QUALITY, ELEVATION))
+    folder = curation_models.need(run_dir)
+    quality, elevation = folder / QUALITY, folder / ELEVATION
     settings = {path.stem: short_name(path.read_bytes()) for path in (quality, elevation)}
     settings["elevation"] += f", {ALL_GROUPS}"
     return _labeller(profile, load_model(quality), load_model(elevation)), settings
