@@ -196,9 +196,9 @@ def test_a_missing_file_and_a_folder_without_meshes_are_errors(tmp_path):
 def test_normalise_leaves_the_given_mesh_alone_and_ignores_vertices_without_a_face():
     mesh = trimesh.Trimesh([[0, 0, 0], [4, 0, 0], [0, 4, 0], [99, 99, 99]], [[0, 1, 2]], process=False)
     before = mesh.vertices.copy()
-    fitted = normalise(mesh, radius=1.0)
+    fitted = normalise(mesh)
     assert (mesh.vertices == before).all()
-    assert np.linalg.norm(fitted.vertices[:3], axis=1).max() == pytest.approx(1.0)
+    assert np.linalg.norm(fitted.vertices[:3], axis=1).max() == pytest.approx(0.75)
 
 
 @pytest.mark.skipif(not ASSETS.exists(), reason="needs ../shared/assets")

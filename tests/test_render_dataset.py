@@ -83,7 +83,8 @@ def test_parts_on_several_machines_write_the_bytes_of_the_whole(rendered, tmp_pa
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kill_9_in_the_middle_and_going_on_gives_the_bytes_of_an_undisturbed_run(rendered, tmp_path, workers):
     code = (
-        "from vfusion3d.data.render_dataset import *\n"
+        "from vfusion3d.data.render_dataset import render_dataset\n"
+        "from vfusion3d.world.sources import RandomPrimitives\n"
         "if __name__ == '__main__':\n"
         f"    render_dataset({str(tmp_path)!r}, RandomPrimitives(), 12, workers={workers}, **{SETTINGS!r})\n"
     )
