@@ -21,12 +21,15 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
+from run_facts import done, known_shares
 
 import vfusion3d
 from vfusion3d import book
 from vfusion3d.book.notebook import Notebook
+from vfusion3d.book.plan import steps
 from vfusion3d.book.run import NotebookError, main, run_notebook, scrub
 from vfusion3d.runs.layout import MissingArtifact
+from vfusion3d.runs.profiles import load_profile
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -68,6 +71,14 @@ def test_the_notebook_runs_at_the_smoke_profile(source, smoke_run):
     assert all(cell.execution_count for cell in cells if cell.source.strip())
     assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
     assert str(ROOT) not in executed.read_text()
+
+
+@each_notebook
+def test_the_plan_of_smoke_says_what_the_run_did(source, smoke_run):
+    directory, _ = smoke_run
+    shares = known_shares(directory / "runs" / "smoke")  # what the filters would keep, nobody knows beforehand
+    planned = {step.what: step.count for step in steps(source.stem, load_profile("smoke"), shares)}
+    assert planned == done(source.stem, directory)
 
 
 @each_notebook

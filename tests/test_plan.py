@@ -1,17 +1,12 @@
 """Plans: what each notebook would do, in counts and hours that follow from the paper's, without doing any of it."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
-import nbformat
 import pytest
 import yaml
-from test_notebooks import SOURCES, each_notebook, write_notebook
+from test_notebooks import SOURCES, code_cells, each_notebook
 
-from vfusion3d.book.plan import RATES, STEPS, plan
-from vfusion3d.book.run import NotebookError, dry_run, main
+from vfusion3d import book
+from vfusion3d.book.plan import CAPTIONS, RATES, STEPS, plan
+from vfusion3d.book.run import main
 from vfusion3d.runs.profiles import load_profile
 
 PAPER = load_profile("paper")
@@ -32,11 +27,11 @@ def test_pre_training_at_full_size_takes_what_the_paper_says():
         ("01_render_3d_data", "views of unseen objects", 500 * 33),
         ("04_generate_synthetic_data", "first frames", 4_000_000),
         ("04_generate_synthetic_data", "4,000,000 videos", 4_000_000 * 25),
-        ("05_filter_and_label", "videos labelled good or bad", 2_000),
+        ("05_filter_and_label", "videos judged good or bad", 2_000),
         ("05_filter_and_label", "frames that the filter sees", 4_000_000 * 8),
         ("10_user_study", "answers of people", 65 * 2 * 2 * 5),
-        ("12_ablation_training_strategies", "+ opacity", 500_000 * 30),
-        ("15_scaling_trends", "1M videos", 1_000_000 * 30),
+        ("12_ablation_training_strategies", "+ opacity supervision: training", 500_000 * 30),
+        ("15_scaling_trends", "1M: training", 1_000_000 * 30),
     ],
 )
 def test_the_counts_are_the_papers(notebook, step, count):
@@ -48,6 +43,28 @@ def test_the_video_models_of_table_3_train_on_what_passes_the_filter():
     good = [counts[f"{name}: training"] / 500_000 / 30 for name in ("10K", "50K", "100K")]
     assert good == pytest.approx([0.445, 0.521, 0.613], rel=0.005)
     assert "100K: 500,000 videos" not in counts  # notebook 04 made them
+
+
+def test_what_the_filters_of_a_run_keep_takes_the_place_of_the_papers_share():
+    few = plan("11_ablation_video_data", PAPER, {"engine_10k": 0.1})["count"]
+    assert few["10K: training"] == pytest.approx(50_000 * 30, rel=0.005)
+    assert few["50K: training"] == plan("11_ablation_video_data", PAPER)["count"]["50K: training"]
+    assert plan("02_prompts", PAPER, {CAPTIONS: 0.5})["count"]["captions of the web, read"] == 2 * 3_900_000
+
+
+def test_nothing_is_planned_that_an_earlier_notebook_makes():
+    trained = {
+        step
+        for notebook in list(STEPS)[11:16]
+        for step in plan(notebook, PAPER).index
+        if "training" in step.split(": ")[-1]
+    }
+    assert not trained & {"100K: fine-tuning", "Synthetic data: training", "No fine-tune: training"}  # 07 and 06
+    assert "2.7M: training" not in trained  # at full size that is the model of 06
+    assert "500K: training" not in trained  # the last row of Table 4
+    bounded = plan("15_scaling_trends", load_profile("laptop"))["count"]  # three seeds of 100 steps of 4 samples
+    assert bounded["2.7M: training"] == 3 * 100 * 4
+    assert bounded["500K: training"] == 2 * 100 * 4  # the first seed's is the last row of Table 4
 
 
 @pytest.mark.parametrize("notebook", STEPS)
@@ -96,24 +113,15 @@ def test_a_notebook_without_a_plan_is_named_with_those_that_have_one():
         plan("99_more", PAPER)
 
 
-def test_planning_needs_no_torch():
-    code = (
-        "import sys; from vfusion3d.book.plan import plan; from vfusion3d.runs.profiles import load_profile;"
-        "plan('06_train_vfusion3d', load_profile('paper')); print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
-
-
 # In the notebooks
 
 
 @each_notebook
-def test_the_notebook_shows_its_plan_before_it_needs_anything(source, tmp_path, monkeypatch):
-    monkeypatch.chdir(source.parents[1])
-    shown = dry_run(source, "paper", root=tmp_path)
-    assert shown.equals(plan(source.stem, PAPER))
-    assert not list(tmp_path.iterdir())
+def test_the_notebook_shows_its_own_plan_before_it_needs_anything(source):
+    begun, shown = (cell.source for cell in code_cells(source)[1:3])
+    assert f'book.begin("{source.stem}", profile, run_dir, seed)' in begun
+    assert shown == "run.plan()"
+    assert book.begin(source.stem, "paper", "runs/paper").plan().equals(plan(source.stem, PAPER))
 
 
 def test_plans_of_several_notebooks_are_printed_one_after_the_other(tmp_path, capsys):
@@ -123,27 +131,11 @@ def test_plans_of_several_notebooks_are_printed_one_after_the_other(tmp_path, ca
     assert "3200000" in printed
 
 
-def test_a_dry_run_stops_at_the_plan_and_is_told_the_profile(tmp_path):
-    source = write_notebook(tmp_path / "notebooks" / "00_x.ipynb", "import os", "(profile, run_dir, seed)", "1 / 0")
-    notebook = nbformat.read(source, 4)
-    notebook.cells[2].metadata["tags"] = ["plan"]
-    nbformat.write(notebook, source)
-    before = source.read_bytes()
-    shown = dry_run(source, "smoke", root=tmp_path, seed=3)
-    assert shown == ("smoke", str(Path("..", "runs", "smoke")), 3)
-    assert source.read_bytes() == before
-    assert not (tmp_path / "runs").exists()
-
-
-def test_a_dry_run_of_a_notebook_that_fails_or_has_no_plan_says_so(tmp_path, capsys):
-    source = write_notebook(tmp_path / "notebooks" / "00_x.ipynb", "1 / 0", "'never'")
-    assert main([str(source), "--dry-run"]) == 1
-    assert "00_x.ipynb has no cell tagged `plan`" in capsys.readouterr().err
-    content = json.loads(source.read_text())
-    content["cells"][2]["metadata"]["tags"] = ["plan"]
-    source.write_text(json.dumps(content))
-    with pytest.raises(NotebookError, match=r"00_x\.ipynb: ZeroDivisionError"):
-        dry_run(source, "smoke")
+def test_a_dry_run_opens_no_notebook_and_names_one_without_a_plan(tmp_path, capsys):
+    assert main([str(tmp_path / "06_train_vfusion3d.ipynb"), "--profile", "paper", "--dry-run"]) == 0
+    assert "81000000" in capsys.readouterr().out
+    assert main([str(tmp_path / "99_more.ipynb"), "--dry-run"]) == 1
+    assert "99_more.ipynb: there is no plan of '99_more': only of 00_quickstart, 01_render" in capsys.readouterr().err
 
 
 def test_every_row_of_table_5_takes_the_steps_of_all_objects():

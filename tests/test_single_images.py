@@ -11,6 +11,7 @@ from vfusion3d import ImageTo3DPipeline
 from vfusion3d.cameras import azimuth_elevation_distance, camera_vector, default_intrinsics
 from vfusion3d.evaluation.baselines import repeat_input, white
 from vfusion3d.evaluation.single_images import around, evaluate_single_images, orbit_of, prompt_images
+from vfusion3d.foundations.text_to_image import text_to_image
 from vfusion3d.runs.profiles import load_profile
 
 SIZE = 32
@@ -130,11 +131,11 @@ def test_a_predictor_is_asked_for_a_full_turn_that_begins_at_the_picture():
 def test_a_prompt_s_picture_depends_on_the_seed_and_its_place_alone():
     profile = load_profile("smoke")
     prompts = ["a red mug", "a green mug", "a blue mug"]
-    pictures = prompt_images(profile, prompts, 3, SIZE)
+    pictures = prompt_images(text_to_image(profile), prompts, 3, SIZE)
     assert pictures.shape == (3, 3, SIZE, SIZE)
     assert pictures[:, :, 0, 0].min() == 1  # on white
-    assert prompt_images(profile, prompts[:2], 3, SIZE).equal(pictures[:2])
-    assert not prompt_images(profile, prompts[:1], 4, SIZE).equal(pictures[:1])
+    assert prompt_images(text_to_image(profile), prompts[:2], 3, SIZE).equal(pictures[:2])
+    assert not prompt_images(text_to_image(profile), prompts[:1], 4, SIZE).equal(pictures[:1])
     reddest = (pictures[:, 0] - pictures[:, 2]).sum(dim=(1, 2)).argmax()
     bluest = (pictures[:, 2] - pictures[:, 0]).sum(dim=(1, 2)).argmax()
     assert (reddest.item(), bluest.item()) == (0, 2)

@@ -67,7 +67,8 @@ def test_all_that_the_page_points_to_is_there_and_beside_it(run):
     assert all((path.parent / target).is_file() for target in files)
     assert not [target for target in files if "://" in target or target.startswith("/")]
     pictures = {Path(target).name for target in files if target.endswith(".png")}
-    assert pictures == {"table_4.png", "figure_4_mini.png", "figure_4_ours.png"}
+    assert pictures == {"figure_4_mini.png", "figure_4_ours.png"}
+    assert {"table_4.csv", "table_4.md", "table_4.tex"} <= {Path(target).name for target in files}
     assert "08_image_to_3d.ipynb" in files
     assert {target[1:] for target in targets if target.startswith("#")} == {part.stem for part in PARTS}
 

@@ -4,7 +4,6 @@ import math
 
 import pandas as pd
 import pytest
-from matplotlib.image import imread
 
 from vfusion3d.evaluation.tables import (
     METRICS,
@@ -13,7 +12,9 @@ from vfusion3d.evaluation.tables import (
     differences,
     mean_over_objects,
     paper_table,
+    to_latex,
     to_markdown,
+    verdict,
     write_table,
 )
 
@@ -124,17 +125,27 @@ def test_bold_is_the_highest_where_more_is_better_and_the_lowest_where_less_is(c
     assert lines[7].startswith("| white image | 11.00 | – | 0.400 ± 0.000 | – | 0.600 |")
 
 
-def test_a_written_table_can_be_read_back_and_seen(comparison, tmp_path):
+def test_latex_has_the_cells_of_the_table_and_none_of_its_own_signs(comparison):
+    written = to_latex(comparison.rename({"white image": "100% white_image"}), "Strategies & more, 100% ours")
+    assert written.splitlines()[1] == r"\caption{Strategies \& more, 100\% ours}"
+    body = [line.removesuffix(r" \\").split(" & ") for line in written.splitlines() if line.endswith(r"\\")]
+    assert body[0][:3] == ["", r"PSNR $\uparrow$", r"\multicolumn{2}{c}{SSIM $\uparrow$}"]
+    assert body[1][:4] == ["", "laptop", "paper", "laptop"]
+    assert body[3][:5] == ["Baseline", r"\textbf{18.00}", "0.826", r"\textbf{0.700 $\pm$ 0.010}", "0.206"]
+    assert body[-1][:3] == [r"100\% white\_image", "11.00", "–"]
+    assert {len(row) for row in body[1:]} == {1 + len(body[1][1:])}
+    assert "caption" not in to_latex(comparison)
+
+
+def test_a_written_table_can_be_read_back(comparison, tmp_path):
     written = write_table(comparison, tmp_path / "new" / "table_4", caption="Training strategies, 4.3 (100% ours)")
-    assert [path.name for path in written] == ["table_4.csv", "table_4.md", "table_4.pdf", "table_4.png"]
+    assert [path.name for path in written] == ["table_4.csv", "table_4.md", "table_4.tex"]
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(path.name for path in written)
     again = pd.read_csv(written[0], index_col=0)
     assert again.index.name == "Components"
     assert again["ssim/laptop"].dropna().tolist() == [0.7, 0.4]
     assert again["lpips/paper"].dropna().tolist() == [0.206, 0.168, 0.167, 0.167, 0.169]
-    picture = imread(written[3])[..., :3]
-    assert 0.02 < (picture < 0.5).any(axis=-1).mean() < 0.3
-    assert (picture[:, :2] == 1).all(axis=-1).mean() > 0.5  # nothing but rules reaches the edge
+    assert written[2].read_text() == to_latex(comparison, "Training strategies, 4.3 (100% ours)")
 
 
 def test_comparing_nothing_is_an_error():
@@ -169,6 +180,29 @@ def test_differences_are_taken_item_by_item_with_their_standard_error(three_meth
     }
 
 
+@pytest.mark.parametrize(
+    ("difference", "error", "more", "word"),
+    [
+        (0.3, 0.1, True, "ahead"),
+        (0.3, 0.1, False, "behind"),
+        (-0.3, 0.1, False, "ahead"),
+        (0.15, 0.1, True, "draw"),
+        (0.0, 0.0, True, "draw"),
+        (0.3, math.nan, True, "draw"),
+    ],
+)
+def test_a_difference_is_a_draw_below_two_standard_errors(difference, error, more, word):
+    assert verdict(difference, error, more) == word
+
+
+def test_items_are_of_their_test_and_seeds_are_averaged_before_items_are_counted(three_methods):
+    few = three_methods[["method", "key", "lpips"]]
+    seeds = [few.assign(seed=0, test="3d"), few.assign(seed=1, test="3d", lpips=few["lpips"] + 0.2)]
+    other = few.assign(seed=0, test="text", lpips=math.nan)
+    (found,) = differences(pd.concat([*seeds, other]), "ours", ["low"], ["lpips"]).itertuples()
+    assert (found.difference, found.error, found.items) == (pytest.approx(-0.1), pytest.approx(0, abs=1e-9), 3)
+
+
 def test_one_item_alone_decides_nothing(three_methods):
     found = differences(three_methods[three_methods.key == "0"], "ours")
     assert set(found.verdict) == {"draw"}
@@ -187,3 +221,7 @@ def test_a_conclusion_holds_only_if_every_comparison_does(three_methods):
 def test_differences_to_a_method_without_results_name_those_that_have_some(three_methods):
     with pytest.raises(ValueError, match=r"'mine' has no results, only low, ours, other"):
         differences(three_methods, "mine")
+    with pytest.raises(ValueError, match="no scores ssim of mine"):
+        differences(three_methods, "ours", ["low", "mine"], ["ssim"])
+    with pytest.raises(ValueError, match="no scores clip_text of ours, low"):
+        differences(three_methods.assign(clip_text=math.nan), "ours", ["low"], ["clip_text"])

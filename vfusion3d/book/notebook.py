@@ -26,7 +26,7 @@ from vfusion3d import evaluation, experiments
 from vfusion3d.book.plan import plan
 from vfusion3d.data.shards import MultiviewShards, VideoShards
 from vfusion3d.data.synthetic import SyntheticShards
-from vfusion3d.foundations.loading import device_of
+from vfusion3d.foundations.roles import Roles
 from vfusion3d.runs import layout
 from vfusion3d.runs.profiles import Profile, load_profile
 
@@ -67,9 +67,14 @@ class Notebook:
         return self.profile.name in ("smoke", "laptop")
 
     @cached_property
+    def roles(self) -> Roles:
+        """The models of the profile's roles."""
+        return Roles(self.profile)
+
+    @property
     def device(self) -> torch.device:
         """Where models run."""
-        return torch.device(device_of(self.profile))
+        return self.roles.device
 
     # what the run holds; each raises MissingArtifact, with the command and the notebook that make it
 
@@ -171,7 +176,8 @@ class Notebook:
 
     def trainings(self, table: str) -> pd.DataFrame:
         """What a table's rows train, one after the other."""
-        return experiments.run.planned_trainings(self.profile, [table], self.seed)
+        planned = experiments.plan.planned_runs(self.profile, [table], self.seed)
+        return experiments.plan.planned_table(planned)
 
     def results(self, table: str) -> dict[str, list["Result"]]:
         """What came of a table's rows: by row, a result a seed."""
@@ -189,11 +195,9 @@ class Notebook:
         found.to_csv(self.figures / f"{table}_verdicts.csv", index=False)
         return Markdown(experiments.results.as_markdown(found))
 
-    def outputs(
-        self, predictors: Mapping[str, "Predictor"], name: str, count: int = 8, labels: Sequence[str] | None = None
-    ) -> Figure:
+    def outputs(self, predictors: Mapping[str, "Predictor"], name: str, count: int = 8) -> Figure:
         """What the model of each row makes of the first unseen objects; written, and returned for the cell to show."""
         objects = [self.unseen[index] for index in range(min(count, len(self.unseen)))]
         size = self.profile.model.image_size
-        sheet = experiments.results.outputs_sheet(predictors, objects, size=size, labels=labels, device=self.device)
+        sheet = experiments.results.outputs_sheet(predictors, objects, size=size, device=self.device)
         return self.save(sheet, name)

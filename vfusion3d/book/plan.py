@@ -3,28 +3,38 @@
     >>> plan("06_train_vfusion3d", load_profile("paper"))
     >>> # python -m vfusion3d.book.run notebooks/06_train_vfusion3d.ipynb --profile paper --dry-run
 
-Counts follow from the profile. Hours are counts times rates (`rates.yaml`, each with its source), divided among all
-devices of the profile's machine as if nothing ever waited: a lower bound. What a notebook draws, loads and shows is not
-counted, and neither is what another notebook has made already. Nothing is read but the profile and the rates; no torch
-is needed.
+Counts follow from what runs: the profile, the variants and their trainings (`experiments.plan`), the protocols. Hours
+are counts times rates (`rates.yaml`, each with its source), divided among all devices of the profile's machine as if
+nothing ever waited: a lower bound. What a notebook draws only to show it is not counted, and neither is what another
+notebook has made already. Nothing is read but the profile, the variants and the rates.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
-from vfusion3d.runs.profiles import KEPT, Profile
+from vfusion3d.book.summary import PARTS
+from vfusion3d.evaluation.methods import TURN_FRAMES
+from vfusion3d.evaluation.protocol import NOVEL_VIEWS, TEST_VIEWS
+from vfusion3d.evaluation.single_images import ORBIT_VIEWS
+from vfusion3d.experiments.plan import Planned, Training, finetuning, planned_runs, pretraining
+from vfusion3d.experiments.variants import load_experiments
+from vfusion3d.runs.profiles import Profile
+from vfusion3d.study.answers import QUESTIONS, RATERS
+from vfusion3d.world.web_world import FRAMES
 
 RATES = Path(__file__).with_name("rates.yaml")
-GOOD_RATES = {10_000: 0.445, 50_000: 0.521, 100_000: 0.613}  # by the video model's 3D objects (Table 3)
-TEST_VIEWS, NOVEL_VIEWS, TURN_VIEWS, METHODS = 33, 32, 32, 3
-RATERS, QUESTIONS = 5, 2
+LOOK = 8  # novel views of an unseen object that notebooks 06 and 07 compare
+RIVALS = 2  # methods that VFusion3D is shown beside, and that the user study asks about (notebooks 08 to 10)
+CAPTIONS = "captions of the web"  # beside the keys of `experiments.plan`: the share that the prompt filter keeps
 HOUR, GIGABYTE = 3600, 1e9
+Shares = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -38,8 +48,10 @@ class Step:
     times: float = 1.0
 
 
-def plan(notebook: str, profile: Profile) -> pd.DataFrame:
+def plan(notebook: str, profile: Profile, shares: Mapping[str, float] = {}) -> pd.DataFrame:
     """The steps of a notebook, such as "06_train_vfusion3d", and their sum.
+
+    shares: what the filters keep, where it is known (`experiments.plan.planned_runs`; `CAPTIONS`).
 
     Columns: `count` of `unit`; `device` (GPU or core) and `device_hours` of one of them; `hours` on all that the
     profile's machine has; `disk_gb`; `known`: where the rate comes from. A number that nobody knows is empty (None).
@@ -48,7 +60,7 @@ def plan(notebook: str, profile: Profile) -> pd.DataFrame:
     known = yaml.safe_load(RATES.read_text(encoding="utf-8"))
     size = "paper" if profile.model.size == "released" else "mini"
     machine = known["machines"]["cpu" if profile.device == "cpu" else "cluster" if size == "paper" else "gpu"]
-    rows = [_row(step, known, size, machine) for step in steps(notebook, profile)]
+    rows = [_row(step, known, size, machine) for step in steps(notebook, profile, shares)]
     for kind in ("GPU", "core"):
         if any(row["device"] == kind for row in rows):
             some = [row for row in rows if row["device"] == kind]
@@ -62,22 +74,21 @@ def plan(notebook: str, profile: Profile) -> pd.DataFrame:
     return table.where(table.notna(), None)
 
 
-def steps(notebook: str, profile: Profile) -> list[Step]:
+def steps(notebook: str, profile: Profile, shares: Mapping[str, float] = {}) -> list[Step]:
     """What a notebook does at a profile. Raises ValueError for a notebook that has no plan."""
     if notebook not in STEPS:
         raise ValueError(f"there is no plan of {notebook!r}: only of {', '.join(STEPS)}")
-    return [step for step in STEPS[notebook](profile) if step.count]
+    return [step for step in STEPS[notebook](profile, shares) if step.count]
 
 
 # ------------------------------------------------------------------------------------------------ what a notebook does
 
 
-def _quickstart(profile: Profile) -> list[Step]:
-    turn = Step("frames of a turntable", 24, "render field")
-    return [Step("picture to mesh", 1, "reconstruct"), turn]
+def _quickstart(profile: Profile, shares: Shares) -> list[Step]:
+    return [Step("picture to mesh", 1, "reconstruct"), Step("frames of a turntable", 24, "render field")]
 
 
-def _render(profile: Profile) -> list[Step]:
+def _render(profile: Profile, shares: Shares) -> list[Step]:
     data = profile.data
     return [
         Step("views of 3D training objects", data.objects_3d * data.views_3d, "render view", "view"),
@@ -85,102 +96,120 @@ def _render(profile: Profile) -> list[Step]:
     ]
 
 
-def _prompts(profile: Profile) -> list[Step]:
-    kept = yaml.safe_load(RATES.read_text(encoding="utf-8"))["kept"]["captions"]
+def _prompts(profile: Profile, shares: Shares) -> list[Step]:
+    kept = shares.get(CAPTIONS) or yaml.safe_load(RATES.read_text(encoding="utf-8"))["kept"]["captions"]
     web = max(0, profile.data.prompts - profile.data.objects_3d)
     return [
-        Step("captions of 3D objects", profile.data.objects_3d, "caption object"),
-        Step("captions of the web, read", math.ceil(web / kept), "filter caption"),
+        Step("captions of 3D objects", min(profile.data.objects_3d, profile.data.prompts), "caption object"),
+        Step("captions of the web, read", math.ceil(round(web / kept, 6)), "filter caption"),
     ]
 
 
-def _finetune_video(profile: Profile) -> list[Step]:
+def _finetune_video(profile: Profile, shares: Shares) -> list[Step]:
     return [_video_model(profile, "fine-tuning of the video model")]
 
 
-def _generate(profile: Profile) -> list[Step]:
-    images = Step("first frames", profile.data.videos, "draw image")
-    return [images, _videos(profile, profile.data.videos)]
+def _generate(profile: Profile, shares: Shares) -> list[Step]:
+    return _videos(profile, _main_videos(profile))
 
 
-def _curate(profile: Profile) -> list[Step]:
-    data = profile.data
+def _curate(profile: Profile, shares: Shares) -> list[Step]:
+    from vfusion3d.curation.curate import ELEVATION_VIEWS, ENOUGH, ORBITS, OTHERS, QUALITY_FRAMES  # takes seconds
+
+    judged = min(profile.data.judged_videos, _main_videos(profile))
+    orbits = ORBITS * profile.data.objects_3d + 3 * min(OTHERS * profile.data.objects_3d, ENOUGH)
     return [
-        Step("videos labelled good or bad", data.judged_videos, "by a person"),
-        *_labels(profile, data.videos),
-        Step("frames for the elevation's training", 4 * data.objects_3d, "image features"),
+        Step("videos judged good or bad", judged, "by a person"),
+        Step("frames that the filter learns from", QUALITY_FRAMES * judged, "image features"),
+        *_labels(profile, _main_videos(profile)),
+        Step("views for the elevation's training", ELEVATION_VIEWS * orbits, "render view"),
+        Step("the same, each also in a mirror", 2 * ELEVATION_VIEWS * orbits, "image features"),
     ]
 
 
-def _pretrain(profile: Profile) -> list[Step]:
-    return [_training(profile, "pre-training", KEPT * profile.data.videos)]
+def _pretrain(profile: Profile, shares: Shares) -> list[Step]:
+    views = 4 * profile.data.test_objects * LOOK  # before and after, and two that know no 3D
+    return [_training("pre-training", [pretraining(profile, 0, shares)]), Step("evaluation", views, "evaluate view")]
 
 
-def _finetune(profile: Profile) -> list[Step]:
-    tests = [Step("evaluation, before and after", 2 * profile.data.test_objects * NOVEL_VIEWS, "evaluate view")]
-    return [_finetuning(profile, "fine-tuning on 3D data", profile.data.objects_3d), *tests]
-
-
-def _image_to_3d(profile: Profile) -> list[Step]:
+def _finetune(profile: Profile, shares: Shares) -> list[Step]:
+    compared = 4 * profile.data.test_objects * LOOK
+    told = 3 * profile.data.test_objects * (LOOK // 2)
+    training = finetuning(profile, 0, shares)
     return [
-        Step("full turns of the images", profile.data.eval_images * METHODS * TURN_VIEWS, "evaluate view"),
-        Step("novel views of unseen objects", profile.data.test_objects * METHODS * NOVEL_VIEWS, "evaluate view"),
+        *([_training("fine-tuning on 3D data", [training])] if training else []),
+        Step("evaluation, before and after", compared, "evaluate view"),
+        Step("evaluation with elevations told, guessed and true", told, "evaluate view"),
     ]
 
 
-def _text_to_3d(profile: Profile) -> list[Step]:
-    prompts = profile.data.eval_prompts
-    turns = Step("full turns", prompts * METHODS * TURN_VIEWS, "evaluate view")
-    return [Step("images of the prompts", prompts, "draw image"), turns]
-
-
-def _user_study(profile: Profile) -> list[Step]:
-    items = profile.data.eval_images + profile.data.eval_prompts
+def _image_to_3d(profile: Profile, shares: Shares) -> list[Step]:
+    images = min(profile.data.eval_images, profile.data.test_objects)
+    objects = profile.data.test_objects
+    methods = 1 + RIVALS + 4  # two bundled models, the input repeated, a white image
+    views = min(NOVEL_VIEWS, 2 * objects)
     return [
-        Step("answers of people", items * (METHODS - 1) * QUESTIONS * RATERS, "by a person"),
-        Step("frames that simulated raters see", items * METHODS * TURN_VIEWS, "clip features"),
+        *_turns(images, methods + 1),
+        Step("novel views of unseen objects", objects * methods * views, "evaluate view"),
     ]
 
 
-def _table_3(profile: Profile) -> list[Step]:
+def _text_to_3d(profile: Profile, shares: Shares) -> list[Step]:
+    prompts = profile.data.eval_prompts  # the methods of 08, and what the prompt finds in place of the truth
+    return [Step("images of the prompts", prompts, "draw image"), *_turns(prompts, 1 + RIVALS + 5)]
+
+
+def _turns(images: int, methods: int) -> list[Step]:
+    return [
+        Step("full turns", images * (1 + RIVALS) * TURN_FRAMES, "render field"),
+        Step("views that CLIP compares", images * methods * ORBIT_VIEWS, "evaluate view"),
+    ]
+
+
+def _user_study(profile: Profile, shares: Shares) -> list[Step]:
+    items = min(profile.data.eval_images, profile.data.test_objects) + profile.data.eval_prompts
+    return [
+        Step("answers of people", items * RIVALS * len(QUESTIONS) * RATERS, "by a person"),
+        Step("frames that simulated raters see", items * (1 + RIVALS) * TURN_FRAMES, "clip features"),
+    ]
+
+
+def _ablation(table: str, profile: Profile, shares: Shares) -> list[Step]:
+    """The trainings and the evaluations of a table that neither notebooks 06 and 07 nor an earlier table made."""
+    experiments = load_experiments()
+    before = set()
+    made = {pretraining(profile, 0, shares), finetuning(profile, 0, shares)}
+    for earlier in experiments.tables:
+        runs = planned_runs(profile, [earlier], experiments=experiments, shares=shares)
+        if earlier == table:
+            break
+        before |= {(run.name, run.seed) for run in runs}
+        made |= {training for run in runs for training in run.trainings}
+    rows = {name: row for row, name in experiments.tables[table].items()}
+    new = [run for run in runs if (run.name, run.seed) not in before]
     found = []
-    for objects, good in GOOD_RATES.items():
-        videos, name = profile.scaled(500_000), f"{objects // 1000}K"
-        if objects < 100_000:  # the video model of all objects, and its videos, are those of 03 and 04
-            found += [_video_model(profile, f"{name}: fine-tuning of the video model"), _videos(profile, videos, name)]
-            found += _labels(profile, videos, name)
-        found.append(_training(profile, f"{name}: training", good * videos, part=True))
-    return [*found, *_tests(profile, len(GOOD_RATES))]
+    for name in dict.fromkeys(run.name for run in new):
+        mine = [run for run in new if run.name == name]
+        trainings = dict.fromkeys(training for run in mine for training in run.trainings if training not in made)
+        found += _own_videos(profile, rows.get(name, name), mine)
+        for kind, some in (("training", False), ("fine-tuning", True)):
+            if chosen := [training for training in trainings if bool(training.start) == some]:
+                found.append(_training(f"{rows.get(name, name)}: {kind}", chosen))
+        made |= trainings.keys()
+    views = min(profile.experiments.views, NOVEL_VIEWS) * profile.data.test_objects
+    views += profile.experiments.views * profile.data.eval_prompts
+    return [*found, Step("evaluation of the variants", len(new) * views, "evaluate view")]
 
 
-def _table_4(profile: Profile) -> list[Step]:
-    rows = ("baseline", "+ multi-stage", "+ no pixel loss", "+ opacity", "+ camera noise")
-    trained = [_training(profile, row, profile.scaled(500_000), part=True) for row in rows]
-    return [*trained, *_tests(profile, len(rows))]
+def _miniatures(profile: Profile, shares: Shares) -> list[Step]:
+    videos, objects = (12, 4) if profile.name == "smoke" else (160, 40)
+    return [
+        Step("frames of the web world", FRAMES * videos, "render view"),
+        Step("views of random primitives", TEST_VIEWS * objects, "render view"),
+    ]
 
 
-def _table_5(profile: Profile) -> list[Step]:
-    rows = ("10K", "30K", "50K", "50K (random)", "50K (16-views)")  # each takes the steps of 100K
-    found = [_finetuning(profile, row, profile.data.objects_3d) for row in rows]
-    return [*found, *_tests(profile, len(rows) + 2)]  # with none, and all of them, which 06 and 07 made
-
-
-def _table_6(profile: Profile) -> list[Step]:
-    return [_training(profile, "3D data only", profile.data.objects_3d), *_tests(profile, 3)]
-
-
-def _figure_7(profile: Profile) -> list[Step]:
-    counts = {"100K": 100_000, "300K": 300_000, "1M": 1_000_000}  # 500K is the last row of 12, 2.7M the model of 06
-    how = {"part": True, "seeds": profile.experiments.scaling_seeds}
-    found = [_training(profile, f"{name} videos", profile.scaled(count), **how) for name, count in counts.items()]
-    return [*found, *_tests(profile, how["seeds"] * (len(counts) + 2))]
-
-
-def _miniatures(profile: Profile) -> list[Step]:
-    return [Step("frames of the web world", 16 * (12 if profile.name == "smoke" else 160), "render view")]
-
-
-STEPS: dict[str, Callable[[Profile], list[Step]]] = {
+STEPS: dict[str, Callable[[Profile, Shares], list[Step]]] = {
     "00_quickstart": _quickstart,
     "01_render_3d_data": _render,
     "02_prompts": _prompts,
@@ -192,11 +221,7 @@ STEPS: dict[str, Callable[[Profile], list[Step]]] = {
     "08_image_to_3d": _image_to_3d,
     "09_text_to_3d": _text_to_3d,
     "10_user_study": _user_study,
-    "11_ablation_video_data": _table_3,
-    "12_ablation_training_strategies": _table_4,
-    "13_ablation_3d_finetuning": _table_5,
-    "14_3d_vs_synthetic_data": _table_6,
-    "15_scaling_trends": _figure_7,
+    **{part.notebook: partial(_ablation, part.stem) for part in PARTS if part.stem in load_experiments().tables},
     "A1_miniature_foundations": _miniatures,
 }
 
@@ -204,56 +229,64 @@ STEPS: dict[str, Callable[[Profile], list[Step]]] = {
 # -------------------------------------------------------------------------------------------- what several of them do
 
 
-def _video_model(profile: Profile, what: str) -> Step:
-    count = profile.video.steps * profile.video.batch_size
-    return Step(what, count, "finetune video model", "video model", 1 / count)
+def _main_videos(profile: Profile) -> int:
+    return min(profile.data.videos, profile.data.prompts)
 
 
-def _videos(profile: Profile, count: int, name: str = "") -> Step:
-    denoising, frames = profile.video.inference_steps, profile.video.frames
-    what = f"{name}: {count:,} videos" if name else f"{count:,} videos"
-    return Step(what, count * denoising, "generate video", "frame", frames / denoising)
+def _video_model(profile: Profile, what: str, models: int = 1) -> Step:
+    count = models * profile.video.steps * profile.video.batch_size
+    return Step(what, count, "finetune video model", "video model", models / count)
 
 
-def _labels(profile: Profile, videos: int, name: str = "") -> list[Step]:
-    before = f"{name}: " if name else ""
+def _videos(profile: Profile, count: int, before: str = "") -> list[Step]:
+    denoising = profile.video.inference_steps
     frames = profile.video.frames
+    what = f"{before}{count:,} videos"
     return [
-        Step(f"{before}frames that the filter sees", 8 * videos, "image features"),
-        Step(f"{before}frames that give the elevation", frames * videos, "image features"),
+        Step(f"{before}first frames", count, "draw image"),
+        Step(what, count * denoising, "generate video", "frame", frames / denoising),
+    ]
+
+
+def _labels(profile: Profile, videos: int, before: str = "") -> list[Step]:
+    from vfusion3d.curation.labels import ELEVATION_VIEWS, QUALITY_FRAMES  # takes seconds
+
+    frames = profile.video.frames
+    groups = frames // ELEVATION_VIEWS
+    return [
+        Step(f"{before}frames that the filter sees", QUALITY_FRAMES * videos, "image features"),
+        Step(f"{before}frames that give the elevation", ELEVATION_VIEWS * groups * videos, "image features"),
         Step(f"{before}masks", frames * videos, "mask", "mask"),
     ]
 
 
-def _training(profile: Profile, what: str, objects: float, *, part: bool = False, seeds: int = 1) -> Step:
-    """part: of the data only, which the profile may bound to `experiments.steps`."""
-    recipe = profile.training
-    seen = max(1, math.ceil(recipe.epochs * max(1, round(objects)) / recipe.batch_size))
-    seen = min(seen, recipe.max_steps or seen)
-    if part and profile.experiments.steps:
-        seen = profile.experiments.steps
-    samples = seeds * seen * recipe.batch_size
-    return Step(what, samples, "train VFusion3D", "VFusion3D", 1 / samples)
+def _own_videos(profile: Profile, row: str, runs: list[Planned]) -> list[Step]:
+    """What variants need that generate with a video model of their own."""
+    if not runs[0].scaled.video_objects:
+        return []
+    videos = sum(run.generated for run in runs)
+    before = f"{row}: "
+    model = _video_model(profile, f"{before}fine-tuning of the video model", len(runs))
+    return [model, *_videos(profile, videos, before), *_labels(profile, videos, before)]
 
 
-def _finetuning(profile: Profile, what: str, objects: int) -> Step:
-    recipe = profile.finetuning
-    samples = math.ceil(recipe.epochs * objects / recipe.batch_size) * recipe.batch_size if recipe else 0
-    return Step(what, samples, "train VFusion3D", "VFusion3D", 1 / max(1, samples))
-
-
-def _tests(profile: Profile, variants: int) -> list[Step]:
-    items = profile.data.test_objects + profile.data.eval_prompts
-    return [Step("evaluation of the variants", variants * items * NOVEL_VIEWS, "evaluate view")]
+def _training(what: str, trainings: list[Training]) -> Step:
+    samples = sum(training.steps * training.recipe.batch_size for training in trainings)
+    return Step(what, samples, "train VFusion3D", "VFusion3D", len(trainings) / samples)
 
 
 def _row(step: Step, known: dict[str, Any], size: str, machine: dict[str, Any]) -> dict[str, Any]:
     rate = known["rates"][step.rate]
-    entry, seconds, device, where = rate[size], None, None, f"{rate[size]['known']}: {rate[size]['source']}"
+    entry = rate[size]
+    seconds = None
+    device = None
+    where = f"{rate[size]['known']}: {rate[size]['source']}"
     if "tflop" in entry:
-        seconds, device = entry["tflop"] / known["a100"]["tflop_a_second"], "GPU"
+        seconds = entry["tflop"] / known["a100"]["tflop_a_second"]
+        device = "GPU"
     elif "gpu_seconds" in entry:
-        seconds, device = entry["gpu_seconds"], "GPU"
+        seconds = entry["gpu_seconds"]
+        device = "GPU"
     elif "core_seconds" in entry:
         device = "core" if rate.get("cores") or not machine["gpus"] else "GPU"
         seconds = entry["core_seconds"] if device == "core" else None

@@ -7,7 +7,6 @@ The executed copy appears under its name only when every cell has run, and says 
 """
 
 import argparse
-import ast
 import base64
 import contextlib
 import os
@@ -86,35 +85,6 @@ def run_notebook(notebook: str | Path, profile: str | Path, root: str | Path = "
     write_whole(executed, partial(nbformat.write, finished))
     unfinished.unlink()
     return executed
-
-
-def dry_run(notebook: str | Path, profile: str | Path, root: str | Path = ".", seed: int = 0) -> Any:
-    """What the cell tagged `plan` shows at `profile`, a table of `vfusion3d.book.plan`, without running the notebook.
-
-    Runs the code cells up to that one, in this process and in the notebook's folder, with the parameters of
-    `run_notebook`. Nothing is written. Raises NotebookError where there is no such cell, or where one of them fails.
-    """
-    notebook = Path(notebook)
-    cells = [cell for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "code"]
-    tags = [cell.metadata.get("tags", []) for cell in cells]
-    if not any("plan" in of_cell for of_cell in tags):
-        raise NotebookError(f"{notebook} has no cell tagged `plan`, so it cannot say what it would do")
-    parameters = _parameters(notebook, profile, Path(root) / "runs" / load_profile(profile).name, seed)
-    names, shown = {"__name__": "__main__"}, None
-    with contextlib.chdir(notebook.parent):
-        for cell, of_cell in zip(cells, tags):
-            code = ast.parse(cell.source)
-            ends = code.body.pop() if code.body and isinstance(code.body[-1], ast.Expr) else None
-            try:
-                exec(compile(code, str(notebook), "exec"), names)
-                shown = eval(compile(ast.Expression(ends.value), str(notebook), "eval"), names) if ends else None
-            except Exception as error:
-                raise NotebookError(f"{notebook}: {type(error).__name__}: {error}") from error
-            if "parameters" in of_cell:
-                names |= parameters
-            if "plan" in of_cell:
-                break
-    return shown
 
 
 def _parameters(notebook: Path, profile: str | Path, run_dir: Path, seed: int) -> dict[str, Any]:
@@ -201,6 +171,20 @@ def _without_bars(text: str) -> str:
     return "\n".join(line for line in lines if not BAR.match(line.rstrip()))
 
 
+def dry_run(notebook: str | Path, profile: str | Path) -> str:
+    """What the notebook of this name would do at `profile` (`vfusion3d.book.plan`), a step a line; it is not opened.
+
+    Raises NotebookError for one that has no plan.
+    """
+    from vfusion3d.book.plan import plan
+
+    config = load_profile(profile)
+    try:
+        return plan(Path(notebook).stem, config).fillna("").to_string(index_names=False)
+    except ValueError as error:
+        raise NotebookError(f"{notebook}: {error}") from error
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns 1 with the notebook's error where it did not run to its end."""
     parser = argparse.ArgumentParser(prog="python -m vfusion3d.book.run", description=__doc__.split("\n")[0])
@@ -211,12 +195,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
     options = parser.parse_args(arguments)
     for notebook in options.notebooks:
-        how = (notebook, options.profile, options.root, options.seed)
         try:
             if options.dry_run:
-                print(f"{notebook} at profile {load_profile(options.profile).name}\n{_as_text(dry_run(*how))}\n")
+                planned = dry_run(notebook, options.profile)
+                print(f"{notebook} at profile {load_profile(options.profile).name}\n{planned}\n")
             else:
-                print(f"{notebook} ran; executed copy in {run_notebook(*how)}")
+                executed = run_notebook(notebook, options.profile, options.root, options.seed)
+                print(f"{notebook} ran; executed copy in {executed}")
         except (NotebookError, ProfileError, FileNotFoundError) as error:
             print(error, file=sys.stderr)
             return 1
@@ -224,11 +209,6 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{notebook}: interrupted; the same command goes on", file=sys.stderr)
             return 130
     return 0
-
-
-def _as_text(shown: Any) -> str:
-    """A table with all its rows and columns, one line each; anything else as it is."""
-    return shown.fillna("").to_string(index_names=False) if hasattr(shown, "to_string") else str(shown)
 
 
 if __name__ == "__main__":

@@ -61,8 +61,10 @@ nav { columns: 2; }
 
 def write_summary(profile: str | Path, root: str | Path = ".") -> Path:
     """Write root/papermill_runs/<profile>/index.html from what lies in root/figures/<profile>/, and return its path."""
-    config, root = load_profile(profile), Path(root)
-    figures, runs = root / "figures" / config.name, root / "papermill_runs" / config.name
+    config = load_profile(profile)
+    root = Path(root)
+    figures = root / "figures" / config.name
+    runs = root / "papermill_runs" / config.name
     shown = {part: _part(part, figures) for part in PARTS}
     missing = [part for part, content in shown.items() if not content]
     name = html.escape(config.name)

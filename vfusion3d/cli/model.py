@@ -194,12 +194,14 @@ def run_experiment(options: argparse.Namespace) -> int:
         options.parser.error("name a variant or a table; --list shows what there is")
     if options.seeds is not None and options.seeds < 1:
         options.parser.error(f"--seeds {options.seeds}: must be at least 1")
-    from vfusion3d.experiments.run import planned_trainings, run_variant
+    from vfusion3d.experiments.plan import planned_runs, planned_table
+    from vfusion3d.experiments.run import run_variant
 
     profile, run_dir = run_of(options)
     runs = experiments.runs(profile, options.names, options.seed, options.seeds)
     if options.plan:
-        print(planned_trainings(profile, options.names, options.seed, options.seeds).to_string(index=False))
+        planned = planned_runs(profile, options.names, options.seed, options.seeds)
+        print(planned_table(planned).to_string(index=False))
         return 0
     for number, (name, seed) in enumerate(runs, 1):
         start = time.perf_counter()

@@ -99,7 +99,7 @@ def save(figure: Figure, path: str | Path) -> list[Path]:
 
     The PDF holds images in their own resolution, for the viewer to enlarge. Both have 32 levels a channel.
     """
-    path, drawn = Path(path), {}
+    drawn = {}
     images = figure.findobj(AxesImage)
     before = [image.get_interpolation() for image in images]
     with paper_style():
@@ -112,7 +112,7 @@ def save(figure: Figure, path: str | Path) -> list[Path]:
     for image, interpolation in zip(images, before, strict=True):
         image.set_interpolation(interpolation)
     drawn["png"] = smaller_png(drawn["png"])
-    targets = [(path.with_name(f"{path.name}.{kind}"), drawn[kind]) for kind in ("pdf", "png")]
+    targets = [(Path(f"{path}.{kind}"), drawn[kind]) for kind in ("pdf", "png")]
     return [write_whole(target, partial(Path.write_bytes, data=data)) for target, data in targets]
 
 
@@ -125,9 +125,9 @@ def page(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def text_width(text: str, size: float = STYLE["font.size"], weight: str = "normal") -> float:
+def text_width(text: str, size: float = STYLE["font.size"]) -> float:
     """Inches that the longest line of `text` takes in the shared style, at `size` points."""
-    font = FontProperties(family=STYLE["font.family"], size=size, weight=weight)
+    font = FontProperties(family=STYLE["font.family"], size=size)
     return max(TextPath((0, 0), line or " ", prop=font).get_extents().width for line in text.split("\n")) / 72
 
 
@@ -257,7 +257,8 @@ def smooth(values: Sequence[float], smoothing: float) -> np.ndarray:
     """Exponential mean of `values` with the start's bias removed: a constant stays the constant it is."""
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing has to be in [0, 1), it is {smoothing}")
-    total, weight, means = 0.0, 0.0, []
+    total = weight = 0.0
+    means = []
     for value in values:
         total, weight = smoothing * total + (1 - smoothing) * value, smoothing * weight + (1 - smoothing)
         means.append(total / weight)

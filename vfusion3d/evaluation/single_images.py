@@ -21,12 +21,11 @@ from torch import Tensor
 from vfusion3d.cameras import ORBIT_DISTANCE, default_intrinsics, look_at_origin, orbit_cameras, sphere_position
 from vfusion3d.data.images import resize, uniform_frames
 from vfusion3d.evaluation.protocol import Predictor, model_predictor
-from vfusion3d.foundations.text_to_image import text_to_image
-from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.progress import tqdm
 
 if TYPE_CHECKING:
     from vfusion3d.foundations.clip import Clip
+    from vfusion3d.foundations.text_to_image import TextToImage
     from vfusion3d.model.vfusion3d import VFusion3D
 
 ORBIT_VIEWS = 8
@@ -110,13 +109,12 @@ def around(
 
 
 def prompt_images(
-    profile: Profile, prompts: Sequence[str], seed: int, size: int
+    draw: "TextToImage", prompts: Sequence[str], seed: int, size: int
 ) -> Float[Tensor, "prompts 3 size size"]:
     """What the text-to-image role draws for each prompt (section 4.2), in [0, 1], on the CPU.
 
-    Each picture has random numbers of its own, so the first ten of forty are those of ten prompts.
+    draw: the role. Each picture has random numbers of its own, so the first ten of forty are those of ten prompts.
     """
-    draw = text_to_image(profile)
     drawn = [torch.zeros(0, 3, size, size)]
     for index, prompt in enumerate(prompts):
         own = np.random.default_rng([seed, index, PROMPT_STREAM])

@@ -1,4 +1,4 @@
-"""The paper's numbers beside ours, as CSV, Markdown, and a picture.
+"""The paper's numbers beside ours, as CSV, Markdown and LaTeX.
 
 A comparison is a DataFrame with one row a method and two levels of columns: the metric, then where the number comes
 from: "paper", the profile ours were measured at, and that profile's standard deviation where several seeds were run.
@@ -8,16 +8,15 @@ from: "paper", the profile ours were measured at, and that profile's standard de
     >>> write_table(table, folder / "table_4", caption="...")
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
 import yaml
-from matplotlib.figure import Figure
 
-from vfusion3d.evaluation.figures import page, paper_style, save, text_width
 from vfusion3d.runs.claim import write_whole
 
 # How a metric is shown: its name with the direction of better, decimals, and whether more is better.
@@ -31,7 +30,8 @@ METRICS = {
     "quality": ("Quality (%) ↑", 1, True),
     "faithfulness": ("Faithfulness (%) ↑", 1, True),
 }
-SURE = 2.0  # standard errors beyond which a difference is more than luck with the test items
+CRITICAL_VALUE = 2.0  # standard errors beyond which a difference is more than luck with the test items
+SIGNS = {"↑": r"\uparrow", "↓": r"\downarrow", "±": r"\pm"}  # LaTeX's names
 NUMBERS = Path(__file__).with_name("paper_numbers.yaml")
 
 
@@ -47,10 +47,9 @@ class PaperTable:
 
 def paper_table(name: str) -> PaperTable:
     """The published numbers under `name`: "table_1" to "table_6", or "figure_5". Rates are percent."""
-    tables = yaml.safe_load(NUMBERS.read_text(encoding="utf-8"))
-    if name not in tables:
+    if name not in (tables := _published()):
         raise ValueError(f"the paper has no {name!r}: choose one of {', '.join(tables)}")
-    return PaperTable(**tables[name])
+    return tables[name]
 
 
 def mean_over_objects(results: pd.DataFrame) -> pd.DataFrame:
@@ -69,34 +68,41 @@ def mean_over_objects(results: pd.DataFrame) -> pd.DataFrame:
     return scores
 
 
-def differences(results: pd.DataFrame, method: str) -> pd.DataFrame:
-    """How far `method` is ahead of every other one, item by item: all of them saw the same items.
+def differences(
+    results: pd.DataFrame, method: str, others: Sequence[str] | None = None, metrics: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """How far `method` is ahead of others, item by item: all of them saw the same items.
 
-    results: one row per item (`key`) and method. Returns one row per other method and metric: `than`, `metric`,
-    `difference` (the mean over the items, ours minus theirs), `error` (its standard error), `verdict` ("ahead" or
-    "behind" by more than two standard errors, else "draw": which way is better depends on the metric) and `text`, all
-    of it in words. Raises ValueError where `method` has no results.
+    results: one row per item (`key`, with `test` where there are several tests), method and perhaps seed; an item's
+    seeds are averaged first. others, metrics: by default all there are. Returns one row per other method and metric:
+    `than`, `metric`, `difference` (the mean over the items, ours minus theirs), `error` (its standard error), `items`
+    (how many both have), `verdict` and `text`, all of it in words. Raises ValueError where one has no scores.
     """
-    if method not in set(results["method"]):
-        raise ValueError(f"{method!r} has no results, only {', '.join(results['method'].unique())}")
-    others = [name for name in results["method"].unique() if name != method]
+    known = list(results["method"].unique())
     rows = []
-    for metric in (metric for metric in METRICS if metric in results):
+    if method not in known:
+        raise ValueError(f"{method!r} has no results, only {', '.join(known)}")
+    others = [name for name in known if name != method] if others is None else others
+    item = [name for name in ("test", "key") if name in results]
+    for metric in [name for name in METRICS if name in results] if metrics is None else metrics:
         _, decimals, more = METRICS[metric]
-        scores = results.pivot(index="key", columns="method", values=metric)
+        scores = results.groupby([*item, "method"])[metric].mean().unstack("method").dropna(axis=1, how="all")
+        if missing := [name for name in (method, *others) if name not in scores]:
+            raise ValueError(f"there are no scores {metric} of {', '.join(missing)}")
         for name in others:
-            mean, error, _ = paired_difference(scores[method], scores[name])
-            better = mean if more else -mean
-            verdict = "ahead" if better > SURE * error else "behind" if better < -SURE * error else "draw"
-            text = f"{mean:+.{decimals}f} ± {error:.{decimals}f}, {verdict}"
-            rows.append((name, metric, mean, error, verdict, text))
-    return pd.DataFrame(rows, columns=["than", "metric", "difference", "error", "verdict", "text"])
+            ahead = (scores[method] - scores[name]).dropna()
+            mean = ahead.mean()
+            error = ahead.sem()
+            found = verdict(mean, error, more)
+            text = f"{mean:+.{decimals}f} ± {error:.{decimals}f}, {found}"
+            rows.append((name, metric, mean, error, len(ahead), found, text))
+    return pd.DataFrame(rows, columns=["than", "metric", "difference", "error", "items", "verdict", "text"])
 
 
-def paired_difference(ours: pd.Series, theirs: pd.Series) -> tuple[float, float, int]:
-    """Ours minus theirs over the items that both have: the mean, its standard error, and how many items there are."""
-    ahead = (ours - theirs).dropna()
-    return ahead.mean(), ahead.sem(), len(ahead)
+def verdict(difference: float, error: float, more_is_better: bool) -> str:
+    """What a difference with its standard error says: "ahead", "behind", or "draw" below two errors or without one."""
+    gain = difference if more_is_better else -difference
+    return "ahead" if gain > CRITICAL_VALUE * error else "behind" if gain < -CRITICAL_VALUE * error else "draw"
 
 
 def ahead_of(found: pd.DataFrame, others: Sequence[str], metrics: Sequence[str]) -> str:
@@ -149,51 +155,45 @@ def to_markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def render_table(table: pd.DataFrame, caption: str = "") -> Figure:
-    """The comparison as a picture, in the manner of the paper's tables; the best number of each column is bold."""
-    shown, rows = _shown(table), list(_cells(table))
-    first = 0.15 + max(text_width(str(name)) for name in [table.index.name, *table.index])
-    widths = _column_widths(shown, rows)
-    width, line = max(first + sum(widths), text_width(caption) + 0.1 if caption else 0), 0.19
-    first = width - sum(widths)
-    height = line * (len(rows) + 2 + 1.2 * bool(caption)) + 0.1
-    with paper_style():
-        figure, axes = page(width, height)
-        top = 0.05
-        if caption:
-            axes.text(0.02, top + 0.5 * line, caption, va="center", style="italic", parse_math=False)
-            top += 1.2 * line
-        edges = [first + sum(widths[:column]) for column in range(len(widths) + 1)]
-        axes.text(0.05, top + line, table.index.name, va="center")
-        for metric in dict.fromkeys(metric for metric, _ in shown):
-            mine = [column for column, (other, _) in enumerate(shown) if other == metric]
-            left, right = edges[mine[0]] + 0.06, edges[mine[-1] + 1] - 0.06
-            axes.text((left + right) / 2, top + 0.5 * line, METRICS[metric][0], ha="center", va="center")
-            axes.plot([left, right], [top + line] * 2, color="0.6", lw=0.5, ls="-")
-        for column, (_, source) in enumerate(shown):
-            middle = (edges[column] + edges[column + 1]) / 2
-            axes.text(middle, top + 1.5 * line, source, ha="center", va="center", color="0.35", parse_math=False)
-        for row, (name, cells) in enumerate(rows):
-            y = top + (2.5 + row) * line
-            axes.text(0.05, y, name, va="center", parse_math=False)
-            for column, (text, best) in enumerate(cells):
-                middle = (edges[column] + edges[column + 1]) / 2
-                axes.text(middle, y, text, ha="center", va="center", weight="bold" if best else "normal")
-        for y, thickness in ((top, 1.0), (top + 2 * line, 0.6), (top + (2 + len(rows)) * line, 1.0)):
-            axes.plot([0, width], [y, y], color="black", lw=thickness, ls="-", clip_on=False)
-    return figure
+def to_latex(table: pd.DataFrame, caption: str = "") -> str:
+    """The comparison as a LaTeX table (package booktabs); the best number of each column is bold."""
+    rows = dict(_cells(table))
+    shown = _shown(table)
+    columns = pd.MultiIndex.from_tuples([(METRICS[metric][0], source) for metric, source in shown])
+    index = pd.Index(rows, name=table.index.name)
+    texts = pd.DataFrame([[text for text, _ in cells] for cells in rows.values()], index, columns)
+    bold = pd.DataFrame(
+        [["textbf:--rwrap" if best else "" for _, best in cells] for cells in rows.values()], index, columns
+    )
+    styled = texts.style.format(escape="latex").apply(lambda _: bold, axis=None)
+    for axis in (0, 1):
+        styled = styled.format_index(escape="latex", axis=axis)
+    styled = styled.format_index_names(escape="latex")
+    aligned = "l" + "r" * len(columns)
+    words = re.sub(r"([%&#_$])", r"\\\1", caption) or None
+    written = styled.to_latex(column_format=aligned, hrules=True, multicol_align="c", caption=words)
+    return written.translate({ord(sign): rf"${name}$" for sign, name in SIGNS.items()})
 
 
 def write_table(table: pd.DataFrame, path: str | Path, caption: str = "") -> list[Path]:
-    """Write the comparison as `path` .csv (columns METRIC/SOURCE), .md, .pdf and .png, each whole or not at all."""
+    """Write the comparison as `path` .csv (columns METRIC/SOURCE), .md and .tex, each whole or not at all."""
     path = Path(path)
     flat = table.set_axis([f"{metric}/{source}" for metric, source in table.columns], axis=1)
-    texts = {".csv": flat.to_csv(lineterminator="\n", float_format="%.6g"), ".md": to_markdown(table)}
-    written = []
-    for suffix, text in texts.items():
-        target = path.with_name(path.name + suffix)
-        written.append(write_whole(target, partial(Path.write_text, data=text, encoding="utf-8")))
-    return written + save(render_table(table, caption), path)
+    texts = {
+        ".csv": flat.to_csv(lineterminator="\n", float_format="%.6g"),
+        ".md": to_markdown(table),
+        ".tex": to_latex(table, caption),
+    }
+    return [
+        write_whole(path.with_name(path.name + suffix), partial(Path.write_text, data=text, encoding="utf-8"))
+        for suffix, text in texts.items()
+    ]
+
+
+@cache
+def _published() -> dict[str, PaperTable]:
+    tables = yaml.safe_load(NUMBERS.read_text(encoding="utf-8"))
+    return {name: PaperTable(**table) for name, table in tables.items()}
 
 
 def _shown(table: pd.DataFrame) -> list[tuple[str, str]]:
@@ -212,20 +212,10 @@ def _cells(table: pd.DataFrame):
         cells = []
         for metric, source in _shown(table):
             decimals = METRICS[metric][1]
-            number, spread = row[metric, source], row.get((metric, f"{source} std"))
+            number = row[metric, source]
+            spread = row.get((metric, f"{source} std"))
             text = "\u2013" if pd.isna(number) else f"{number:.{decimals}f}"
             if spread is not None and not pd.isna(spread):
                 text += f" ± {spread:.{decimals}f}"
             cells.append((text, not pd.isna(number) and round(number, decimals) == best[metric, source]))
         yield str(name), cells
-
-
-def _column_widths(shown: list[tuple[str, str]], rows: list) -> list[float]:
-    """Inches a column: wide enough for its numbers, and together for the metric's name above them."""
-    widths = []
-    for column, (metric, source) in enumerate(shown):
-        together = sum(other == metric for other, _ in shown)
-        heading = (text_width(METRICS[metric][0]) + 0.14) / together
-        numbers = [text_width(cells[column][0], weight="bold") for _, cells in rows]
-        widths.append(max(heading, 0.22 + max([text_width(source), *numbers])))
-    return widths

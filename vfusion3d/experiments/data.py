@@ -16,9 +16,9 @@ from vfusion3d.data.images import on_white
 from vfusion3d.data.shards import MultiviewShards, VideoShards
 from vfusion3d.data.subset import Subset
 from vfusion3d.data.synthetic import SyntheticShards
-from vfusion3d.experiments.variants import Finetuning, Variant
-from vfusion3d.foundations.aesthetic_score import AestheticScore, aesthetic_score
-from vfusion3d.foundations.text_to_image import text_to_image
+from vfusion3d.experiments.variants import FEWEST, Scaled
+from vfusion3d.foundations.aesthetic_score import AestheticScore
+from vfusion3d.foundations.roles import Roles
 from vfusion3d.runs import layout
 from vfusion3d.runs.claim import claim_folder, write_whole
 from vfusion3d.runs.profiles import Profile
@@ -27,7 +27,6 @@ from vfusion3d.video.finetune import finetune_video_model
 from vfusion3d.video.generate import generate_videos
 
 PART_STREAM = 43  # beside a variant's seed: no other step draws these random numbers
-FEWEST = 4  # videos to train on, the best by the filter's score where fewer pass it
 SEEN_VIEWS = 8  # of a 3D object, for its aesthetic score
 
 
@@ -41,21 +40,20 @@ class TrainingData:
 
 
 def training_data(
-    profile: Profile, run_dir: Path, variant: Variant, folder: Path, seed: int, *, overwrite: bool = False
+    profile: Profile, run_dir: Path, scaled: Scaled, folder: Path, seed: int, *, overwrite: bool = False
 ) -> TrainingData:
     """The data of a variant; the videos of a video model of its own are made in `folder` if need be.
 
     Raises MissingArtifact that names the notebook whose results are missing.
     """
-    if variant.data == "3d":
+    if scaled.variant.data == "3d":
         return TrainingData(objects_3d(run_dir))
-    videos, labels = layout.synthetic_data.need(run_dir), layout.synthetic_labels.need(run_dir)
-    generated = None if variant.generated is None else profile.scaled(variant.generated)
-    wanted = None if variant.videos is None else profile.scaled(variant.videos)
-    if variant.video_objects is not None:
-        videos, labels = _own_videos(profile, run_dir, variant, folder, seed, overwrite)
-        generated = None
-    return good_videos(videos, labels, seed, generated=generated, wanted=wanted)
+    videos = layout.synthetic_data.need(run_dir)
+    labels = layout.synthetic_labels.need(run_dir)
+    if scaled.video_objects is None:
+        return good_videos(videos, labels, seed, generated=scaled.generated, wanted=scaled.videos)
+    _own_videos(profile, run_dir, scaled, folder, seed, overwrite)
+    return good_videos(folder / "videos", folder / "labels", seed, wanted=scaled.videos)
 
 
 def good_videos(
@@ -70,42 +68,43 @@ def good_videos(
     scores = np.array([facts["score"] for facts in everything.facts])
     good = [index for index in drawn if scores[index] >= 0]
     taken = good if len(good) >= FEWEST else sorted(drawn, key=lambda index: -scores[index])[:FEWEST]
-    facts = {"generated": len(drawn), "good": len(good)}
     if generated is None and len(good) == len(taken) <= (wanted or len(good)):
-        return TrainingData(SyntheticShards(videos, labels), **facts)  # the very data of notebook 06
-    return TrainingData(Subset(everything, taken[:wanted]), **facts)
+        return TrainingData(SyntheticShards(videos, labels), len(drawn), len(good))  # the very data of notebook 06
+    return TrainingData(Subset(everything, taken[:wanted]), len(drawn), len(good))
 
 
-def finetuning_data(profile: Profile, run_dir: Path, finetuning: Finetuning, seed: int) -> MultiviewShards | Subset:
+def finetuning_data(roles: Roles, run_dir: Path, scaled: Scaled, seed: int) -> MultiviewShards | Subset:
     """The 3D objects of a fine-tuning: the best by the aesthetic score, or drawn with the seed; all where it says so.
 
     Raises ValueError for more views than are stored.
     """
     shards = objects_3d(run_dir)
-    stored, views = len(shards.picture_names(0)), None
-    count = min(profile.scaled_3d(finetuning.objects), len(shards))
-    if finetuning.views is not None and finetuning.views != stored:
-        if stored % finetuning.views:
+    asked = scaled.variant.finetuning
+    stored = len(shards.picture_names(0))
+    views = None
+    count = min(scaled.objects, len(shards))
+    if asked.views is not None and asked.views != stored:
+        if stored % asked.views:
             raise ValueError(
-                f"{shards.folder} holds {stored} views of an object, of which no {finetuning.views} can be taken evenly"
+                f"{shards.folder} holds {stored} views of an object, of which no {asked.views} can be taken evenly"
             )
-        views = range(0, stored, stored // finetuning.views)
+        views = range(0, stored, stored // asked.views)
     if count == len(shards):
         return shards if views is None else Subset(shards, range(count), views)
-    if finetuning.chosen == "random":
+    if asked.chosen == "random":
         return Subset(shards, _order(len(shards), seed)[:count], views)
-    scores = aesthetic_scores(profile, run_dir, shards)
+    scores = aesthetic_scores(roles, run_dir, shards)
     return Subset(shards, sorted(range(len(shards)), key=lambda index: -scores[index])[:count], views)
 
 
-def aesthetic_scores(profile: Profile, run_dir: Path, shards: MultiviewShards) -> np.ndarray:
+def aesthetic_scores(roles: Roles, run_dir: Path, shards: MultiviewShards) -> np.ndarray:
     """How pleasing each 3D object is by the role aesthetic_score (section 4.3), kept in a file of the run."""
     folder = layout.aesthetic_scores(run_dir)
-    judged_by = {"clip": profile.foundations.clip, "aesthetic_score": profile.foundations.aesthetic_score}
+    judged_by = {"clip": roles.names.clip, "aesthetic_score": roles.names.aesthetic_score}
     claim_folder(folder, {**judged_by, "data": shards.fingerprint, "views": SEEN_VIEWS}, overwrite=True)
     path = folder / "scores.csv"
     if not path.exists():
-        scores = score_objects(aesthetic_score(profile), shards)
+        scores = score_objects(roles.aesthetic_score, shards)
         write_whole(path, lambda partial: np.savetxt(partial, scores, header="score", comments=""))
     return np.loadtxt(path, skiprows=1, ndmin=1)
 
@@ -125,22 +124,22 @@ def objects_3d(run_dir: Path) -> MultiviewShards:
     return MultiviewShards(layout.objects_3d.need(run_dir))
 
 
-def _own_videos(
-    profile: Profile, run_dir: Path, variant: Variant, folder: Path, seed: int, overwrite: bool
-) -> tuple[Path, Path]:
-    """Videos of a video model fine-tuned on a part of the 3D data, from images that notebook 04 drew too."""
-    orbits, whole = objects_3d(run_dir), VideoShards(layout.synthetic_data(run_dir))
-    objects = min(profile.scaled_3d(variant.video_objects), len(orbits))
-    how = {"seed": seed, "overwrite": overwrite}
-    model = finetune_video_model(profile, orbits.folder, folder / "video_model", objects=objects, **how)
+def _own_videos(profile: Profile, run_dir: Path, scaled: Scaled, folder: Path, seed: int, overwrite: bool) -> None:
+    """Labelled videos of a video model fine-tuned on a part of the 3D data, from images that notebook 04 drew too."""
+    orbits = objects_3d(run_dir)
+    whole = VideoShards(layout.synthetic_data(run_dir))
+    objects = min(scaled.video_objects, len(orbits))
+    model = finetune_video_model(
+        profile, orbits.folder, folder / "video_model", objects=objects, seed=seed, overwrite=overwrite
+    )
     (folder / "video_model" / "checkpoint.safetensors").unlink(missing_ok=True)
-    drawn = _order(len(whole), seed)[: profile.scaled(variant.generated)]
+    drawn = _order(len(whole), seed)[: scaled.generated]
     asked = {known["index"]: known["prompt"] for known in map(whole.metadata, sorted(drawn))}
     made_with = whole.index["settings"]
     generate_videos(
         folder / "videos",
         [asked.get(index, "") for index in range(max(asked) + 1)],
-        text_to_image(profile),
+        Roles(profile).text_to_image,
         model,
         profile.video,
         drawn_by=made_with["text_to_image"],
@@ -151,7 +150,6 @@ def _own_videos(
     )
     labeller, settings = stored_labeller(profile, run_dir)
     label_videos(folder / "videos", folder / "labels", labeller, settings=settings, overwrite=overwrite)
-    return folder / "videos", folder / "labels"
 
 
 def _order(count: int, seed: int) -> list[int]:

@@ -1,10 +1,11 @@
-"""From the scores of variants to a table and to what it says: our rows, differences item by item, verdicts.
+"""From the scores of variants to a table and to what it says: our rows, and verdicts on the paper's claims.
 
 Every variant answers the same questions (the same objects, input views and prompts), so two of them are compared item
 by item: the mean of the differences has a standard error, which knows the luck of the test items. It does not know the
 luck of another training; that is what seeds are for.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from matplotlib.figure import Figure
 from vfusion3d.evaluation.figures import contact_sheet
 from vfusion3d.evaluation.protocol import model_predictor
 from vfusion3d.evaluation.showcase import novel_views_by
-from vfusion3d.evaluation.tables import METRICS, SURE, mean_over_objects, paired_difference, paper_table
+from vfusion3d.evaluation.tables import METRICS, differences, mean_over_objects, paper_table
 from vfusion3d.experiments.run import Result, read_result
 from vfusion3d.experiments.variants import Experiments, load_experiments, seeds_of
 from vfusion3d.model.vfusion3d import VFusion3D
@@ -27,6 +28,7 @@ from vfusion3d.runs.profiles import Profile
 if TYPE_CHECKING:
     from vfusion3d.data.shards import MultiviewSample
 
+CLAIMED = {"ahead": "supported", "behind": "contradicted", "draw": "open"}  # what a difference says of "it is better"
 TRUSTED = 20  # test items from which a standard error can be trusted
 
 
@@ -89,52 +91,30 @@ def made_of(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
     return means.dropna(axis=1, how="all")
 
 
-def differences(scores: pd.DataFrame, better: str, worse: str, metrics: Sequence[str]) -> pd.DataFrame:
-    """`better` minus `worse`, item by item, the seeds averaged first: `mean`, `error` and `items` of each metric.
-
-    error: the standard error over the test items. Raises ValueError where a row or all its scores are missing.
-    """
-    rows = {}
-    for metric in metrics:
-        items = scores.dropna(subset=[metric]).pivot_table(index=["test", "key"], columns="method", values=metric)
-        if missing := [row for row in (better, worse) if row not in items]:
-            raise ValueError(f"there are no scores {metric} of {', '.join(missing)}")
-        mean, error, count = paired_difference(items[better], items[worse])
-        rows[metric] = {"mean": mean, "error": error, "items": count}
-    return pd.DataFrame(rows).T.astype({"items": int})
-
-
 def verdicts(scores: pd.DataFrame, claims: Sequence[Claim], table: str) -> pd.DataFrame:
     """Each claim with the paper's difference, ours, and whether ours supports it, contradicts it, or leaves it open.
 
-    Open: below two standard errors. `table`: the paper's numbers (`tables.paper_table`).
+    Open: below two standard errors. `table`: the paper's numbers (`tables.paper_table`); it has none of a row of one's
+    own. Raises ValueError where a row has no scores.
     """
     published = pd.DataFrame(paper_table(table).rows).set_index("name")
     rows = []
     for claim in claims:
-        name, decimals, more = METRICS[claim.metric]
-        ours = differences(scores, claim.better, claim.worse, [claim.metric]).loc[claim.metric]
-        paper = published.loc[claim.better, claim.metric] - published.loc[claim.worse, claim.metric]
+        name, decimals, _ = METRICS[claim.metric]
+        (ours,) = differences(scores, claim.better, [claim.worse], [claim.metric]).itertuples()
+        paper = published[claim.metric].get(claim.better, np.nan) - published[claim.metric].get(claim.worse, np.nan)
         rows.append(
             {
                 "claim": claim.text,
                 "rows": f"{claim.better} minus {claim.worse}",
                 "metric": name,
-                "paper": f"{paper:+.{decimals}f}",
-                "ours": f"{ours['mean']:+.{decimals + 1}f} ± {ours['error']:.{decimals + 1}f}",
-                "items": int(ours["items"]),
-                "verdict": verdict(ours["mean"], ours["error"], more),
+                "paper": "–" if np.isnan(paper) else f"{paper:+.{decimals}f}",
+                "ours": f"{ours.difference:+.{decimals + 1}f} ± {ours.error:.{decimals + 1}f}",
+                "items": ours.items,
+                "verdict": CLAIMED[ours.verdict],
             }
         )
     return pd.DataFrame(rows)
-
-
-def verdict(difference: float, error: float, more_is_better: bool) -> str:
-    """What a difference says of the claim that it is an improvement: "supported", "contradicted" or "open"."""
-    gain = difference if more_is_better else -difference
-    if not np.isfinite(error) or abs(gain) < SURE * error or gain == 0:
-        return "open"
-    return "supported" if gain > 0 else "contradicted"
 
 
 def as_markdown(rows: pd.DataFrame) -> str:
@@ -172,16 +152,17 @@ def outputs_sheet(
     samples: Sequence["MultiviewSample"],
     *,
     size: int,
-    labels: Sequence[str] | None = None,
     turn: float = 3 / 8,
     device: str | torch.device = "cpu",
 ) -> Figure:
     """What every model makes of the same inputs: a row an object, the input, one novel view by each model, the truth.
 
-    turn: how far round the orbit from the input the novel view stands, in whole turns. labels: of the columns.
+    turn: how far round the orbit from the input the novel view stands, in whole turns.
     """
     rows = [
         torch.cat(list(novel_views_by(methods, sample, size=size, turns=(turn,), device=device).values()))
         for sample in samples
     ]
-    return contact_sheet(torch.stack(rows), column_labels=["input", *(labels or methods), "truth"])
+    letters = 105 // (2 + len(methods))  # that fit above a column
+    names = [textwrap.fill(name, letters, break_on_hyphens=False) for name in methods]
+    return contact_sheet(torch.stack(rows), column_labels=["input", *names, "truth"])

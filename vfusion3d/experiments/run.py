@@ -6,7 +6,6 @@ what notebook 06 or 07 trained, or another variant, takes that model, and is onl
 
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,13 @@ from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.evaluation.protocol import evaluate_3d, model_predictor
 from vfusion3d.evaluation.single_images import evaluate_single_images, orbit_of, prompt_images
 from vfusion3d.experiments.data import finetuning_data, training_data
-from vfusion3d.experiments.variants import Experiments, finetuning_recipe, load_experiments, training_recipe
-from vfusion3d.foundations.clip import clip
-from vfusion3d.foundations.loading import device_of
-from vfusion3d.foundations.perceptual import perceptual_distance
+from vfusion3d.experiments.variants import Experiments, load_experiments
+from vfusion3d.foundations.roles import Roles
 from vfusion3d.learning.loop import CHECKPOINT, fingerprint
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs import layout
 from vfusion3d.runs.claim import SETTINGS, short_name, write_whole
-from vfusion3d.runs.profiles import KEPT, Profile, Recipe
-from vfusion3d.training.schedule import total_steps
+from vfusion3d.runs.profiles import Profile, Recipe
 from vfusion3d.training.train import new_model, train_vfusion3d, training_settings
 from vfusion3d.world.unseen import eval_prompts
 
@@ -68,23 +64,28 @@ def run_variant(
     was made with other settings is deleted and made anew; without it, ValueError says what differs. Raises
     MissingArtifact where notebooks 01 to 05 have not run, ProfileError for an unknown variant.
     """
-    run_dir, experiments = Path(run_dir), experiments or load_experiments()
-    variant, folder = experiments.variant(name), layout.experiment(run_dir, name, seed)
-    how = {"overwrite": overwrite}
-    if variant.start is not None:
-        begun = run_variant(profile, run_dir, variant.start, seed, experiments=experiments, overwrite=overwrite)
-        model, facts = begun.model, dict(begun.facts)
+    run_dir = Path(run_dir)
+    experiments = experiments or load_experiments()
+    scaled = experiments.variant(name).at(profile)
+    folder = layout.experiment(run_dir, name, seed)
+    start = scaled.variant.start
+    if start is not None:
+        begun = run_variant(profile, run_dir, start, seed, experiments=experiments, overwrite=overwrite)
+        model = begun.model
+        facts = dict(begun.facts)
     else:
-        data = training_data(profile, run_dir, variant, folder, seed, **how)
-        recipe = training_recipe(profile, variant, len(data.shards))
-        model = _trained(profile, run_dir, data.shards, folder / "trained", recipe, None, seed, **how)
-        facts = {"generated": data.generated, "good": data.good, "steps": total_steps(recipe, len(data.shards))}
-        facts["videos" if variant.data == "synthetic" else "objects"] = len(data.shards)
-    if variant.finetuning is not None:
-        objects = finetuning_data(profile, run_dir, variant.finetuning, seed)
-        recipe, start = finetuning_recipe(profile, len(objects)), VFusion3D.from_pretrained(model)
-        model = _trained(profile, run_dir, objects, folder / "finetuned", recipe, start, seed, **how)
-        facts |= {"objects": len(objects), "finetuning_steps": total_steps(recipe, len(objects))}
+        data = training_data(profile, run_dir, scaled, folder, seed, overwrite=overwrite)
+        samples = len(data.shards)
+        recipe = scaled.training.on(samples)
+        facts = {"generated": data.generated, "good": data.good, "steps": scaled.training.steps_on(samples)}
+        facts["videos" if scaled.variant.data == "synthetic" else "objects"] = samples
+        model = _trained(profile, run_dir, data.shards, folder / "trained", recipe, None, seed, overwrite=overwrite)
+    if scaled.finetuning is not None:
+        objects = finetuning_data(Roles(profile), run_dir, scaled, seed)
+        recipe = scaled.finetuning.on(len(objects))
+        facts |= {"objects": len(objects), "finetuning_steps": scaled.finetuning.steps_on(len(objects))}
+        begun = VFusion3D.from_pretrained(model)
+        model = _trained(profile, run_dir, objects, folder / "finetuned", recipe, begun, seed, overwrite=overwrite)
     return _evaluated(profile, run_dir, name, seed, model, facts)
 
 
@@ -97,60 +98,37 @@ def read_result(run_dir: str | Path, name: str, seed: int = 0) -> Result:
     return Result(name, seed, run_dir / kept["model"], scores, kept["facts"])
 
 
-def planned_trainings(
-    profile: Profile,
-    names: Iterable[str],
-    seed: int = 0,
-    seeds: int | None = None,
-    *,
-    experiments: Experiments | None = None,
-) -> pd.DataFrame:
-    """What `names` (of variants or tables) would train, one row a variant and seed, in order; nothing is read or made.
-
-    Columns: seed, generated (videos of its own), videos or objects to train on, steps, finetuning objects and steps.
-    The number of good videos is the paper's share.
-    """
-    experiments, rows = experiments or load_experiments(), []
-    for name, one in experiments.runs(profile, names, seed, seeds):
-        variant = experiments.variant(name)
-        row: dict[str, Any] = {"variant": name, "seed": one, "start": variant.start}
-        if variant.start is None:
-            generated = profile.data.videos if variant.generated is None else profile.scaled(variant.generated)
-            good = round(KEPT * generated)
-            wanted = good if variant.videos is None else min(good, profile.scaled(variant.videos))
-            samples = max(1, wanted) if variant.data == "synthetic" else profile.data.objects_3d
-            row["own videos"] = generated if variant.video_objects else None
-            row["video model's objects"] = profile.scaled_3d(variant.video_objects) if variant.video_objects else None
-            row["videos" if variant.data == "synthetic" else "objects"] = samples
-            row["steps"] = total_steps(training_recipe(profile, variant, samples), samples)
-        if variant.finetuning is not None:
-            row["objects"] = min(profile.scaled_3d(variant.finetuning.objects), profile.data.objects_3d)
-            row["finetuning steps"] = total_steps(finetuning_recipe(profile, row["objects"]), row["objects"])
-        rows.append(row)
-    columns = ["own videos", "video model's objects", "videos", "objects", "steps", "finetuning steps"]
-    table = pd.DataFrame(rows).reindex(columns=["variant", "seed", "start", *columns])
-    return table.astype(dict.fromkeys(columns, "Int64")).dropna(axis=1, how="all").astype(object).fillna("")
-
-
 def evaluate_variant(profile: Profile, run_dir: Path, model: VFusion3D) -> pd.DataFrame:
     """Both tests of section 4.3: novel views of unseen 3D objects, and text to 3D (prompt, image, 3D).
 
     One row a test item: `test`, `key`, `category`, `common` and the metrics of its test.
     """
-    device, views = device_of(profile), profile.experiments.views
-    model = model.to(device).eval()
-    shards = _test_shards(run_dir)
-    size = min(model.config.image_size, shards.read(0, [0]).rgba.shape[-1])
-    eyes, distance = clip(profile), perceptual_distance(profile).to(device)
-    rng = np.random.default_rng(TEST_SEED)
-    how = {"size": size, "device": device}
-    seen = evaluate_3d(model_predictor(model), shards, perceptual=distance, views=views, generator=rng, **how)
-    seen["common"] = [shards.metadata(index).get("common") for index in range(len(shards))]
+    roles = Roles(profile)
     prompts = eval_prompts(profile.data.eval_prompts)
-    images = prompt_images(profile, prompts, TEST_SEED, size)
-    keys = [f"{index:03d}" for index in range(len(prompts))]
-    methods = {"VFusion3D": orbit_of(model, size=size, views=views)}
-    told = evaluate_single_images(methods, images, prompts, eyes, keys=keys, progress=False, **how)
+    views = profile.experiments.views
+    shards = _test_shards(run_dir)
+    model = model.to(roles.device).eval()
+    size = min(model.config.image_size, shards.read(0, [0]).rgba.shape[-1])
+    seen = evaluate_3d(
+        model_predictor(model),
+        shards,
+        size=size,
+        perceptual=roles.perceptual_distance,
+        generator=np.random.default_rng(TEST_SEED),
+        views=views,
+        device=roles.device,
+    )
+    seen["common"] = [shards.metadata(index).get("common") for index in range(len(shards))]
+    told = evaluate_single_images(
+        {"VFusion3D": orbit_of(model, size=size, views=views)},
+        prompt_images(roles.text_to_image, prompts, TEST_SEED, size),
+        prompts,
+        roles.clip,
+        keys=[f"{index:03d}" for index in range(len(prompts))],
+        size=size,
+        device=roles.device,
+        progress=False,
+    )
     told["category"], told["common"] = zip(*map(_category, prompts), strict=True)
     columns = ["test", "key", "category", "common", "psnr", "ssim", "lpips", "clip_text", "clip_image"]
     return pd.concat([seen.assign(test="3d"), told.assign(test="text")]).reindex(columns=columns)
@@ -188,7 +166,8 @@ def _trainings(run_dir: Path) -> list[Path]:
 
 def _evaluated(profile: Profile, run_dir: Path, name: str, seed: int, path: Path, facts: dict[str, Any]) -> Result:
     """The result of a variant whose model is at `path`; evaluated anew where model or test are others than before."""
-    folder, model = layout.experiment(run_dir, name, seed), VFusion3D.from_pretrained(path)
+    folder = layout.experiment(run_dir, name, seed)
+    model = VFusion3D.from_pretrained(path)
     prompts = "\n".join(eval_prompts(profile.data.eval_prompts))
     roles = ("clip", "perceptual_distance", "text_to_image")
     settings = {

@@ -50,7 +50,8 @@ def power_law(counts: Sequence[float], errors: Sequence[float]) -> tuple[float, 
 
     Raises ValueError for fewer than two different counts, and for counts or errors that are not above 0.
     """
-    counts, errors = np.asarray(counts, float), np.asarray(errors, float)
+    counts = np.asarray(counts, float)
+    errors = np.asarray(errors, float)
     if len(set(counts.tolist())) < 2:
         raise ValueError(f"a power law needs two different counts at least, not {sorted(set(counts.tolist()))}")
     if not (np.all(counts > 0) and np.all(errors > 0)):
@@ -102,11 +103,16 @@ def scaling_figure(
             figure.subplots(1, len(errors), squeeze=False)[0], errors.items(), strict=True
         ):
             name, _, more = METRICS[metric]
-            shown, fit = (lambda error, more=more: 1 - error if more else error), fits[metric]
+            fit = fits[metric]
+
+            def shown(error, more=more):
+                return 1 - error if more else error
+
             means = values.mean(axis=2)
             spread = means.std(axis=1, ddof=1) if means.shape[1] > 1 else np.zeros(len(counts))
             low, high = fit.interval()
-            what, law = "1 − similarity" if more else name[:-2], rf"$\propto n^{{{fit.exponent:.3f}}}$"
+            what = "1 − similarity" if more else name[:-2]
+            law = rf"$\propto n^{{{fit.exponent:.3f}}}$"
             title = rf"{what} {law} (95%: ${low:.3f}$ to ${high:.3f}$)"
             axes.fill_between(between, *shown(fit.band(between)), color="0.9", lw=0)
             axes.plot(between, shown(fit(between)), color="0.35", ls="--")

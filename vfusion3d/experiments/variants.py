@@ -1,6 +1,6 @@
 """A variant of the pipeline as data: the few lines that make a row of Tables 3 to 6 or a point of Figure 7.
 
-Counts are the paper's, everywhere in this room; a profile scales them (`Profile.scaled`).
+The counts of a `Variant` are the paper's; `Variant.at` brings it to a profile, and from there on nobody scales again.
 """
 
 import json
@@ -15,6 +15,7 @@ from vfusion3d.runs.profiles import Profile, ProfileError, Recipe, load_profile,
 from vfusion3d.training.schedule import total_steps
 
 VARIANTS = Path(__file__).with_name("variants.yaml")
+FEWEST = 4  # videos to train on, the best by the filter's score where fewer pass it
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,68 @@ class Variant:
             raise ProfileError(f"start: {self.start} is trained already; data and recipe stand there")
         if self.start and self.finetuning is None:
             raise ProfileError(f"start: the same model as {self.start}; say in `finetuning` what it goes on with")
+
+    def at(self, profile: Profile) -> "Scaled":
+        """The variant at a profile's scale: its counts, and its recipes. Raises ProfileError for a recipe there is not.
+
+        Where the profile bounds the trainings on a part of the data, all of them take exactly so many steps. A
+        fine-tuning on fewer objects takes no fewer steps than one on all, so that data is all that differs.
+        """
+        everything = profile.data.objects_3d
+        recipe = changed(profile.training, self.recipe)
+        if self.finetuning and profile.finetuning is None:
+            raise ProfileError(f"profile {profile.name} has no finetuning: give it a recipe")
+        objects = finetuning = None
+        if self.finetuning:
+            objects = min(profile.scaled_3d(self.finetuning.objects), everything)
+            finetuning = Learning(profile.finetuning, total_steps(profile.finetuning, everything), everything)
+        return Scaled(
+            variant=self,
+            generated=self.generated and profile.scaled(self.generated),
+            videos=self.videos and profile.scaled(self.videos),
+            video_objects=self.video_objects and min(profile.scaled_3d(self.video_objects), everything),
+            objects=objects,
+            training=Learning(recipe, profile.experiments.steps if self.part else None),
+            finetuning=finetuning,
+        )
+
+
+@dataclass(frozen=True)
+class Learning:
+    """A recipe, and the number of steps that it takes whatever the number of samples (None: its epochs make them).
+
+    usual: for so many samples the recipe takes those steps by itself.
+    """
+
+    recipe: Recipe
+    steps: int | None = None
+    usual: int | None = None
+
+    def steps_on(self, samples: int) -> int:
+        """How many steps it takes for so many samples."""
+        return total_steps(self.on(samples), samples)
+
+    def on(self, samples: int) -> Recipe:
+        """The recipe for so many samples: stages and learning rate divide the steps as before."""
+        if self.steps is None or samples == self.usual:
+            return self.recipe
+        return in_steps(self.recipe, self.steps, samples)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A variant at a profile's scale. generated, videos: before and after the filter, None for all there are.
+
+    video_objects, objects: 3D objects that a video model of its own learns from, and that the model is fine-tuned on.
+    """
+
+    variant: Variant
+    generated: int | None
+    videos: int | None
+    video_objects: int | None
+    objects: int | None
+    training: Learning
+    finetuning: Learning | None
 
 
 @dataclass(frozen=True)
@@ -128,30 +191,6 @@ def load_experiments(path: str | Path = VARIANTS) -> Experiments:
 def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     """The recipe with the keys of `changes`, nested as in YAML, in the place of its own. Raises ProfileError."""
     return read_config(Recipe, _merged(json.loads(json.dumps(asdict(recipe))), changes), "recipe")
-
-
-def training_recipe(profile: Profile, variant: Variant, samples: int) -> Recipe:
-    """How a variant is trained: the profile's recipe, with the variant's changes.
-
-    Where the profile bounds the trainings on a part of the data, all of them take exactly so many steps, whatever the
-    number of samples: stages and learning rate divide those among them.
-    """
-    recipe = changed(profile.training, variant.recipe)
-    steps = profile.experiments.steps
-    return recipe if steps is None or not variant.part else in_steps(recipe, steps, samples)
-
-
-def finetuning_recipe(profile: Profile, samples: int) -> Recipe:
-    """How a variant is fine-tuned: with fewer objects no fewer steps, so that data is all that differs.
-
-    Raises ProfileError where the profile has no fine-tuning.
-    """
-    recipe = profile.finetuning
-    if recipe is None:
-        raise ProfileError(f"profile {profile.name} has no finetuning: give it a recipe")
-    if samples == profile.data.objects_3d:
-        return recipe
-    return in_steps(recipe, total_steps(recipe, profile.data.objects_3d), samples)
 
 
 def in_steps(recipe: Recipe, steps: int, samples: int) -> Recipe:
