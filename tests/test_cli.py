@@ -352,7 +352,7 @@ def _synthetic_run(run_dir):
             return np.full(len(features), 0.3)
 
     labeller = Labeller(lambda images: images.mean(dim=(2, 3)), Dark(), Dark(), lambda images: 1 - images[:, :1])
-    label_videos(videos, synthetic_labels(run_dir), labeller, settings={}, progress=False)
+    label_videos(videos, synthetic_labels(run_dir), labeller, settings={})
     rendered = ["--objects", "primitives", "-o", training_data(run_dir), "--count", 1, "--views", 4, "--size", 32]
     assert run("render", *rendered, "--workers", 1, "--profile", "smoke") == 0
 

@@ -35,7 +35,7 @@ from vfusion3d.experiments.variants import (
     training_recipe,
 )
 from vfusion3d.runs import layout
-from vfusion3d.runs.profiles import Losses, ProfileError, Stage, load_profile
+from vfusion3d.runs.profiles import LossWeights, ProfileError, Stage, load_profile
 from vfusion3d.training.schedule import stage_ends, total_steps
 from vfusion3d.training.train import train_vfusion3d
 
@@ -118,7 +118,7 @@ def test_a_row_without_its_variant_and_unknown_names_are_refused(tmp_path):
 
 def test_a_recipe_s_changes_leave_the_rest_as_it_is():
     new = changed(SMOKE.training, {"losses": {"opacity": 0.0}, "camera_noise": 0.1})
-    wanted = dataclasses.replace(SMOKE.training, losses=Losses(lpips=1.0, opacity=0.0, mse=0.0), camera_noise=0.1)
+    wanted = dataclasses.replace(SMOKE.training, losses=LossWeights(lpips=1.0, opacity=0.0, mse=0.0), camera_noise=0.1)
     assert new == wanted
     assert changed(SMOKE.training, {}) == SMOKE.training
 
@@ -212,9 +212,7 @@ def write_videos(videos: Path, labels: Path, border: float) -> None:
             known = {"index": index, "prompt": "a red mug"}
             writer.write(f"{index:08d}", encode_video(frames, "a red mug", known))
     write_index(videos, settings={"seed": 0, "text_to_image": "stand-in", "shard_size": 100})
-    label_videos(
-        videos, labels, Labeller(mean_colour, Judge(border), Judge(0), everything), settings={}, progress=False
-    )
+    label_videos(videos, labels, Labeller(mean_colour, Judge(border), Judge(0), everything), settings={})
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from vfusion3d.world.sources import ProceduralObjects, RandomPrimitives
 
 pytest.importorskip("pyvista")
 
-SETTINGS = {"views": 4, "size": 24, "seed": 7, "shard_size": 5, "progress": False}
+SETTINGS = {"views": 4, "size": 24, "seed": 7, "shard_size": 5}
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -156,7 +156,7 @@ def test_a_batch_with_a_sample_too_few_is_refused_and_shifts_no_key(tmp_path):
         return [encode_video(np.zeros((1, 8, 8, 3), np.uint8), "", {"index": index}) for index in indices if index != 2]
 
     with pytest.raises(ValueError, match="shorter"):
-        write_shards(tmp_path, make, 8, settings={}, batch=2, shard_size=4, progress=False)
+        write_shards(tmp_path, make, 8, settings={}, batch=2, shard_size=4)
     assert written_keys(tmp_path / "shard-000000.tar") == ["00000000", "00000001"]
 
 

@@ -20,8 +20,7 @@ from vfusion3d.data.shards import MultiviewShards, ShardWriter, encode_sample, s
 from vfusion3d.foundations.perceptual import PerceptualDistance
 from vfusion3d.learning.loop import read_log
 from vfusion3d.model.rendering import Field
-from vfusion3d.runs.profiles import Losses as LossWeights
-from vfusion3d.runs.profiles import Stage, load_profile, profile_path
+from vfusion3d.runs.profiles import LossWeights, Stage, load_profile, profile_path
 from vfusion3d.training.losses import Losses
 from vfusion3d.training.schedule import learning_rate, render_resolution, stage_ends, total_steps
 from vfusion3d.training.supervision import Supervision

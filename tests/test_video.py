@@ -53,7 +53,7 @@ def model():
 @pytest.fixture(scope="module")
 def orbits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("orbits") / "data"
-    render_dataset(folder, ProceduralObjects(("mug", "car")), 3, views=8, size=64, seed=1, progress=False)
+    render_dataset(folder, ProceduralObjects(("mug", "car")), 3, views=8, size=64, seed=1)
     return folder
 
 
@@ -222,7 +222,7 @@ def test_strips_at_intervals_come_from_the_same_frames_and_noise_and_are_made_on
 
 
 def generate(folder, model, prompts=PROMPTS, draw=colours, recipe=RECIPE, **options):
-    options = {"drawn_by": "test", "seed": 5, "shard_size": 4, "progress": False, **options}
+    options = {"drawn_by": "test", "seed": 5, "shard_size": 4, **options}
     return generate_videos(folder, prompts, draw, model, recipe, **options)
 
 

@@ -25,7 +25,7 @@ from torch import nn
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.foundations.aesthetic_score import AestheticHead
 from vfusion3d.foundations.clip import load_clip
-from vfusion3d.foundations.image_to_video import load_stable_video_diffusion
+from vfusion3d.foundations.image_to_video import StableVideoDiffusion
 from vfusion3d.foundations.perceptual import PerceptualDistance
 from vfusion3d.learning.loop import LOG, read_log
 from vfusion3d.miniatures import aesthetic, clip, features, perceptual, vae, video
@@ -143,7 +143,7 @@ def _prepare_video(data, folder: Path, training: Training, start) -> tuple[Lesso
     network = AutoencoderKLTemporalDecoder.from_pretrained(frozen)
     whole = video.new_video_model(network, tower, training.seed)
     if start is not None:
-        whole.network.load_state_dict(load_stable_video_diffusion(start).network.state_dict())
+        whole.network.load_state_dict(StableVideoDiffusion.from_pretrained(start).network.state_dict())
     videos = VideoShards(Path(data) / "videos")
     encoded = video.encode_all(whole, videos, folder / "image_to_video" / "encoded.safetensors")
 

@@ -26,6 +26,7 @@ from vfusion3d import cameras
 from vfusion3d.data.shards import encode_video
 from vfusion3d.data.surfaces import DEFAULT_LIGHT, Light
 from vfusion3d.data.write_shards import Members, write_shards
+from vfusion3d.runs.claim import Arguments
 from vfusion3d.world.captions import describe, with_article
 from vfusion3d.world.catalogue import COLOURS, ObjectSpec
 from vfusion3d.world.motion import motion_of
@@ -71,10 +72,10 @@ def render_web(
     `write_shards`, which can be interrupted and goes on. Returns the index's path.
     """
     job = _Job(frames, size, seed, curated)
-    settings = {"source": "web world", "count": count, "shard_size": shard_size, **dataclasses.asdict(job)}
+    known = {"source": "web world", "count": count, "shard_size": shard_size, **dataclasses.asdict(job)}
     unit = "video" if frames > 1 else "picture"
     options = {"workers": workers, "shard_size": shard_size, "unit": unit, **options}
-    return write_shards(folder, job.render, count, settings=settings, **options)
+    return write_shards(folder, job.render, count, settings=Arguments(render_web, known), **options)
 
 
 @dataclass(frozen=True)
