@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ from vfusion3d.experiments.variants import (
     training_recipe,
 )
 from vfusion3d.runs import layout
-from vfusion3d.runs.profiles import LossWeights, ProfileError, Stage, load_profile
+from vfusion3d.runs.profiles import LossWeights, ProfileError, Recipe, Stage, load_profile
 from vfusion3d.training.schedule import stage_ends, total_steps
 from vfusion3d.training.train import train_vfusion3d
 
@@ -369,6 +370,31 @@ def test_two_variants_of_the_same_settings_are_trained_once(run_dir, evaluations
     assert results["one"].model == results["same"].model != results["other"].model
     weights = [(results[name].model / "diffusion_pytorch_model.safetensors").read_bytes() for name in ("one", "other")]
     assert weights[0] != weights[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class DeepRecipe(Recipe):
+    """The recipe of a version that has one switch more."""
+
+    depth_loss: float = 0.0
+
+
+def test_a_model_is_shared_after_a_new_switch_came_and_not_where_it_is_on(run_dir, evaluations, tmp_path, monkeypatch):
+    file = tmp_path / "mine.yaml"
+    variants = {"one": {"data": "3d"}, "same": {"data": "3d"}, "deep": {"data": "3d", "recipe": {"depth_loss": 5.0}}}
+    file.write_text(yaml.safe_dump({"variants": {"one": variants["one"]}, "tables": {}}))
+    one = run_variant(PROFILE, run_dir, "one", experiments=load_experiments(file))
+    monkeypatch.setattr("vfusion3d.experiments.variants.Recipe", DeepRecipe)
+    file.write_text(yaml.safe_dump({"variants": variants, "tables": {}}))
+    same, deep = (run_variant(PROFILE, run_dir, name, experiments=load_experiments(file)) for name in ("same", "deep"))
+    assert same.model == one.model != deep.model
+    assert len(evaluations) == 3
+    variants["one"] = variants["deep"]
+    del variants["deep"]
+    file.write_text(yaml.safe_dump({"variants": variants, "tables": {}}))
+    shutil.rmtree(deep.model.parents[1])
+    with pytest.raises(ValueError, match=r"training\.depth_loss: 0\.0 there, 5\.0 now"):
+        run_variant(PROFILE, run_dir, "one", experiments=load_experiments(file))
 
 
 def test_a_finished_variant_is_not_trained_again_and_a_stale_one_is_refused_or_made_anew(run_dir, evaluations):

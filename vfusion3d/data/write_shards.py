@@ -54,16 +54,17 @@ def write_shards(
     written last. Raises ValueError where the folder already holds data of other settings (overwrite: they are
     deleted), for values out of range, and where `make` returns more or fewer samples than it was asked for.
     """
-    numbers = {"count": count, "batch": batch, "workers": workers}
-    if isinstance(shard_size, int):
-        numbers["shard_size"] = shard_size
-    for name, value in numbers.items():
+    whole = shard_size if isinstance(shard_size, int) else 1
+    for name, value in {"count": count, "shard_size": whole, "batch": batch, "workers": workers}.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
-    _check_part(part, overwrite)
-    if isinstance(shard_size, int):
-        shard_size = [shard_size] * math.ceil(count / shard_size)
-    borders = [0, *(min(end, count) for end in itertools.accumulate(shard_size))]
+    which, parts = part
+    if not 0 <= which < parts:
+        raise ValueError(f"part must be (k, n) with 0 <= k < n, not {part}")
+    if overwrite and parts > 1:
+        raise ValueError("machines that share a folder cannot overwrite it: delete it first")
+    sizes = [whole] * math.ceil(count / whole) if isinstance(shard_size, int) else shard_size
+    borders = [0, *(min(end, count) for end in itertools.accumulate(sizes))]
     if borders[-1] != count:
         raise ValueError(f"the shards hold {borders[-1]} samples, not {count}")
     folder = Path(folder)
@@ -71,7 +72,6 @@ def write_shards(
 
     ranges = [range(start, end) for start, end in itertools.pairwise(borders)]
     paths = [shard_path(folder, shard) for shard in range(len(ranges))]
-    which, parts = part
     mine = dict(zip(paths[which::parts], ranges[which::parts], strict=True))
     missing = {path: indices for path, indices in mine.items() if not path.exists()}
     total = sum(map(len, mine.values()))
@@ -89,15 +89,6 @@ def skipped_samples(paths: Sequence[Path]) -> dict[str, Any]:
     for path in paths:
         reasons |= _read_json(_skipped_path(path))
     return {"skipped": reasons}
-
-
-def _check_part(part: tuple[int, int], overwrite: bool) -> None:
-    """Raise ValueError where a part (k, n) of a job does not exist, or would delete what the others wrote."""
-    which, parts = part
-    if not 0 <= which < parts:
-        raise ValueError(f"part must be (k, n) with 0 <= k < n, not {part}")
-    if overwrite and parts > 1:
-        raise ValueError("machines that share a folder cannot overwrite it: delete it first")
 
 
 def _write(

@@ -138,16 +138,18 @@ def train(
     Returns whether all steps are done. Raises TrainingError where a loss or a gradient is not finite, and where the
     wanted device is not there.
     """
-    folder, accelerator = Path(folder), _accelerator(settings, device)
+    folder = Path(folder)
+    accelerator = _accelerator(settings, device)
     model.to(accelerator.device).train()
     optimizer = MuonAdamW(_groups(model, settings), lr=0.0, betas=settings.betas)
     done = load_checkpoint(folder, model, optimizer)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     if settings.compile:
         wrapped = torch.compile(wrapped)
-    begun, rank = time.monotonic(), accelerator.process_index
-    bar = _bar(folder.name, done, settings.steps, shown=accelerator.is_main_process)
-    keeper = _Keeper(folder, done, model, optimizer, settings, bar) if accelerator.is_main_process else nullcontext()
+    begun = time.monotonic()
+    rank = accelerator.process_index
+    bar = _bar(folder.name, done, settings.steps, shown=rank == 0)
+    keeper = _Keeper(folder, done, model, optimizer, settings, bar, show, show_every) if rank == 0 else nullcontext()
     with closing(_drawn_ahead(batch_of, bar, settings.steps, rank, accelerator.device)) as batches, keeper:
         for step, batch in batches:
             for group in optimizer.param_groups:
@@ -161,15 +163,13 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             done = step + 1
             late = time.monotonic() - begun > stop_after
-            if accelerator.is_main_process:
+            if rank == 0:
                 keeper.keep(done, losses, norm, late)
-                if show and (done == settings.steps or (show_every and done % show_every == 0)):
-                    _show(show, done, model)
             if late:
                 break
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # autocast stays out of what the model computes later
     model.eval()
-    if save and done >= settings.steps and accelerator.is_main_process:
+    if save and done >= settings.steps and rank == 0:
         save_whole(save, folder / MODEL)
     return done >= settings.steps
 
@@ -194,7 +194,7 @@ def _bar(name: str, start: int, steps: int, shown: bool) -> tqdm:
         total=steps,
         desc=name,
         unit="step",
-        disable=not shown,
+        disable=not shown or bool(os.environ.get("TQDM_DISABLE")),
         mininterval=float(os.environ.get("TQDM_MININTERVAL", 1.0)),
         smoothing=0.05,
     )
@@ -228,12 +228,6 @@ def _check_finite(value: Tensor, told: dict[str, Tensor], step: int, batch: Any,
             f"step {step}: {values}; the batch holds {getattr(batch, 'keys', None)}. The last checkpoint in {folder} "
             "is from before this step: lower the learning rate, or look at these samples"
         )
-
-
-def _show(show: Callable[[int], None], done: int, model: nn.Module) -> None:
-    model.eval()
-    show(done)
-    model.train()
 
 
 def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -292,33 +286,38 @@ def _groups(model: nn.Module, settings: LoopSettings) -> list[dict]:
     return [group for group in groups if group["params"]]
 
 
+@dataclass
 class _Keeper:
-    """What stays of a run: log.csv and TensorBoard events, cut back to the step it goes on from, and checkpoints."""
+    """What stays of a run: log.csv and TensorBoard events, cut back to the step it begins at; checkpoints; pictures."""
 
-    def __init__(self, folder: Path, start: int, model, optimizer, settings: LoopSettings, bar: tqdm):
+    folder: Path
+    start: int
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    settings: LoopSettings
+    bar: tqdm
+    show: Callable[[int], None] | None
+    show_every: int
+
+    def __enter__(self) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.folder, self.model, self.optimizer = folder, model, optimizer
-        self.settings, self.bar = settings, bar
-        folder.mkdir(parents=True, exist_ok=True)
-        log = folder / LOG
+        self.folder.mkdir(parents=True, exist_ok=True)
+        log = self.folder / LOG
         if log.exists():
             with log.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= start]
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= self.start]
             if rows:
                 write_whole(log, partial(_write_rows, rows=rows, mode="w"))
             else:
                 log.unlink()
-        self.events = SummaryWriter(folder / "tensorboard", purge_step=start)
-
-    def __enter__(self) -> "_Keeper":
-        return self
+        self.events = SummaryWriter(self.folder / "tensorboard", purge_step=self.start)
 
     def __exit__(self, *_) -> None:
         self.events.close()
 
     def keep(self, done: int, losses: dict[str, Tensor], norm: Tensor, late: bool) -> None:
-        """Log and save what is due after `done` steps; late: whether training stops here."""
+        """Log, save and show what is due after `done` steps; late: whether training stops here."""
         last = done == self.settings.steps
         if last or done % self.settings.log_every == 0:
             values = {name: value.item() for name, value in losses.items()}
@@ -329,6 +328,10 @@ class _Keeper:
                 self.events.add_scalar(name, value, done)
         if last or late or done % self.settings.checkpoint_every == 0:
             save_checkpoint(self.folder, done, self.model, self.optimizer)
+        if self.show and (last or (self.show_every and done % self.show_every == 0)):
+            self.model.eval()
+            self.show(done)
+            self.model.train()
 
 
 def _write_rows(path: Path, rows: list[dict], mode: str = "a") -> None:

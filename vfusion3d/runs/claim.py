@@ -1,10 +1,9 @@
 """What a folder of results was made with, kept beside them: the same settings go on, others never mix in.
 
-Settings are a mapping, nested as one likes. The dataclasses in it (a recipe, the weights of its losses) bring the
-defaults of their fields, and `Arguments` those of whatever else has some. They count wherever settings are compared:
-what only one side knows has its default on the other, or is None there if it has none. So the default of a new field
-must mean what was done before there was such a field: then what was made earlier stays good, and any other value is a
-difference.
+Settings are a mapping, in which dataclasses (a recipe, the weights of its losses) bring the defaults of their fields.
+Wherever settings are compared, what only one side knows has its default on the other, or is None there if it has none.
+So the default of a new field must mean what was done before there was such a field: then what was made earlier stays
+good, and any other value is a difference.
 """
 
 import dataclasses
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 SETTINGS = "settings.json"
-DEFAULTS = "defaults"  # a key of every record: the defaults of what is in it, by dotted names
+DEFAULTS = "defaults"  # a key of records: the defaults of what is in them, by dotted names
 
 
 class Arguments(dict):
@@ -67,7 +66,8 @@ def write_record(path: str | Path, settings: Mapping[str, Any]) -> None:
 
 def record(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as JSON holds them, with the defaults of what is in them, for `changes`."""
-    return plain({**settings, DEFAULTS: dict(_defaults("", settings))})
+    defaults = dict(_defaults("", settings))
+    return plain({**settings, DEFAULTS: defaults} if defaults else settings)
 
 
 def plain(settings: Any) -> Any:
@@ -78,7 +78,7 @@ def plain(settings: Any) -> Any:
 def changes(kept: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     """What differs between a `record` and settings: "name: value there, value now" each."""
     old, new = dict(kept), record(settings)
-    defaults = {**old.pop(DEFAULTS, {}), **new.pop(DEFAULTS)}
+    defaults = {**old.pop(DEFAULTS, {}), **new.pop(DEFAULTS, {})}
     return list(_changes("", old, new, defaults))
 
 
