@@ -428,6 +428,9 @@ def test_each_miniature_is_made_in_the_layout_that_its_role_loads(web, tmp_path)
     assert all((folder / "training.json").is_file() and (folder / "log.csv").is_file() for folder in made.values())
     assert not any((folder / "README.md").exists() for folder in made.values())
     assert made["clip"] == make_miniature("clip", web, tmp_path, steps["clip"], device="cpu")  # at once
+    longer = dataclasses.replace(steps["clip"], steps=99)
+    with pytest.raises(ValueError, match=rf"training\.steps: {steps['clip'].steps} there, 99 now"):
+        make_miniature("clip", web, tmp_path, longer, device="cpu")
     roles = {name: str(folder) for name, folder in made.items() if name != "vae"}
     smoke = load_profile("smoke")
     profile = dataclasses.replace(smoke, foundations=dataclasses.replace(smoke.foundations, **roles))

@@ -77,7 +77,7 @@ def test_a_field_that_is_new_counts_as_its_default_wherever_it_stands(record_of)
     assert changes(old, other) == [
         "losses.depth: 0.0 there, 5.0 now",
         "losses.scales: [1, 2] there, [1] now",
-        "parts[1].blur: 0.5 there, 0.1 now",
+        "parts.1.blur: 0.5 there, 0.1 now",
         "world.light: day there, night now",
     ]
 

@@ -280,6 +280,13 @@ def test_the_precision_that_auto_comes_to_is_what_is_recorded(shards, tmp_path, 
         train_vfusion3d(profile, shards.folder, tmp_path / "run", model=tiny_model())
 
 
+def test_a_run_whose_record_says_auto_as_older_versions_wrote_it_goes_on(shards):
+    automatic = recipe(mixed_precision="auto")
+    settings = training_settings(load_profile("smoke"), shards, automatic, tiny_model(), True, 0)
+    assert settings["training"].mixed_precision in ("no", "bf16")
+    assert changes(record({**settings, "training": automatic}), settings) == []
+
+
 def test_asking_for_lpips_on_scattered_rays_is_refused():
     with pytest.raises(ValueError, match="rays_per_view"):
         Losses(recipe(), None)

@@ -144,38 +144,34 @@ def _naming_a_full_disk(path: Path) -> Iterator[None]:
 
 
 def _changes(name: str, old: Any, new: Any, defaults: Mapping[str, Any]) -> Iterator[str]:
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             inner = f"{name}.{key}" if name else key
             missing = defaults.get(inner)
             yield from _changes(inner, old.get(key, missing), new.get(key, missing), defaults)
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for place, pair in enumerate(zip(old, new, strict=True)):
-            yield from _changes(f"{name}[{place}]", *pair, defaults)
-    elif old != new:
+    elif old != new and not (old == "auto" and name.endswith("mixed_precision")):  # which older versions wrote down
         yield f"{name}: {old} there, {new} now"
 
 
 def _defaults(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The defaults of all arguments and fields in settings, by their dotted names."""
+    """The defaults of all fields and arguments in settings, by their dotted names."""
     if dataclasses.is_dataclass(value):
-        value = Arguments(type(value), {field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
-    if isinstance(value, list | tuple):
-        for place, item in enumerate(value):
-            yield from _defaults(f"{name}[{place}]", item)
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            inner = f"{name}.{key}" if name else key
-            if isinstance(value, Arguments) and (default := _default(value.kind, key)) is not None:
-                yield inner, default
-            yield from _defaults(inner, item)
+        value = Arguments(type(value), vars(value))
+    elif isinstance(value, list | tuple):
+        value = dict(enumerate(value))
+    for key, item in value.items() if isinstance(value, dict) else ():
+        inner = f"{name}.{key}" if name else key
+        if isinstance(value, Arguments) and (default := _default(value.kind, key)) is not None:
+            yield inner, default
+        yield from _defaults(inner, item)
 
 
 def _default(kind: Callable, name: str) -> Any:
-    """The default of an argument or a field, None where it has none."""
-    if dataclasses.is_dataclass(kind):
-        for field in dataclasses.fields(kind):
-            if field.name == name and field.default_factory is not dataclasses.MISSING:
-                return field.default_factory()
+    """The default of a field or an argument, None where it has none."""
+    for field in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
+        if field.name == name and field.default_factory is not dataclasses.MISSING:
+            return field.default_factory()
     parameter = inspect.signature(kind).parameters.get(name)
     return None if parameter is None or parameter.default is parameter.empty else parameter.default
