@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from tiny_foundations import profile_with
 
 from vfusion3d.cli.main import main
 from vfusion3d.curation.curate import (
@@ -42,6 +43,7 @@ from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.foundations.image_features import image_features, patch_features
 from vfusion3d.foundations.saliency import unlike_the_background
 from vfusion3d.foundations.text_to_image import rendered_prompts
+from vfusion3d.runs.claim import changes, record
 from vfusion3d.runs.layout import MissingArtifact
 from vfusion3d.runs.profiles import load_profile
 from vfusion3d.video.generate import sample_generator
@@ -345,8 +347,9 @@ def test_the_stored_labeller_is_named_by_its_files_and_a_missing_one_by_the_note
     save_model(train_elevation(features, features[:, 1], decay=1.0, epochs=1), tmp_path / ELEVATION)
     labeller, settings = stored_labeller(load_profile("smoke"), tmp_path)
     assert np.array_equal(quality_scores(labeller.quality, features) >= 0, features[:, 0] > 0)
-    assert set(settings) == {"quality", "elevation"}
     save_model(train_filter(features, features[:, 0] > 0.5), tmp_path / QUALITY)
     other = stored_labeller(load_profile("smoke"), tmp_path)[1]
-    assert other["quality"] != settings["quality"]
-    assert other["elevation"] == settings["elevation"]
+    (difference,) = changes(record(settings), other)
+    assert difference.startswith("quality: ")
+    (difference,) = changes(record(other), stored_labeller(profile_with(image_features="stand-in"), tmp_path)[1])
+    assert difference == "features: mini there, stand-in now"
