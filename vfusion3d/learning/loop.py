@@ -194,7 +194,7 @@ def _bar(name: str, start: int, steps: int, shown: bool) -> tqdm:
         total=steps,
         desc=name,
         unit="step",
-        disable=not shown or bool(os.environ.get("TQDM_DISABLE")),
+        disable=not shown,
         mininterval=float(os.environ.get("TQDM_MININTERVAL", 1.0)),
         smoothing=0.05,
     )
