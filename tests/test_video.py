@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from vfusion3d.data.render_dataset import render_dataset
 from vfusion3d.data.shards import MultiviewShards, ShardError, ShardWriter, VideoShards, shard_path, write_index
 from vfusion3d.foundations.image_to_video import load_video_model
 from vfusion3d.foundations.loading import BUNDLED, ModelUnavailable
+from vfusion3d.learning.precision import resolve
 from vfusion3d.miniatures import clip, vae
 from vfusion3d.miniatures.video import new_video_model
 from vfusion3d.runs.profiles import load_profile
@@ -190,12 +192,15 @@ class FadingVideos:
 
 
 def test_a_video_model_of_another_class_is_fine_tuned_saved_loaded_and_generates(orbits, tmp_path):
-    profile = dataclasses.replace(PROFILE, video=dataclasses.replace(RECIPE, learning_rate=0.05, warmup_steps=0))
+    recipe = dataclasses.replace(RECIPE, learning_rate=0.05, warmup_steps=0, mixed_precision="auto")
+    profile = dataclasses.replace(PROFILE, video=recipe)
     show = keep_strips(tmp_path / "strips", torch.full((1, 3, 64, 64), 0.5), RECIPE, seed=0)
     learned = finetune_video_model(profile, orbits, tmp_path / "run", model=FadingVideos(Fade()), show=show)
     pace = learned.network.pace.item()
     assert pace != pytest.approx(0.1, abs=0.01)
     assert learned.network.tone.item() == 1
+    recorded = json.loads((tmp_path / "run" / "settings.json").read_text())["video"]["mixed_precision"]
+    assert recorded == resolve("auto", learned.network.pace.device)
     loaded = finetune_video_model(profile, orbits, tmp_path / "run", model=FadingVideos(Fade()))
     assert isinstance(loaded, FadingVideos)
     assert loaded is not learned

@@ -37,7 +37,8 @@ from vfusion3d.runs.progress import tqdm
 QUALITY, ELEVATION, HELD_OUT = "quality.skops", "elevation.skops", "held_out.json"
 GROUPS = 4  # times 4 views that are taken from each stored orbit of the 3D data
 ORBITS = 8  # of 4 views, at other elevations, that procedural objects are rendered from again
-OTHERS, ENOUGH = 15, 1500  # other objects for each of them, and how many at most
+OTHERS = 15  # other objects for each of them
+ENOUGH = 1500  # other objects at most
 # Of the elevation network; chosen on 300 unseen objects of all categories, where its error is 5.5 degrees (3.8 on the
 # categories of the 3D data). It was 7.7 from the 3D data's own orbits alone, and 8.0 to 9.1 with class tokens.
 DECAY = 10.0
@@ -105,7 +106,9 @@ def elevation_samples(
     from vfusion3d.world.objects import ObjectSpec, build_mesh, sample_object
     from vfusion3d.world.primitives import random_primitives
 
-    rng, generator, found, known = np.random.default_rng(seed), torch.Generator().manual_seed(seed), [], []
+    rng = np.random.default_rng(seed)
+    generator = torch.Generator().manual_seed(seed)
+    found, known = [], []
 
     def learn_from(mesh: trimesh.Trimesh, orbits: int) -> None:
         views, elevations = _orbits(mesh, orbits, size, generator)

@@ -148,16 +148,17 @@ class StableVideoDiffusion:
     @torch.no_grad()
     def encode(self, videos: Float[Tensor, "batch frames 3 h w"]) -> Float[Tensor, "batch frames c h8 w8"]:
         """Scaled latents."""
-        vae, count = self.pipeline.vae, len(videos)
+        vae = self.pipeline.vae
         pixels = (videos.flatten(0, 1) * 2 - 1).to(vae.device, vae.dtype)
-        return (vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor).unflatten(0, (count, -1))
+        return (vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor).unflatten(0, (len(videos), -1))
 
     @torch.no_grad()
     def condition(
         self, images: Float[Tensor, "batch 3 h w"], buckets: Sequence[int], fps: int, generator: torch.Generator
     ) -> Condition:
         """As the pipeline does it: the embedding of the clean image, the unscaled latents of the noised one."""
-        vae, embedding = self.pipeline.vae, self.embed(images)
+        vae = self.pipeline.vae
+        embedding = self.embed(images)
         noised = images * 2 - 1 + self.noise.augmentation * torch.randn(images.shape, generator=generator).to(images)
         latents = vae.encode(noised.to(vae.device, vae.dtype)).latent_dist.mode()
         return Condition(embedding, latents, self.numbers(buckets, fps).to(embedding))

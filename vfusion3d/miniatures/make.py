@@ -82,8 +82,8 @@ def make_miniature(
     if done and name == "perceptual_distance":  # its second step
         weights = replace(perceptual.RANKING, steps=-(-training.steps // 4), batch_size=-(-training.batch_size // 2))
         settings["weights"] = asdict(weights)
-        second, rest = perceptual.ranking_lesson(data, lesson.model, weights), until - time.monotonic()
-        done = learn(second, weights, here / "weights", device=device, stop_after=rest)
+        second = perceptual.ranking_lesson(data, lesson.model, weights)
+        done = learn(second, weights, here / "weights", device=device, stop_after=until - time.monotonic())
     if not done:
         return None
     before = json.loads((Path(start) / NOTE).read_text())["trainings"] if start else []
@@ -149,7 +149,8 @@ def _prepare(name: str, data, folder: Path, training: Training, start) -> tuple[
 
 
 def _prepare_video(data, folder: Path, training: Training, start) -> tuple[Lesson, Callable[[Path], None]]:
-    frozen, tower = _needed(folder, "vae"), load_file(_needed(folder, "clip") / clip.WEIGHTS)
+    frozen = _needed(folder, "vae")
+    tower = load_file(_needed(folder, "clip") / clip.WEIGHTS)
     network = AutoencoderKLTemporalDecoder.from_pretrained(frozen)
     whole = video.new_video_model(network, tower, training.seed)
     if start is not None:
