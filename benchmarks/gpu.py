@@ -28,11 +28,11 @@ from vfusion3d import ImageTo3DPipeline, VFusion3D
 from vfusion3d.cameras import camera_vector, default_intrinsics, orbit_cameras
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.foundations.image_to_video import Condition, Noise, StableVideoDiffusion
+from vfusion3d.foundations.loading import BUNDLED
 from vfusion3d.foundations.perceptual import PerceptualDistance
 from vfusion3d.learning.loop import step_generator
 from vfusion3d.model.mesh import extract_mesh
 from vfusion3d.model.rendering import render
-from vfusion3d.model.vfusion3d import BUNDLED_WEIGHTS
 from vfusion3d.runs.profiles import load_profile
 from vfusion3d.training.losses import Losses
 from vfusion3d.training.supervision import Supervision
@@ -86,7 +86,8 @@ def training(shards: str) -> None:
     for batch in (1, 2, 4):
         recipe = replace(load_profile("paper").training, batch_size=batch)
         data = Supervision(MultiviewShards(shards), recipe, 512, total_steps=100)
-        sample, loss = data.batch(99), Losses(recipe, distance)
+        sample = data.batch(99)
+        loss = Losses(recipe, distance)
 
         def step(sample=sample, loss=loss) -> None:
             with torch.autocast(DEVICE, torch.bfloat16):
@@ -142,20 +143,23 @@ def agreement() -> None:
             raise SystemExit(f"{what}: the GPU does not compute what the CPU does")
 
     torch.manual_seed(0)
-    model, image = VFusion3D.from_pretrained("mini").eval(), torch.rand(2, 3, 64, 64)
+    model = VFusion3D.from_pretrained("mini").eval()
+    image = torch.rand(2, 3, 64, 64)
     camera = camera_vector(orbit_cameras(2, 0.3), default_intrinsics(2))
     cameras, intrinsics = orbit_cameras(3, 0.2)[None].expand(2, -1, -1, -1), default_intrinsics(2, 3)
     planes = model(image, camera)
-    view, mesh = model.render(planes, cameras, intrinsics, 96).rgb, model.extract_mesh(planes[:1])
+    view = model.render(planes, cameras, intrinsics, 96).rgb
+    mesh = model.extract_mesh(planes[:1])
     model.to(DEVICE)
     again = model(image.to(DEVICE), camera.to(DEVICE))
     differ("triplane", again, planes)
     differ("views", model.render(again, cameras.to(DEVICE), intrinsics.to(DEVICE), 96).rgb, view)
     surface = model.extract_mesh(again[:1])
     differ("area of the mesh", torch.tensor(float(surface.area)), torch.tensor(float(mesh.area)))
-    videos, made = {}, {}
+    videos: dict[str, torch.Tensor] = {}
+    made: dict[str, torch.Tensor] = {}
     for device in ("cpu", DEVICE):
-        pipeline = StableVideoDiffusion.from_pretrained(BUNDLED_WEIGHTS / "image_to_video", device)
+        pipeline = StableVideoDiffusion.from_pretrained(BUNDLED / "image_to_video", device)
         videos[device] = pipeline.encode(image[:, None])
         made[device] = pipeline.generate(image, [torch.Generator().manual_seed(i) for i in range(2)], steps=4)
     differ("latents", videos[DEVICE], videos["cpu"])

@@ -36,11 +36,14 @@ from vfusion3d.model.rendering import render
 
 def measure(run, repeats: int) -> tuple[float, float, object]:
     """Median seconds, peak MB above the start, and the last result."""
-    process, seconds, peak, result = psutil.Process(), [], 0, None
+    process = psutil.Process()
+    seconds, peak, result = [], 0, None
     for _ in range(repeats):
         result = None
         give_back()
-        before, done, high = process.memory_info().rss, threading.Event(), [0]
+        before = process.memory_info().rss
+        done = threading.Event()
+        high = [0]
 
         def watch(before=before, done=done, high=high):
             while not done.wait(0.005):
@@ -134,7 +137,8 @@ def mini(table: Table, repeats: int, slow: bool) -> None:
         seconds, memory, _ = measure(lambda: pipeline(photo).save(f"{folder}/mug.glb"), repeats)
     table.row("mini: picture in, GLB out", seconds, memory)
     asset = pipeline(photo)
-    model, planes = pipeline.model, asset.planes
+    model = pipeline.model
+    planes = asset.planes
     seconds, memory, _ = measure(lambda: pipeline(photo), repeats)
     table.row("mini: picture to triplane, float32", seconds, memory)
     cameras, intrinsics = orbit_cameras(1, 0.35)[None], default_intrinsics(1, 1)

@@ -17,7 +17,7 @@ import torch
 
 from vfusion3d import VFusion3D
 from vfusion3d.cameras import default_intrinsics, orbit_cameras
-from vfusion3d.data.images import on_white
+from vfusion3d.data.images import on_white, to_bytes
 from vfusion3d.data.render import render_views
 from vfusion3d.data.render_dataset import render_dataset
 from vfusion3d.data.shards import MultiviewShards, encode_sample, encode_video
@@ -67,11 +67,10 @@ def rendering() -> None:
             len(objects) * VIEWS,
         )
         show(f"render a view of {size} pixels", cost)
-        known = {"cam2world": cameras, "intrinsics": intrinsics}
-        pictures = [on_white(torch.from_numpy(rgba).movedim(-1, 1)).mul(255).byte().movedim(1, -1) for rgba in views]
+        pictures = [to_bytes(on_white(torch.from_numpy(rgba).movedim(-1, 1))) for rgba in views]
         stored = {
-            "  as RGBA": [encode_sample(rgba, **known, caption="", metadata={}) for rgba in views],
-            "  as a frame of a video": [encode_video(frames.numpy(), "", {}) for frames in pictures],
+            "  as RGBA": [encode_sample(rgba, cameras, intrinsics, "", {}) for rgba in views],
+            "  as a frame of a video": [encode_video(frames, "", {}) for frames in pictures],
             "  its mask": [{"": cv2.imencode(".png", view[..., 3])[1].tobytes()} for rgba in views for view in rgba],
         }
         for name, samples in stored.items():
@@ -81,14 +80,16 @@ def rendering() -> None:
 
 def prompts() -> None:
     captions = list(islice(read_captions(WEB_CAPTIONS), 2000))
-    choose, draw = prompt_filter(profile), text_to_image(profile)
+    choose = prompt_filter(profile)
+    draw = text_to_image(profile)
     show("filter a caption", seconds(lambda: choose(captions), len(captions)))
     some = [decision.caption for decision in choose(captions) if decision.kept][:16]
     show("draw an image of 64 pixels", seconds(lambda: draw(some, generator, 64), len(some)))
 
 
 def training() -> None:
-    model, recipe = VFusion3D.from_pretrained("base").train(), profile.training
+    model = VFusion3D.from_pretrained("base").train()
+    recipe = profile.training
     loss = Losses(recipe, perceptual_distance(profile))
     with tempfile.TemporaryDirectory() as folder:
         render_dataset(folder, ProceduralObjects(), recipe.batch_size, views=8, size=128, workers=1)
@@ -119,7 +120,9 @@ def video() -> None:
 
 def looking() -> None:
     pictures = torch.rand(64, 3, 64, 64, generator=generator)
-    features, eyes, masks = image_features(profile), clip(profile), saliency(profile)
+    features = image_features(profile)
+    eyes = clip(profile)
+    masks = saliency(profile)
     with torch.no_grad():
         show("image features of a picture", seconds(lambda: features(pictures), 64))
         show("CLIP features of a picture", seconds(lambda: eyes.image_features(pictures), 64))

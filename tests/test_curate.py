@@ -25,7 +25,7 @@ from vfusion3d.curation.curate import (
     videos_to_judge,
 )
 from vfusion3d.curation.elevation import train_elevation
-from vfusion3d.curation.judgements import Annotations
+from vfusion3d.curation.judgements import Judgements
 from vfusion3d.curation.labels import label_videos
 from vfusion3d.curation.masks import mask_iou, with_patches
 from vfusion3d.curation.quality import held_out_scores, quality_scores, report, train_filter
@@ -232,8 +232,8 @@ def run(tmp_path_factory):
 
 def test_the_command_judges_learns_and_labels_every_video(run, capsys):
     videos = VideoShards(run / "data" / "synthetic")
-    annotations = Annotations(run / "curation" / "annotations.csv", videos)
-    assert [annotations.get(key).good for key in videos.keys] == 4 * [True, False]
+    judgements = Judgements(run / "curation" / "judgements.csv", videos)
+    assert [judgements.get(key).good for key in videos.keys] == 4 * [True, False]
     labelled = SyntheticShards(videos.folder, run / "data" / "labels", threshold=None)
     assert [facts["score"] >= 0 for facts in labelled.facts] == 4 * [True, False]
     assert all(0 <= facts["elevation"] <= math.pi / 4 for facts in labelled.facts)
@@ -245,27 +245,27 @@ def test_the_command_judges_learns_and_labels_every_video(run, capsys):
 
 def test_a_judged_video_is_scored_by_filters_that_did_not_learn_from_it(run, tmp_path, monkeypatch):
     videos, shards = VideoShards(run / "data" / "synthetic"), MultiviewShards(run / "data" / "train_3d")
-    annotations, profile = Annotations(tmp_path / "some.csv", videos), load_profile("smoke")
+    judgements, profile = Judgements(tmp_path / "some.csv", videos), load_profile("smoke")
     for place, key in enumerate(videos.keys[:6]):
-        annotations.judge(key, place % 3 == 0, "ann")  # of the two good ones one turns and one stands still
-    labeller, settings = new_labeller(profile, tmp_path, videos, annotations, shards, 3)
-    averaged, good = judged_features(image_features(profile), videos, annotations)
+        judgements.judge(key, place % 3 == 0, "ann")  # of the two good ones one turns and one stands still
+    labeller, settings = new_labeller(profile, tmp_path, videos, judgements, shards, 3)
+    averaged, good = judged_features(image_features(profile), videos, judgements)
     wanted = held_out_scores(averaged, good, seed=3).mean(axis=0)
     assert labeller.held_out == {(videos.fingerprint, videos.keys[place]): wanted[place] for place in range(6)}
     assert np.abs(wanted - quality_scores(labeller.quality, averaged)).min() > 0.01
     with monkeypatch.context() as patch:
         patch.setattr("vfusion3d.curation.curate.judged_features", None)  # all is there
-        again, same = new_labeller(profile, tmp_path, videos, annotations, shards, 3)
+        again, same = new_labeller(profile, tmp_path, videos, judgements, shards, 3)
     assert again.held_out == labeller.held_out
     assert same == settings
-    annotations.judge(videos.keys[0], False, "ann")  # one good one left: none can be held out
-    assert not new_labeller(profile, tmp_path, videos, annotations, shards, 3)[0].held_out
+    judgements.judge(videos.keys[0], False, "ann")  # one good one left: none can be held out
+    assert not new_labeller(profile, tmp_path, videos, judgements, shards, 3)[0].held_out
 
 
 def test_labels_that_the_filter_gave_to_what_it_learned_from_are_not_taken_for_held_out_ones(run, tmp_path):
     videos, shards = VideoShards(run / "data" / "synthetic"), MultiviewShards(run / "data" / "train_3d")
-    annotations = Annotations(run / "curation" / "annotations.csv", videos)
-    labeller, settings = new_labeller(load_profile("smoke"), run / "curation", videos, annotations, shards)
+    judgements = Judgements(run / "curation" / "judgements.csv", videos)
+    labeller, settings = new_labeller(load_profile("smoke"), run / "curation", videos, judgements, shards)
     earlier = {**settings, "quality": {k: v for k, v in settings["quality"].items() if k != "held_out"}}
     label_videos(videos.folder, tmp_path / "labels", labeller, settings=earlier)
     with pytest.raises(ValueError, match=r"made with other settings \(quality\.held_out: None there"):
@@ -283,12 +283,12 @@ def test_parts_of_the_command_write_what_the_whole_does(run, tmp_path, capsys):
 
 def test_judgements_of_a_person_make_another_filter_and_labels_only_with_overwrite(run, tmp_path, capsys):
     videos = VideoShards(run / "data" / "synthetic")
-    mine = Annotations(tmp_path / "mine.csv", videos)
+    mine = Judgements(tmp_path / "mine.csv", videos)
     for place, key in enumerate(videos.keys):
         mine.judge(key, bool(place % 2), "ann")  # the other way round
-    assert curate(run, "--annotations", mine.path) == 1
+    assert curate(run, "--judgements", mine.path) == 1
     assert "judgements" in capsys.readouterr().err
-    assert curate(run, "--annotations", mine.path, "--overwrite") == 0
+    assert curate(run, "--judgements", mine.path, "--overwrite") == 0
     scores = np.array([one["score"] for one in Shards(run / "data" / "labels").index["labels"]])
     assert scores[1::2].min() > scores[::2].max()
     assert curate(run, "--overwrite") == 0  # leave the run as it was
@@ -297,13 +297,13 @@ def test_judgements_of_a_person_make_another_filter_and_labels_only_with_overwri
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--annotations", "nowhere.csv"], "nowhere.csv: no such file"),
-        (["--annotations", "{here}/bad.csv"], "bad.csv, line 2: there is no video '7'"),
+        (["--judgements", "nowhere.csv"], "nowhere.csv: no such file"),
+        (["--judgements", "{here}/bad.csv"], "bad.csv, line 2: there is no video '7'"),
     ],
 )
 def test_judgements_that_cannot_be_used_are_named(run, tmp_path, capsys, options, complaint):
     fingerprint = VideoShards(run / "data" / "synthetic").fingerprint
-    (tmp_path / "bad.csv").write_text(f"key,good,annotator,videos\n7,yes,ann,{fingerprint}\n")
+    (tmp_path / "bad.csv").write_text(f"key,good,judge,videos\n7,yes,ann,{fingerprint}\n")
     assert curate(run, *(option.format(here=tmp_path) for option in options)) == 1
     assert complaint in capsys.readouterr().err
 
@@ -339,15 +339,16 @@ def test_videos_are_judged_in_a_random_order_that_the_seed_fixes():
 
 
 def test_the_stored_labeller_is_named_by_its_files_and_a_missing_one_by_the_notebook_that_makes_it(tmp_path):
-    with pytest.raises(MissingArtifact, match=r"quality\.skops does not exist yet.*05_filter_and_label makes it"):
+    with pytest.raises(MissingArtifact, match=r"quality\.skops does not exist yet.*notebook 05_filter_and_label"):
         stored_labeller(load_profile("smoke"), tmp_path)
+    folder = tmp_path / "curation"
     rng = np.random.default_rng(0)
     features = rng.normal(size=(40, 3))
-    save_model(train_filter(features, features[:, 0] > 0), tmp_path / QUALITY)
-    save_model(train_elevation(features, features[:, 1], decay=1.0, epochs=1), tmp_path / ELEVATION)
+    save_model(train_filter(features, features[:, 0] > 0), folder / QUALITY)
+    save_model(train_elevation(features, features[:, 1], decay=1.0, epochs=1), folder / ELEVATION)
     labeller, settings = stored_labeller(load_profile("smoke"), tmp_path)
     assert np.array_equal(quality_scores(labeller.quality, features) >= 0, features[:, 0] > 0)
-    save_model(train_filter(features, features[:, 0] > 0.5), tmp_path / QUALITY)
+    save_model(train_filter(features, features[:, 0] > 0.5), folder / QUALITY)
     other = stored_labeller(load_profile("smoke"), tmp_path)[1]
     (difference,) = changes(record(settings), other)
     assert difference.startswith("quality: ")

@@ -220,14 +220,14 @@ def write_videos(videos: Path, labels: Path, border: float) -> None:
 def made(tmp_path_factory) -> Path:
     """A run's folder with 3D data, test objects, and synthetic videos of which the filter keeps the 6 brightest."""
     run_dir = tmp_path_factory.mktemp("runs") / "tiny"
-    write_objects(layout.training_data(run_dir), 3)
+    write_objects(layout.objects_3d(run_dir), 3)
     write_objects(layout.test_data(run_dir), 2)
     write_videos(layout.synthetic_data(run_dir), layout.synthetic_labels(run_dir), 0.49)
     return run_dir
 
 
 def test_a_subset_reads_what_it_names_and_no_more(made):
-    shards = MultiviewShards(layout.training_data(made))
+    shards = MultiviewShards(layout.objects_3d(made))
     part = Subset(shards, [2, 0], views=range(0, VIEWS, 2))
     assert len(part) == 2
     assert part.keys == ["object2", "object0"]
@@ -241,7 +241,7 @@ def test_a_subset_reads_what_it_names_and_no_more(made):
 
 
 def test_subsets_with_other_samples_order_or_views_are_other_data(made):
-    shards = MultiviewShards(layout.training_data(made))
+    shards = MultiviewShards(layout.objects_3d(made))
     parts = [Subset(shards, [0, 1]), Subset(shards, [1, 0]), Subset(shards, [0, 2]), Subset(shards, [0, 1], [0, 1])]
     assert len({part.fingerprint for part in [*parts, shards]}) == 5
     assert Subset(shards, [0, 1]).fingerprint == parts[0].fingerprint
@@ -252,7 +252,7 @@ def test_subsets_with_other_samples_order_or_views_are_other_data(made):
 )
 def test_a_subset_that_cannot_be_is_refused(made, indices, complaint):
     with pytest.raises(ValueError, match=complaint):
-        Subset(MultiviewShards(layout.training_data(made)), indices)
+        Subset(MultiviewShards(layout.objects_3d(made)), indices)
 
 
 def test_the_parts_of_a_seed_lie_inside_each_other_and_hold_only_what_the_filter_kept(made):
@@ -292,7 +292,7 @@ def test_where_the_filter_keeps_nothing_the_best_four_are_taken_and_counted_as_b
 
 
 def test_objects_are_ranked_by_the_score_of_their_views(made, monkeypatch):
-    shards = MultiviewShards(layout.training_data(made))
+    shards = MultiviewShards(layout.objects_3d(made))
 
     def redness(images):
         assert images.ndim == 5
@@ -339,7 +339,7 @@ def run_dir(made, tmp_path) -> Path:
 def test_what_notebooks_06_and_07_trained_is_only_evaluated(run_dir, evaluations):
     data = SyntheticShards(layout.synthetic_data(run_dir), layout.synthetic_labels(run_dir))
     model = train_vfusion3d(PROFILE, data, layout.pretrained_model(run_dir))
-    objects = layout.training_data(run_dir)
+    objects = layout.objects_3d(run_dir)
     train_vfusion3d(PROFILE, objects, layout.finetuned_model(run_dir), recipe=PROFILE.finetuning, model=model)
 
     both = run_variant(PROFILE, run_dir, "finetuned_100k")

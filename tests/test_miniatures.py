@@ -23,7 +23,6 @@ from vfusion3d.foundations.perceptual import PerceptualDistance, perceptual_dist
 from vfusion3d.learning.loop import fingerprint
 from vfusion3d.miniatures import clip, features, perceptual, vae, video
 from vfusion3d.miniatures.evaluate import (
-    NAMES,
     caption_accuracy,
     degradation_curves,
     nearer_rate,
@@ -34,6 +33,7 @@ from vfusion3d.miniatures.evaluate import (
 from vfusion3d.miniatures.make import ORDER, TRAININGS, make_miniature, training_hours
 from vfusion3d.miniatures.training import Training, WebPictures, jitter_colours, learn, random_crops
 from vfusion3d.runs.profiles import load_profile
+from vfusion3d.world.catalogue import DRAWN
 from vfusion3d.world.web_world import render_web
 
 
@@ -379,7 +379,7 @@ def test_accuracies_are_1_for_who_knows_and_chance_for_who_does_not(probe):
     prompts = [f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in probe.categories]
     assert zero_shot_accuracy(NamesByColour(probe, prompts), probe.views, probe.categories) == 1
     blind = zero_shot_accuracy(NamesByColour(probe, prompts, blind=True), probe.views, probe.categories)
-    assert blind == pytest.approx(1 / len(NAMES))
+    assert blind == pytest.approx(1 / len(DRAWN))
     assert caption_accuracy(NamesByColour(probe, probe.captions), probe.views, probe.captions, among=20) == 1
     blind = NamesByColour(probe, probe.captions, blind=True)
     assert caption_accuracy(blind, probe.views, probe.captions, among=20) <= 1 / 20
@@ -413,11 +413,11 @@ def test_the_squared_error_grows_with_every_degradation(probe):
 
 
 def test_a_probe_shows_each_category_from_two_sides_that_are_near(probe):
-    assert probe.categories == NAMES * 2
+    assert probe.categories == list(DRAWN) * 2
     difference = (probe.views - probe.aside).abs().mean(dim=(1, 2, 3))
     assert (difference > 0).any()
     assert difference.mean() < (probe.views - probe.views.roll(1, 0)).abs().mean()
-    assert len(set(probe.captions)) > len(NAMES)
+    assert len(set(probe.captions)) > len(DRAWN)
 
 
 def test_each_miniature_is_made_in_the_layout_that_its_role_loads(web, tmp_path):

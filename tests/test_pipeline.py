@@ -18,7 +18,7 @@ from tiny_model import tiny_model
 from vfusion3d import ImageTo3DPipeline
 from vfusion3d.cameras import orbit_cameras
 from vfusion3d.model.asset import Asset
-from vfusion3d.model.preprocess import ImageError, prepare_image
+from vfusion3d.model.preprocess import ImageError, prepare
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_one_picture_gives_an_asset_and_a_list_gives_a_list_in_order(pipeline):
     for hue, asset in enumerate(many):
         alone = pipeline(photo(hue))
         assert torch.allclose(asset.planes, alone.planes, atol=1e-5)
-        assert torch.equal(asset.image, prepare_image(photo(hue), 64))
+        assert torch.equal(asset.image, prepare(photo(hue), 64).image)
     assert not torch.allclose(many[0].planes, many[1].planes, atol=1e-3), "the model looks at its input"
     assert isinstance(pipeline([photo()]), list)
 
@@ -96,7 +96,7 @@ def test_the_model_gets_the_source_camera_of_the_convention(pipeline, given, use
     right, up, backward = (0, 1, 0), (-sin, 0, cos), (cos, 0, sin)  # at azimuth 0, seen along -x and down
     matrix = np.stack([right, up, backward, 1.5 * np.array(backward)], axis=-1)
     assert camera[0].numpy() == pytest.approx([*matrix.reshape(-1), 0.75, 0.75, 0.5, 0.5], abs=1e-6)
-    assert torch.equal(image[0], prepare_image(photo(), 64))
+    assert torch.equal(image[0], prepare(photo(), 64).image)
 
 
 def test_every_picture_may_have_its_own_elevation(pipeline):

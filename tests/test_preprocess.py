@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_foundations import identity_onnx
 
 from vfusion3d.model import preprocess
-from vfusion3d.model.preprocess import ImageError, cut_out, load_image, prepare, prepare_image, recentre
+from vfusion3d.model.preprocess import ImageError, cut_out, load_image, prepare, recentre
 
 ORANGE = (230, 120, 40)
 
@@ -355,7 +355,7 @@ def test_edges_are_mixtures_of_the_object_and_white_whatever_lies_behind_transpa
     for hidden in ((0, 0, 0), (0, 255, 0)):
         rgb = np.where(coverage[..., None] > 0, ORANGE, hidden)
         rgba = Image.fromarray(np.dstack([rgb, coverage * 255]).round().astype(np.uint8))
-        image = prepare_image(rgba, 48, background="alpha").numpy().reshape(3, -1)
+        image = prepare(rgba, 48, background="alpha").image.numpy().reshape(3, -1)
         colour = np.array(ORANGE)[:, None] / 255
         share = (1 - image[2]) / (1 - colour[2])
         assert 0.2 < share.mean() < 0.6
@@ -374,9 +374,9 @@ def test_a_framed_render_on_white_passes_unchanged():
 
 def test_keep_keeps_background_and_framing():
     rgb = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    same = prepare_image(rgb, 64, background="keep")
+    same = prepare(rgb, 64, background="keep").image
     assert torch.allclose(same, torch.from_numpy(rgb).permute(2, 0, 1) / 255, atol=1e-6)
-    wide = prepare_image(rgb[:32], 64, background="keep")
+    wide = prepare(rgb[:32], 64, background="keep").image
     assert torch.equal(wide[:, :16], torch.ones(3, 16, 64))
     assert torch.allclose(wide[:, 16:48], same[:, :32], atol=1e-6)
 

@@ -44,7 +44,7 @@ def test_the_paper_profile_has_the_papers_numbers():
     assert (recipe.patch_size, recipe.camera_noise, recipe.losses.mse, paper.model.image_size) == (128, 0.02, 0, 512)
     # a restart "after first 10 epochs" (4.1) is one after the stage at resolution 192 (3.3)
     assert sum(stage.epochs for stage in recipe.stages[: recipe.restart_after_stage]) == 10
-    assert (data.objects_3d, data.prompts, data.videos, data.labelled_videos) == (100_000, 4_000_000, 4_000_000, 2_000)
+    assert (data.objects_3d, data.prompts, data.videos, data.judged_videos) == (100_000, 4_000_000, 4_000_000, 2_000)
     assert (data.test_objects, data.eval_images, data.eval_prompts) == (500, 25, 40)
     assert paper.model.start is None
     assert paper.dtype == "float16"  # of the pretrained models; at the other scales float32, the default

@@ -7,15 +7,28 @@ from vfusion3d.data.render_dataset import render_dataset
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.evaluation.baselines import repeat_input
 from vfusion3d.evaluation.showcase import folded_sheet, novel_views_by, turn_sheet
-from vfusion3d.world.objects import CATEGORIES, COMMON
-from vfusion3d.world.unseen import ROUND, UnseenObjects
+from vfusion3d.runs.claim import short_name
+from vfusion3d.world.catalogue import COMMON, DRAWN
+from vfusion3d.world.unseen import ROUND, UnseenObjects, eval_prompts
+
+PROMPTS = [
+    "a brown mug",
+    "a striped orange and white rocket",
+    "a striped orange and green chair",
+    "a wide two-tone brown and pink mushroom",
+]
 
 
 def test_every_category_comes_once_a_round_and_halves_alternate():
-    assert sorted(ROUND) == sorted(kind.name for kind in CATEGORIES)
+    assert sorted(ROUND) == sorted(DRAWN)
     for count in (4, 20, 40):
         names = [ROUND[index % len(ROUND)] for index in range(count)]
         assert sum(name in COMMON for name in names) == count // 2
+
+
+def test_the_evaluation_prompts_are_those_of_every_result_so_far():
+    assert eval_prompts(4) == PROMPTS
+    assert short_name("\n".join(eval_prompts(40))) == "fd0072cf33c84da1"
 
 
 def test_an_unseen_object_is_of_its_turns_category_and_says_so():

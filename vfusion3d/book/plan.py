@@ -106,7 +106,7 @@ def _generate(profile: Profile) -> list[Step]:
 def _curate(profile: Profile) -> list[Step]:
     data = profile.data
     return [
-        Step("videos labelled good or bad", data.labelled_videos, "by a person"),
+        Step("videos labelled good or bad", data.judged_videos, "by a person"),
         *_labels(profile, data.videos),
         Step("frames for the elevation's training", 4 * data.objects_3d, "image features"),
     ]

@@ -1,4 +1,4 @@
-"""Runs one notebook from top to bottom with papermill, and what the notebooks share.
+"""Runs one notebook from top to bottom with papermill.
 
     python -m vfusion3d.book.run notebooks/01_render_3d_data.ipynb --profile smoke
     python -m vfusion3d.book.run notebooks/*.ipynb --profile paper --dry-run
@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
 from vfusion3d.runs.claim import write_whole
-from vfusion3d.runs.layout import MissingArtifact, require  # noqa: F401 (for the notebooks)
 from vfusion3d.runs.pictures import smaller_png
 from vfusion3d.runs.profiles import FOLDER, ProfileError, load_profile, profile_path
 from vfusion3d.runs.progress import TEXT
@@ -35,15 +35,6 @@ class NotebookError(RuntimeError):
     """A notebook that did not run to its end; the message holds the notebook's own error."""
 
 
-def figures_dir(run_dir: str | Path) -> Path:
-    """The folder of figures and tables that belongs to `run_dir`: figures/NAME for runs/NAME. Made if need be."""
-    run_dir = Path(run_dir)
-    beside = run_dir.parent.name == "runs"
-    folder = run_dir.parent.parent / "figures" / run_dir.name if beside else run_dir / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def run_notebook(notebook: str | Path, profile: str | Path, root: str | Path = ".", seed: int = 0) -> Path:
     """Executes `notebook` at `profile` and returns the executed copy, root/papermill_runs/<profile>/<name>.ipynb.
 
@@ -54,7 +45,8 @@ def run_notebook(notebook: str | Path, profile: str | Path, root: str | Path = "
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    notebook, root = Path(notebook), Path(root)
+    notebook = Path(notebook)
+    root = Path(root)
     name = load_profile(profile).name
     if not any("parameters" in cell.metadata.get("tags", []) for cell in nbformat.read(notebook, 4).cells):
         raise NotebookError(f"{notebook} has no cell tagged `parameters`, so it cannot be told its profile")
@@ -171,6 +163,7 @@ def scrub(notebook: nbformat.NotebookNode, *folders: Path) -> nbformat.NotebookN
             text = re.sub(rf"{start}(?![\w.-])", name or ".", text)
         return text
 
+    streams = CoalesceStreamsPreprocessor()  # a progress bar arrives in many pieces
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
@@ -178,7 +171,8 @@ def scrub(notebook: nbformat.NotebookNode, *folders: Path) -> nbformat.NotebookN
             cell.metadata.papermill = {"duration": cell.metadata.papermill.duration}
         if cell.cell_type != "code":
             continue
-        cell.outputs = _merge_streams([output for output in cell.outputs if _is_more_than_a_widget(output)])
+        cell.outputs = [output for output in cell.outputs if _is_more_than_a_widget(output)]
+        cell, _ = streams.preprocess_cell(cell, {}, 0)
         for output in cell.outputs:
             output.get("data", {}).pop(WIDGET, None)
             if png := output.get("data", {}).get("image/png"):
@@ -201,23 +195,10 @@ def _is_more_than_a_widget(output: nbformat.NotebookNode) -> bool:
     return WIDGET not in data or any(kind.startswith("image/") for kind in data)
 
 
-def _merge_streams(outputs: list) -> list:
-    """Neighbouring pieces of stdout, and of stderr, as one: a progress bar arrives in many."""
-    merged = []
-    for output in outputs:
-        before = merged[-1] if merged else {}
-        if output.output_type == "stream" and before.get("name") == output.name:
-            before.text += output.text
-        else:
-            merged.append(output)
-    return merged
-
-
 def _without_bars(text: str) -> str:
-    """What a terminal would show in the end, without progress bars: a carriage return starts the line anew."""
-    lines = text.replace("\r\n", "\n").replace(CURSOR_UP, "").split("\n")
-    shown = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines]
-    return "\n".join(line for line in shown if not BAR.match(line.rstrip()))
+    """What a terminal would show in the end, without progress bars."""
+    lines = [line.rstrip("\r") for line in text.replace(CURSOR_UP, "").split("\n")]
+    return "\n".join(line for line in lines if not BAR.match(line.rstrip()))
 
 
 def main(arguments: list[str] | None = None) -> int:

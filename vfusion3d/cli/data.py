@@ -4,8 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
-from vfusion3d.cli.page import add_part, add_run, again, existing, new_page, part_of, run_of
-from vfusion3d.runs.layout import prompt_table, test_data, training_data
+from vfusion3d.cli.page import add_part, add_run, new_page, part_of, run_of
+from vfusion3d.runs.layout import objects_3d, prompt_table, test_data
 
 
 def add_render(commands) -> None:
@@ -23,12 +23,15 @@ def add_render(commands) -> None:
 vfusion3d render --profile laptop
 vfusion3d render --objects my_meshes/ -o shards/ --views 32 --size 128
 vfusion3d render --objects primitives --count 1000 -o shards/
+vfusion3d render --objects common,robot --count 100 -o shards/
 vfusion3d render --profile paper --shard 3 --shards 64       (on the 4th of 64 machines)
 """,
     )
     add_run(page)
     page.add_argument(
-        "--objects", metavar="WHICH", help="procedural, common, uncommon, primitives, or a folder of mesh files"
+        "--objects",
+        metavar="WHICH",
+        help="procedural, primitives, a folder of mesh files, or categories: common, uncommon or names, between commas",
     )
     page.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where the shards of --objects go")
     page.add_argument("--count", type=int, help="how many objects (default: the profile's; every file of a folder)")
@@ -45,47 +48,54 @@ def run_render(options: argparse.Namespace) -> int:
         options.parser.error("--objects and -o belong together: which objects, and where their shards go")
     part = part_of(options)
     from vfusion3d.data.render_dataset import render_dataset
-
-    profile, run_dir = run_of(options)
-    common = {
-        "size": options.size or profile.data.render_size,
-        "workers": options.workers or profile.workers or os.cpu_count() or 1,
-        "backend": options.backend,
-        "part": part,
-        "overwrite": options.overwrite,
-    }
-    views = options.views or profile.data.views_3d
-    if options.objects is not None:
-        source, count = _object_source(options.objects), options.count
-        if count is None and not hasattr(source, "__len__"):
-            count = profile.data.objects_3d
-        print(render_dataset(options.output, source, count, views=views, seed=options.seed, **common))
-        return 0
     from vfusion3d.evaluation.protocol import TEST_VIEWS
     from vfusion3d.world.unseen import UNSEEN_SEED, UnseenObjects
 
-    count = options.count or profile.data.objects_3d
-    folder = training_data(run_dir)
-    print(render_dataset(folder, _object_source("common"), count, views=views, seed=options.seed, **common))
-    unseen = {"views": options.views or TEST_VIEWS, "seed": options.seed + UNSEEN_SEED}
-    print(render_dataset(test_data(run_dir), UnseenObjects(), profile.data.test_objects, **unseen, **common))
+    profile, run_dir = run_of(options)
+
+    def render(folder: Path, source, count: int | None, views: int, seed: int) -> None:
+        index = render_dataset(
+            folder,
+            source,
+            count,
+            views=options.views or views,
+            size=options.size or profile.data.render_size,
+            seed=seed,
+            workers=options.workers or profile.workers or os.cpu_count() or 1,
+            backend=options.backend,
+            part=part,
+            overwrite=options.overwrite,
+        )
+        print(index)
+
+    source = _object_source(options.objects or "common")
+    count = options.count
+    if count is None and not hasattr(source, "__len__"):
+        count = profile.data.objects_3d
+    render(options.output or objects_3d(run_dir), source, count, profile.data.views_3d, options.seed)
+    if options.objects is None:
+        seed = options.seed + UNSEEN_SEED
+        render(test_data(run_dir), UnseenObjects(), profile.data.test_objects, TEST_VIEWS, seed)
     return 0
 
 
 def _object_source(which: str):
     from vfusion3d.data.render_dataset import MeshFolder
+    from vfusion3d.world.catalogue import CATEGORY_NAMES, COMMON, UNCOMMON
     from vfusion3d.world.sources import ProceduralObjects, RandomPrimitives
 
     if which == "primitives":
         return RandomPrimitives()
-    if which in ("procedural", "common", "uncommon"):
-        from vfusion3d.world import objects
-
-        names = {"procedural": None, "common": objects.COMMON, "uncommon": objects.UNCOMMON}[which]
-        return ProceduralObjects(names)
-    if not Path(which).is_dir():
-        raise ValueError(f"--objects {which}: no such folder, and none of procedural, common, uncommon, primitives")
-    return MeshFolder(which)
+    if which == "procedural":
+        return ProceduralObjects()
+    halves = {"common": COMMON, "uncommon": UNCOMMON}
+    if which not in halves and Path(which).is_dir():
+        return MeshFolder(which)
+    names = [name for word in which.split(",") for name in halves.get(word, (word,))]
+    if unknown := [name for name in names if name not in CATEGORY_NAMES]:
+        known = ", ".join(["procedural", "primitives", *halves, *CATEGORY_NAMES])
+        raise ValueError(f"--objects {which}: no such folder, and {unknown[0]!r} is none of {known}")
+    return ProceduralObjects(tuple(names))
 
 
 def add_prompts(commands) -> None:
@@ -137,19 +147,19 @@ def run_prompts(options: argparse.Namespace) -> int:
     if options.eval_prompts is not None:
         check_corpus(options.eval_prompts)
         chosen = [caption for caption in read_captions(options.eval_prompts) if caption.strip()]
-    for data in (training_data(run_dir), test_data(run_dir)):
-        existing(data / "index.json", again(options, "render"))
-    unseen = MultiviewShards(test_data(run_dir))
+    objects = objects_3d.need(run_dir, profile=options.profile)
+    unseen = MultiviewShards(test_data.need(run_dir, profile=options.profile))
     table = collect_prompts(
         profile,
         prompt_table(run_dir),
         held_out={"evaluation prompts": chosen, "unseen objects": [unseen.caption(i) for i in range(len(unseen))]},
-        objects=training_data(run_dir),
+        objects=objects,
         corpus=corpus,
         seed=options.seed,
         overwrite=options.overwrite,
     )
-    found, wanted = len(read_prompts(table)), profile.data.prompts
+    found = len(read_prompts(table))
+    wanted = profile.data.prompts
     print(f"{found:,} of {wanted:,} prompts" + (f": {corpus} has no more" if found < wanted else ""))
     print(table)
     return 0

@@ -5,15 +5,15 @@ import time
 from functools import partial
 from pathlib import Path
 
-from vfusion3d.cli.page import add_run, again, existing, new_page, run_of
+from vfusion3d.cli.page import add_run, new_page, run_of
 from vfusion3d.runs.claim import write_whole
 from vfusion3d.runs.layout import (
     finetuned_model,
+    objects_3d,
     pretrained_model,
     synthetic_data,
     synthetic_labels,
     test_data,
-    training_data,
     user_study,
 )
 
@@ -55,19 +55,19 @@ def run_train(options: argparse.Namespace) -> int:
     from vfusion3d.training.train import train_vfusion3d
 
     profile, run_dir = run_of(options)
-    recipe, weights = profile.training, options.weights
+    recipe = profile.training
+    weights = options.weights
     if options.finetune:
         recipe = profile.finetuning
         if recipe is None:
             raise ValueError(
                 f"the profile {profile.name} has no `finetuning`: add that recipe to a profile of your own"
             )
-        weights = weights or existing(pretrained_model(run_dir) / "model", again(options, "train"))
+        weights = weights or pretrained_model.need(run_dir, profile=options.profile) / "model"
     folder = options.output or (finetuned_model if options.finetune else pretrained_model)(run_dir)
     data = _training_data(options, run_dir)
     model = VFusion3D.from_pretrained(weights) if weights else None
-    how = {"seed": options.seed, "overwrite": options.overwrite}
-    train_vfusion3d(profile, data, folder, recipe=recipe, model=model, **how)
+    train_vfusion3d(profile, data, folder, recipe=recipe, model=model, seed=options.seed, overwrite=options.overwrite)
     print(folder / "model")
     return 0
 
@@ -75,14 +75,11 @@ def run_train(options: argparse.Namespace) -> int:
 def _training_data(options: argparse.Namespace, run_dir: Path):
     """What `train` learns from: a folder of rendered shards, or the labelled synthetic videos."""
     if options.data or options.finetune:
-        data = options.data or training_data(run_dir)
-        existing(data / "index.json", again(options, "render"))
-        return data
+        return options.data or objects_3d.need(run_dir, profile=options.profile)
     from vfusion3d.data.synthetic import SyntheticShards
 
-    existing(synthetic_data(run_dir) / "index.json", again(options, "generate"))
-    existing(synthetic_labels(run_dir) / "index.json", again(options, "curate"))
-    data = SyntheticShards(synthetic_data(run_dir), synthetic_labels(run_dir))
+    videos = synthetic_data.need(run_dir, profile=options.profile)
+    data = SyntheticShards(videos, synthetic_labels.need(run_dir, profile=options.profile))
     print(f"the filter keeps {len(data):,} of {len(data.facts):,} videos")
     return data
 
@@ -124,17 +121,16 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from vfusion3d.foundations.perceptual import perceptual_distance
 
     profile, run_dir = run_of(options)
-    data = options.data or test_data(run_dir)
-    existing(data / "index.json", again(options, "render"))
+    data = options.data or test_data.need(run_dir, profile=options.profile)
     weights = options.weights or _newest_model(options, run_dir)
     device = device_of(profile)
     model = VFusion3D.from_pretrained(weights).to(device).eval()
     shards = MultiviewShards(data)
     size = options.size or min(model.config.image_size, shards.read(0, views=[0]).rgba.shape[-1])
     methods = {"VFusion3D": model_predictor(model), "input view repeated": repeat_input, "white image": white}
-    if (training_data(run_dir) / "index.json").exists():
+    if not objects_3d.missing(run_dir):
         features = image_features(profile)
-        seen = build_index(MultiviewShards(training_data(run_dir)), features, device=device)
+        seen = build_index(MultiviewShards(objects_3d(run_dir)), features, device=device)
         methods["nearest training object"] = retrieval(seen, features)
     table = evaluate_3d(
         methods,
@@ -158,7 +154,7 @@ def _newest_model(options: argparse.Namespace, run_dir: Path) -> Path:
     first, finetuned = pretrained_model(run_dir) / "model", finetuned_model(run_dir) / "model"
     if finetuned.exists() and not (first.exists() and first.stat().st_mtime > finetuned.stat().st_mtime):
         return finetuned
-    return existing(first, again(options, "train"))
+    return pretrained_model.need(run_dir, profile=options.profile) / "model"
 
 
 def add_experiment(commands) -> None:

@@ -63,16 +63,3 @@ def part_of(options: argparse.Namespace) -> tuple[int, int]:
     if not 0 <= options.shard < options.shards:
         options.parser.error(f"--shard {options.shard} --shards {options.shards}: K must be from 0 to N - 1")
     return options.shard, options.shards
-
-
-def again(options: argparse.Namespace, command: str) -> str:
-    """Another command for the same run, as a person would type it."""
-    run_dir = f" --run-dir {options.run_dir}" if options.run_dir else ""
-    return f"vfusion3d {command} --profile {options.profile}{run_dir}"
-
-
-def existing(path: Path, made_by: str) -> Path:
-    """`path`, which a command makes. Raises FileNotFoundError that names the command where it does not exist."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist yet; `{made_by}` makes it")
-    return path

@@ -3,18 +3,19 @@
 import argparse
 from pathlib import Path
 
-from vfusion3d.cli.page import add_part, add_run, again, existing, new_page, part_of, run_of
+from vfusion3d.cli.page import add_part, add_run, new_page, part_of, run_of
 from vfusion3d.runs.layout import (
     curation_models,
+    objects_3d,
     prompt_table,
     synthetic_data,
     synthetic_labels,
     test_data,
-    training_data,
     video_model,
 )
 
-STRIPS, LOOKS = 4, 5  # while the video model learns: of how many objects there are strips, and how often
+STRIPS = 4  # objects of which there are strips while the video model learns
+LOOKS = 5  # how often strips are made
 
 
 def add_finetune_video(commands) -> None:
@@ -47,10 +48,10 @@ def run_finetune_video(options: argparse.Namespace) -> int:
     from vfusion3d.video.strips import first_frames, keep_strips
 
     profile, run_dir = run_of(options)
-    data, folder = training_data(run_dir), options.output or video_model(run_dir)
-    existing(data / "index.json", again(options, "render"))
+    data = objects_3d.need(run_dir, profile=options.profile)
+    folder = options.output or video_model(run_dir)
     show = None
-    if (test_data(run_dir) / "index.json").exists():
+    if not test_data.missing(run_dir):
         first = first_frames(MultiviewShards(test_data(run_dir)), STRIPS, profile.video.size)
         show = keep_strips(folder / "strips", first, profile.video, options.seed)
     finetune_video_model(
@@ -112,9 +113,11 @@ def run_generate(options: argparse.Namespace) -> int:
     from vfusion3d.video.prompts import PROMPTS, read_prompts
 
     profile, run_dir = run_of(options)
-    table = existing(prompt_table(run_dir) / PROMPTS, again(options, "prompts"))
-    weights = options.weights or str(existing(video_model(run_dir) / "model", again(options, "finetune-video")))
-    model = load_video_model(_with_video_model(profile, weights), dtype=dtype_of(profile))
+    table = prompt_table.need(run_dir, profile=options.profile) / PROMPTS
+    tuned = None
+    if options.weights is None:
+        tuned = video_model.need(run_dir, profile=options.profile) / "model"
+    model = load_video_model(_with_video_model(profile, options.weights), tuned, dtype_of(profile))
     prompts = read_prompts(table)[: profile.data.videos]
     index = generate_videos(
         options.output or synthetic_data(run_dir),
@@ -140,22 +143,23 @@ def add_curate(commands) -> None:
         "Train the quality filter on judged videos and the elevation network on the 3D data in RUN_DIR/data/train_3d,\n"
         "and label every video in RUN_DIR/data/synthetic (made by `vfusion3d generate`) into RUN_DIR/data/labels.\n"
         "No video is removed: whoever reads the labels chooses from which score on a video is kept.\n"
-        "The models and the judgements go to RUN_DIR/curation. Without --annotations the simulated annotator judges\n"
+        "The models and the judgements go to RUN_DIR/curation. Without --judgements the simulated judge looks at\n"
         "as many videos as the profile says; it can where the procedural world drew the pictures. Judgements of your\n"
         "own are made in notebook 05, video by video.\n"
         "Interrupt it at any time: the same command goes on where it stopped.",
         """
 vfusion3d curate --profile laptop
-vfusion3d curate --profile laptop --annotations mine.csv
-vfusion3d curate --profile paper --annotations mine.csv --shard 3 --shards 64      (on the 4th of 64 machines)
+vfusion3d curate --profile laptop --judgements mine.csv
+vfusion3d curate --profile paper --judgements mine.csv --shard 3 --shards 64      (on the 4th of 64 machines)
 """,
     )
     add_run(page)
     page.add_argument(
-        "--annotations",
+        "--judgements",
+        "--annotations",  # as it was called before
         type=Path,
         metavar="FILE",
-        help="judgements: a .csv file with the columns key, good (yes or no), annotator, videos",
+        help="judgements: a .csv file with the columns key, good (yes or no), judge, videos",
     )
     page.add_argument("--overwrite", action="store_true", help="delete labels that were made with other settings")
     add_part(page)
@@ -164,26 +168,26 @@ vfusion3d curate --profile paper --annotations mine.csv --shard 3 --shards 64   
 def run_curate(options: argparse.Namespace) -> int:
     part = part_of(options)
     from vfusion3d.curation.curate import new_labeller, videos_to_judge
-    from vfusion3d.curation.judgements import ANNOTATIONS, Annotations
+    from vfusion3d.curation.judgements import JUDGEMENTS, Judgements
     from vfusion3d.curation.labels import label_videos
     from vfusion3d.data.shards import MultiviewShards, Shards, VideoShards
     from vfusion3d.foundations.perceptual import perceptual_distance
-    from vfusion3d.stand_ins.judge import annotate
+    from vfusion3d.stand_ins.judge import judge_videos
 
     profile, run_dir = run_of(options)
-    existing(training_data(run_dir) / "index.json", again(options, "render"))
-    videos = VideoShards(existing(synthetic_data(run_dir) / "index.json", again(options, "generate")).parent)
+    objects = objects_3d.need(run_dir, profile=options.profile)
+    videos = VideoShards(synthetic_data.need(run_dir, profile=options.profile))
     models = curation_models(run_dir)
-    if options.annotations is not None:
-        if not options.annotations.is_file():
-            raise FileNotFoundError(f"--annotations {options.annotations}: no such file; notebook 05 makes one")
-        annotations = Annotations(options.annotations, videos)
+    if options.judgements is not None:
+        if not options.judgements.is_file():
+            raise FileNotFoundError(f"--judgements {options.judgements}: no such file; notebook 05 makes one")
+        judgements = Judgements(options.judgements, videos)
     else:
-        annotations = Annotations(models / ANNOTATIONS, videos, set_aside=options.overwrite)
-        places = videos_to_judge(videos, profile.data.labelled_videos, options.seed)
-        annotate(annotations, videos, places, perceptual_distance(profile))
-    shards = MultiviewShards(training_data(run_dir))
-    labeller, settings = new_labeller(profile, models, videos, annotations, shards, options.seed)
+        judgements = Judgements(models / JUDGEMENTS, videos, set_aside=options.overwrite)
+        places = videos_to_judge(videos, profile.data.judged_videos, options.seed)
+        judge_videos(judgements, videos, places, perceptual_distance(profile))
+    shards = MultiviewShards(objects)
+    labeller, settings = new_labeller(profile, models, videos, judgements, shards, options.seed)
     index = label_videos(
         videos.folder,
         synthetic_labels(run_dir),

@@ -22,7 +22,7 @@ from sklearn.pipeline import Pipeline
 from vfusion3d.cameras import HIGHEST_ELEVATION, default_intrinsics, offset_cameras, orbit_cameras
 from vfusion3d.curation.elevation import ELEVATION_VIEWS, train_elevation
 from vfusion3d.curation.features import features_of_all
-from vfusion3d.curation.judgements import Annotations
+from vfusion3d.curation.judgements import Judgements
 from vfusion3d.curation.labels import Labeller
 from vfusion3d.curation.quality import FOLDS, QUALITY_FRAMES, REPEATS, C, held_out_scores, train_filter
 from vfusion3d.data.images import on_white, resize
@@ -30,7 +30,7 @@ from vfusion3d.data.shards import MultiviewShards, Shards, VideoShards
 from vfusion3d.foundations.image_features import ImageFeatures, image_features, patch_features
 from vfusion3d.foundations.saliency import saliency
 from vfusion3d.runs.claim import Arguments, changes, made_with, record, short_name, write_record, write_whole
-from vfusion3d.runs.layout import require
+from vfusion3d.runs.layout import curation_models
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.progress import tqdm
 
@@ -54,15 +54,15 @@ def videos_to_judge(videos: Shards, count: int, seed: int) -> list[int]:
 
 
 def judged_features(
-    features: ImageFeatures, videos: VideoShards, annotations: Annotations
+    features: ImageFeatures, videos: VideoShards, judgements: Judgements
 ) -> tuple[Float[np.ndarray, "judged width"], Bool[np.ndarray, "judged"]]:
     """What the filter learns from: the features of every judged video, and whether it is good.
 
     Raises ValueError where none is judged.
     """
-    places, good = annotations.labels()
+    places, good = judgements.arrays()
     if not len(places):
-        raise ValueError(f"{annotations.path} holds no judgement yet: label some videos first (notebook 05)")
+        raise ValueError(f"{judgements.path} holds no judgement yet: judge some videos first (notebook 05)")
     frames = _Frames(videos, places)
     return features_of_all(features, frames, QUALITY_FRAMES), good
 
@@ -148,7 +148,7 @@ def quality_model(
     folder: Path,
     features: ImageFeatures,
     videos: VideoShards,
-    annotations: Annotations,
+    judgements: Judgements,
     profile: Profile,
     seed: int = 0,
 ) -> tuple[Pipeline, dict[str, float], dict[str, Any]]:
@@ -160,16 +160,16 @@ def quality_model(
     settings = {
         "features": profile.foundations.image_features,
         "videos": videos.fingerprint,
-        "judgements": annotations.digest,
+        "judgements": judgements.digest,
         "C": C,
     }
     asked = {**settings, "held_out": {"folds": FOLDS, "repeats": REPEATS, "seed": seed}}
-    learn_from = functools.cache(lambda: judged_features(features, videos, annotations))
+    learn_from = functools.cache(lambda: judged_features(features, videos, judgements))
     model = learned(folder / QUALITY, settings, lambda: train_filter(*learn_from()))
     path = folder / HELD_OUT
     known = json.loads(path.read_text()) if path.exists() else {"settings": {}}
     if changes(known["settings"], asked):
-        places, good = annotations.labels()
+        places, good = judgements.arrays()
         scores = {}
         if min(good.sum(), (~good).sum()) >= 2:
             means = held_out_scores(*learn_from(), seed=seed).mean(axis=0)
@@ -222,7 +222,7 @@ def new_labeller(
     profile: Profile,
     folder: Path,
     videos: VideoShards,
-    annotations: Annotations,
+    judgements: Judgements,
     shards: MultiviewShards,
     seed: int = 0,
 ) -> tuple[Labeller, dict[str, Any]]:
@@ -230,7 +230,7 @@ def new_labeller(
 
     A judged video is not scored by the filter that learned from it but by filters that did not (`held_out_scores`).
     """
-    quality, scores, judged = quality_model(folder, image_features(profile), videos, annotations, profile, seed)
+    quality, scores, judged = quality_model(folder, image_features(profile), videos, judgements, profile, seed)
     elevation, trained = elevation_model(folder, shards, profile, seed)
     settings = {
         "quality": judged,
@@ -242,12 +242,14 @@ def new_labeller(
     return _labeller(profile, quality, elevation, held_out), settings
 
 
-def stored_labeller(profile: Profile, folder: Path) -> tuple[Labeller, dict[str, str]]:
-    """What labels other videos, with the models that are in `folder` already; the settings say what their files hold.
+def stored_labeller(profile: Profile, run_dir: Path) -> tuple[Labeller, dict[str, str]]:
+    """What labels other videos, with the models that a run has already; the settings say what their files hold.
 
     No scores are held out. Raises MissingArtifact that names the notebook which makes them.
     """
-    quality, elevation = (require(folder / name, "05_filter_and_label") for name in (QUALITY, ELEVATION))
+    folder = curation_models.need(run_dir)
+    quality = folder / QUALITY
+    elevation = folder / ELEVATION
     settings = {
         "quality": short_name(quality.read_bytes()),
         "elevation": short_name(elevation.read_bytes()),

@@ -89,7 +89,8 @@ def mean_error(predicted: Float[np.ndarray, "videos"], true: Float[np.ndarray, "
 def as_network(model: TransformedTargetRegressor) -> nn.Sequential:
     """The same function in PyTorch, without `predict_elevation`'s bounds: both scalers become part of the layers."""
     scaler, mlp = model.regressor_[0], model.regressor_[-1]
-    (first, second), (first_bias, second_bias) = mlp.coefs_, mlp.intercepts_
+    first, second = mlp.coefs_
+    first_bias, second_bias = mlp.intercepts_
     spread, mean = model.transformer_.scale_[0], model.transformer_.mean_[0]
     network = two_layers(*first.shape)
     layers = {

@@ -1,6 +1,6 @@
 """A person judges videos in a notebook: one film strip at a time, good or bad, by button or by key (section 3.2).
 
-`Labelling` is where one is in a list of videos; `labelling_widget` shows it. Each judgement is on disk before the next
+`Judging` is where one is in a list of videos; `judging_widget` shows it. Each judgement is on disk before the next
 video appears, so one may stop at any time, and goes on at the first video that nobody has judged.
 """
 
@@ -11,24 +11,29 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vfusion3d.curation.judgements import Annotations
+from vfusion3d.curation.judgements import Judgements
 from vfusion3d.data.shards import VideoShards
 
 KEYS = {"g": "good", "b": "bad", "s": "skip", "z": "back"}
 COLOURS = {"good": "success", "bad": "danger", "skip": "", "back": ""}
-COLUMNS, GAP, SIDE = 8, 4, 120  # of the film strip: frames a row, pixels between frames and a side of one
+COLUMNS = 8  # frames a row of the film strip
+GAP = 4  # pixels between frames
+SIDE = 120  # pixels a side of a frame
 
 
-class Labelling:
+class Judging:
     """Who judges which of the videos, and which is next.
 
     keys: the videos to judge, in this order. Those that a person has judged already are not shown again, unless one
-    goes back; a judgement of the simulated annotator is replaced.
+    goes back; a judgement of the simulated judge is replaced.
     """
 
-    def __init__(self, annotations: Annotations, keys: Sequence[str], annotator: str = "person"):
-        self.annotations, self.keys, self.annotator = annotations, list(keys), annotator
-        self._place, self._seen = 0, []
+    def __init__(self, judgements: Judgements, keys: Sequence[str], judge: str = "person"):
+        self.judgements = judgements
+        self.keys = list(keys)
+        self.judge = judge
+        self._place = 0
+        self._seen: list[int] = []
         self._forward()
 
     @property
@@ -49,7 +54,7 @@ class Labelling:
             self._place = self._seen.pop() if self._seen else self._place
         elif self.current is not None:
             if action != "skip":
-                self.annotations.judge(self.current, action == "good", self.annotator)
+                self.judgements.judge(self.current, action == "good", self.judge)
             self._seen.append(self._place)
             self._place += 1
             self._forward()
@@ -59,37 +64,39 @@ class Labelling:
             self._place += 1
 
     def _is_judged(self, key: str) -> bool:
-        made = self.annotations.get(key)
+        made = self.judgements.get(key)
         return made is not None and not made.simulated
 
 
-def labelling_widget(labelling: Labelling, videos: VideoShards):
+def judging_widget(judging: Judging, videos: VideoShards):
     """An ipywidgets box with film strip, caption, progress, buttons, and a field that takes single letters as keys."""
     import ipywidgets
 
-    picture, text = ipywidgets.Image(format="png"), ipywidgets.Label()
-    bar = ipywidgets.IntProgress(max=len(labelling.keys), layout={"width": "300px"})
+    picture = ipywidgets.Image(format="png")
+    text = ipywidgets.Label()
+    bar = ipywidgets.IntProgress(max=len(judging.keys), layout={"width": "300px"})
     words = {action: f"{action} ({key})" for key, action in KEYS.items()}
     buttons = [ipywidgets.Button(description=words[action], button_style=style) for action, style in COLOURS.items()]
     typed = ipywidgets.Text(placeholder=f"click here and type {', '.join(KEYS)}", layout={"width": "200px"})
     places = {key: place for place, key in enumerate(videos.keys)}
 
     def show() -> None:
-        key = labelling.current
-        bar.value, count = labelling.judged, f"{labelling.judged} of {len(labelling.keys)} judged"
+        key = judging.current
+        bar.value = judging.judged
+        count = f"{judging.judged} of {len(judging.keys)} judged"
         picture.layout.display = "none" if key is None else "block"
         if key is None:
             text.value = f"{count}: no video is left"
             return
         video = videos[places[key]]
         picture.value = strip_png(video.frames)
-        before = labelling.annotations.get(key)
-        said = f", so far {'good' if before.good else 'bad'} ({before.annotator})" if before else ""
+        before = judging.judgements.get(key)
+        said = f", so far {'good' if before.good else 'bad'} ({before.judge})" if before else ""
         text.value = f"{video.caption} ({count}{said})"
 
     def act(action: str) -> None:
         try:
-            labelling.act(action)
+            judging.act(action)
         except OSError as error:  # a full disk: nothing is lost, and nothing moves on
             text.value = f"not saved: {error}"
             return

@@ -17,7 +17,8 @@ from sklearn.svm import SVC
 
 QUALITY_FRAMES = 8
 C = 3.0  # of the support vector machine: the price of an error beside that of a narrow margin
-FOLDS, REPEATS = 10, 10  # of held-out scores: each filter learns from nine tenths of the judged videos
+FOLDS = 10  # of held-out scores: each filter learns from nine tenths of the judged videos
+REPEATS = 10
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def held_out_scores(
     least = min(good.sum(), (~good).sum())
     if least < 2:
         raise ValueError(f"{good.sum()} good and {(~good).sum()} bad labels: to hold some out, label two of each kind")
-    scores, parts = np.empty((repeats, len(good))), min(folds, least)
+    scores = np.empty((repeats, len(good)))
+    parts = min(folds, least)
     for row in range(repeats):
         for learn, test in StratifiedKFold(parts, shuffle=True, random_state=seed + row).split(features, good):
             scores[row, test] = quality_scores(train_filter(features[learn], good[learn]), features[test])
@@ -101,9 +103,11 @@ def guesses(features: Float[np.ndarray, "videos width"], conditions: pd.DataFram
     rows = {}
     for name in conditions:
         holds = conditions[name].to_numpy(bool)
-        share, accuracy, auc = holds.mean(), float("nan"), float("nan")
+        share = holds.mean()
+        accuracy = auc = float("nan")
         if min(holds.sum(), (~holds).sum()) >= 2:
             reports = [report(row, holds) for row in held_out_scores(features, holds, seed=seed)]
-            accuracy, auc = (np.mean([getattr(one, measure) for one in reports]) for measure in ("accuracy", "auc"))
+            accuracy = np.mean([one.accuracy for one in reports])
+            auc = np.mean([one.auc for one in reports])
         rows[name] = {"holds": share, "always the commoner": max(share, 1 - share), "accuracy": accuracy, "AUC": auc}
     return pd.DataFrame(rows).T

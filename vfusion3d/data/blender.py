@@ -20,6 +20,7 @@ from vfusion3d.data.surfaces import DEFAULT_LIGHT, surfaces_of
 from vfusion3d.data.views import RenderedViews
 
 PYTHON_VARIABLE = "VFUSION3D_BLENDER_PYTHON"
+SAMPLES = 64  # light paths a pixel
 WORKER = Path(__file__).with_name("blender_worker.py")
 VENV_PYTHONS = (Path(".venv-blender/bin/python"), Path(".venv-blender/Scripts/python.exe"))
 
@@ -57,11 +58,10 @@ def render_with_blender(
     depth: bool = False,
     normals: bool = False,
     shading: bool = True,
-    samples: int = 64,
 ) -> RenderedViews:
     """What `render.render_views(backend="blender")` calls; the cameras must have passed `render.check_cameras`.
 
-    samples: light paths a pixel. shading=False gives the bare colours. Raises BlenderMissingError where Blender is not
+    shading=False gives the bare colours. Raises BlenderMissingError where Blender is not
     installed, RuntimeError with Blender's last words where it fails.
     """
     python = blender_python()
@@ -74,7 +74,7 @@ def render_with_blender(
     job = {
         "surfaces": len(surfaces),
         "size": size,
-        "samples": samples,
+        "samples": SAMPLES,
         "shading": shading,
         "depth": depth,
         "normals": normals,

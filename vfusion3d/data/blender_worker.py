@@ -130,7 +130,8 @@ def save_texture(texture: np.ndarray, path: Path) -> str:
     height, width, _ = texture.shape
     image = bpy.data.images.new(path.stem, width, height)
     image.pixels.foreach_set((np.insert(texture, 3, 255, axis=2)[::-1] / 255).astype(np.float32).ravel())
-    image.filepath_raw, image.file_format = str(path), "PNG"
+    image.filepath_raw = str(path)
+    image.file_format = "PNG"
     image.save()
     return str(path)
 
@@ -183,12 +184,16 @@ def place_camera(scene, camera, cam2world: np.ndarray, intrinsics: np.ndarray) -
     """Our camera as Blender's: focal length over a sensor of width 36, pixels that are not square, a shifted lens."""
     fx, fy, cx, cy = intrinsics
     camera.matrix_world = mathutils.Matrix([*cam2world.tolist(), [0, 0, 0, 1]])
-    camera.data.sensor_fit, camera.data.sensor_width = "HORIZONTAL", 36.0
+    camera.data.sensor_fit = "HORIZONTAL"
+    camera.data.sensor_width = 36.0
     camera.data.lens = 36.0 * fx
     aspect = fx / fy  # of a pixel: height over width
-    scene.render.pixel_aspect_x, scene.render.pixel_aspect_y = max(1.0, 1 / aspect), max(1.0, aspect)
-    camera.data.shift_x, camera.data.shift_y = 0.5 - cx, (cy - 0.5) * aspect
-    camera.data.clip_start, camera.data.clip_end = 1e-3, 1e4
+    scene.render.pixel_aspect_x = max(1.0, 1 / aspect)
+    scene.render.pixel_aspect_y = max(1.0, aspect)
+    camera.data.shift_x = 0.5 - cx
+    camera.data.shift_y = (cy - 0.5) * aspect
+    camera.data.clip_start = 1e-3
+    camera.data.clip_end = 1e4
 
 
 def render(scene, path: Path, size: int) -> np.ndarray:

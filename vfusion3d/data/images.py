@@ -1,5 +1,6 @@
 """From the views that a shard stores to the images that are shown and compared: on white, at one size."""
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -24,6 +25,12 @@ def resize(images: Float[Tensor, "n c h w"], size: int) -> Float[Tensor, "n c si
     if images.shape[-2:] == (size, size):
         return images
     return interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def to_bytes(images: Float[Tensor, "*batch c h w"]) -> UInt8[np.ndarray, "*batch h w c"]:
+    """Images in [0, 1], cut to it, as bytes on the CPU, channels last: what is written to files."""
+    pixels = (images.detach().float().clamp(0, 1) * 255).round().byte()
+    return pixels.movedim(-3, -1).contiguous().cpu().numpy()
 
 
 def uniform_frames(stored: int, count: int) -> list[int]:

@@ -24,8 +24,8 @@ class MeshFileError(ValueError):
     """A mesh file that cannot be used; the message names the file and the reason."""
 
 
-def load_mesh(path: str | Path, up: str | None = None, radius: float = RADIUS) -> trimesh.Trimesh | trimesh.Scene:
-    """Read a GLB, glTF, OBJ, PLY or STL file as one upright, centred mesh of the given radius.
+def load_mesh(path: str | Path, up: str | None = None) -> trimesh.Trimesh | trimesh.Scene:
+    """Read a GLB, glTF, OBJ, PLY or STL file as one upright, centred mesh of radius 0.75.
 
     Transforms of a scene are applied, parts that need no texture are joined by their colours. What has several textures
     stays a `trimesh.Scene` of one part a texture (with no transforms left); anything else is a `trimesh.Trimesh`.
@@ -59,13 +59,13 @@ def load_mesh(path: str | Path, up: str | None = None, radius: float = RADIUS) -
         if kind in (".glb", ".gltf") and part.visual.kind == "vertex":  # glTF's vertex colours are linear light
             part.visual.vertex_colors = to_srgb(part.visual.vertex_colors[:, :3] / 255)
     try:
-        return normalise(_joined(parts), radius)
+        return normalise(_joined(parts))
     except ValueError as error:
         raise MeshFileError(f"{path}: {error}") from error
 
 
-def normalise(mesh: trimesh.Trimesh | trimesh.Scene, radius: float = RADIUS) -> trimesh.Trimesh | trimesh.Scene:
-    """A copy of the mesh, its bounding box centred on the origin, its farthest vertex at `radius` world units.
+def normalise(mesh: trimesh.Trimesh | trimesh.Scene) -> trimesh.Trimesh | trimesh.Scene:
+    """A copy of the mesh, its bounding box centred on the origin, its farthest vertex at `RADIUS` world units.
 
     Raises ValueError for a mesh that is a single point.
     """
@@ -76,7 +76,7 @@ def normalise(mesh: trimesh.Trimesh | trimesh.Scene, radius: float = RADIUS) -> 
     if not extent > 0:
         raise ValueError("the mesh is a single point")
     for part in parts:
-        part.vertices = (part.vertices - centre) * (radius / extent)
+        part.vertices = (part.vertices - centre) * (RADIUS / extent)
     return parts[0] if isinstance(mesh, trimesh.Trimesh) else trimesh.Scene(parts)
 
 

@@ -46,7 +46,8 @@ class MeshFolder:
 
     def __call__(self, index: int, rng: np.random.Generator) -> Object3D:
         path = self._paths()[index]
-        beside, caption = path.with_suffix(".txt"), path.stem.replace("_", " ")
+        beside = path.with_suffix(".txt")
+        caption = path.stem.replace("_", " ")
         if beside.exists():
             caption = beside.read_text(encoding="utf-8", errors="replace").strip()
         return Object3D(

@@ -290,7 +290,8 @@ class Shards:
 
     def _bytes(self, name: str, offset: int, size: int) -> bytes:
         if self._process != os.getpid():  # a forked worker must not share file positions with its parent
-            self._files, self._process = {}, os.getpid()
+            self._files = {}
+            self._process = os.getpid()
         if name not in self._files:
             if len(self._files) >= 64:
                 self._files.pop(next(iter(self._files))).close()
@@ -326,7 +327,8 @@ class MultiviewShards(Shards, Sequence):
 
     def read(self, index: int, views: Sequence[int] | None = None) -> MultiviewSample:
         """Sample `index` with the given views (all by default), in this order. IndexError where there is none."""
-        cameras, there = self.json(index, "cameras.json"), len(self.picture_names(index))
+        cameras = self.json(index, "cameras.json")
+        there = len(self.picture_names(index))
         if there != (wanted := len(cameras["cam2world"])):
             raise self.damaged(index, f"view {there} is missing: it has {wanted} cameras and {there} views")
         pictures = self.pictures(index, views)
@@ -356,7 +358,9 @@ class VideoShards(Shards, Sequence):
 
 def _scan(path: Path) -> tuple[dict[str, dict[str, tuple[int, int]]], int]:
     """The whole samples of a shard, {key: {member: (offset, size)}}, and the byte at which the last of them ends."""
-    samples, current, end, position = {}, {}, 0, 0
+    samples: dict[str, dict[str, tuple[int, int]]] = {}
+    current: dict[str, tuple[int, int]] = {}  # of the sample that is being read
+    end = position = 0
     length = path.stat().st_size
     with open(path, "rb") as file:
         while position + BLOCK <= length:
@@ -372,13 +376,16 @@ def _scan(path: Path) -> tuple[dict[str, dict[str, tuple[int, int]]], int]:
             key, _, name = header.name.partition(".")
             current[name] = (offset, header.size)
             if name == LAST_MEMBER:
-                samples[key], current, end = current, {}, position
+                samples[key] = current
+                current = {}
+                end = position
     return samples, end
 
 
 def _tar_member(name: str, content: bytes) -> bytes:
     header = tarfile.TarInfo(name)  # time, user and group are 0
-    header.size, header.mode = len(content), 0o644
+    header.size = len(content)
+    header.mode = 0o644
     return header.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % BLOCK)
 
 

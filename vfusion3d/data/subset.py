@@ -22,7 +22,8 @@ class Subset(Sequence):
         indices: Sequence[int],
         views: Sequence[int] | None = None,
     ):
-        self.shards, self.indices = shards, [int(index) for index in indices]
+        self.shards = shards
+        self.indices = [int(index) for index in indices]
         self.views = None if views is None else [int(view) for view in views]
         if not self.indices:
             raise ValueError(f"a subset of {shards.folder} has no samples: name one at least")

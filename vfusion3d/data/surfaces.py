@@ -132,7 +132,8 @@ def _same_place(points) -> np.ndarray:
 
 def _appearance(mesh: trimesh.Trimesh):
     """Colours (per vertex, or per face if the second value is True), texture coordinates and texture of a mesh."""
-    visual, default = mesh.visual, np.tile(np.uint8(DEFAULT_COLOUR), (len(mesh.vertices), 1))
+    visual = mesh.visual
+    default = np.tile(np.uint8(DEFAULT_COLOUR), (len(mesh.vertices), 1))
     if visual.kind == "vertex":
         return np.asarray(visual.vertex_colors, np.uint8)[:, :3], False, None, None
     if visual.kind == "face":
@@ -169,7 +170,8 @@ def _tint(material, mesh) -> np.ndarray | None:
     if not isinstance(material, trimesh.visual.material.PBRMaterial):
         colour = getattr(material, "diffuse", None)
         return None if colour is None else np.tile(np.uint8(np.asarray(colour)[:3]), (len(mesh.vertices), 1))
-    factor, vertex = material.baseColorFactor, mesh.visual.vertex_attributes.get("color")
+    factor = material.baseColorFactor
+    vertex = mesh.visual.vertex_attributes.get("color")
     if factor is None and vertex is None:
         return None if material.baseColorTexture is None else np.full((len(mesh.vertices), 3), 255, np.uint8)
     light = np.ones((len(mesh.vertices), 3))

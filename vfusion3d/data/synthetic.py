@@ -23,7 +23,8 @@ class SyntheticShards(Sequence):
     """
 
     def __init__(self, videos: str | Path, labels: str | Path, threshold: float | None = 0.0):
-        self.videos, self.labels = VideoShards(videos), Shards(labels)
+        self.videos = VideoShards(videos)
+        self.labels = Shards(labels)
         self.folder = self.videos.folder
         index = self.labels.index
         if "labels" not in index or index["settings"]["videos"] != self.videos.fingerprint:
@@ -57,7 +58,8 @@ class SyntheticShards(Sequence):
 
     def read(self, index: int, views: Sequence[int] | None = None) -> MultiviewSample:
         """Sample `index` with the given frames (all by default), in this order."""
-        place, stored = self.kept[index], len(self.picture_names(index))
+        place = self.kept[index]
+        stored = len(self.picture_names(index))
         chosen = list(range(stored)) if views is None else [int(view) for view in views]
         colour = self.videos.pictures(place, chosen)
         mask = np.stack([self._mask(place, view % stored) for view in chosen]) > 255 * MASK_THRESHOLD

@@ -60,7 +60,9 @@ def build_index(
     """
     if len(shards) == 0:
         raise ValueError("the training set has no objects to retrieve: render it first")
-    features, objects, views = [], [], []
+    features: list[Tensor] = []
+    objects: list[int] = []
+    views: list[int] = []
     for index in tqdm(range(len(shards)), desc="indexing for retrieval", unit="object"):
         images = on_white(shards[index].rgba.to(device))
         with torch.no_grad():

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from vfusion3d.data.images import uniform_frames
+from vfusion3d.data.images import to_bytes, uniform_frames
 from vfusion3d.evaluation.single_images import ORBIT_VIEWS, Method
 from vfusion3d.foundations.background_removal import ImageError
 from vfusion3d.model.asset import write_mp4
@@ -34,7 +34,8 @@ from vfusion3d.runs.progress import tqdm
 
 VIDEOS = (".mp4", ".webm", ".mov", ".mkv", ".gif")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-TURN_FRAMES, TURN_FPS = 32, 16  # of the turns that we write
+TURN_FRAMES = 32  # of the turns that we write
+TURN_FPS = 16
 SMALLEST_VIDEO = 128  # pixels: smaller frames are enlarged, for H.264 stores colour at half of the resolution
 
 
@@ -71,7 +72,8 @@ def method_folders(
     every item for which a method has nothing; what is in a file shows when it is read.
     """
     folder = Path(folder)
-    methods, problems = {}, []
+    methods: dict[str, MethodFolder] = {}
+    problems: list[str] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if not path.is_dir() or path.name.startswith("."):
             continue
@@ -113,8 +115,7 @@ def export_items(
     Pictures of other items that lie there are removed. Returns the folder.
     """
     folder = Path(folder)
-    pixels = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    for key, picture in zip(keys, pixels, strict=True):
+    for key, picture in zip(keys, to_bytes(images), strict=True):
         write_whole(folder / f"{key}.png", lambda path, picture=picture: Image.fromarray(picture).save(path, "PNG"))
     for old in folder.glob("*.png"):
         if old.stem not in keys:
@@ -138,7 +139,8 @@ def render_turns(
     are for people, and can be sent to others as this method's folder. `around` and `orbit_of` with `TURN_FRAMES` views
     give a turn of two seconds.
     """
-    folder, turns = Path(folder), {}
+    folder = Path(folder)
+    turns: dict[str, Tensor] = {}
     for image, key in tqdm(list(zip(images, keys, strict=True)), desc=f"turns of {folder.name}", unit="turn"):
         turns[key] = method(image[None].to(device)).float().cpu()
         write_turn(turns[key], folder / f"{key}.mp4")
@@ -152,7 +154,7 @@ def write_turn(views: Float[Tensor, "views 3 size size"], path: str | Path) -> P
     larger = -(-SMALLEST_VIDEO // views.shape[-1])
     if larger > 1:
         views = interpolate(views, scale_factor=larger, mode="bicubic", antialias=False)
-    frames = (views.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    frames = to_bytes(views)
     return write_whole(path, lambda partial: write_mp4(iter(frames), frames.shape[1], TURN_FPS, partial))
 
 

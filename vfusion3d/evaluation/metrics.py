@@ -50,7 +50,7 @@ def ssim(image: Float[Tensor, "n 3 h w"], truth: Float[Tensor, "n 3 h w"]) -> Fl
 def lpips(
     perceptual: PerceptualDistance, image: Float[Tensor, "n 3 h w"], truth: Float[Tensor, "n 3 h w"]
 ) -> Float[Tensor, " n"]:
-    """Perceptual distance: 0 for equal images. `perceptual` is what `foundations.perceptual_distance` returns.
+    """Perceptual distance, 0 for equal images. perceptual: what `foundations.perceptual.perceptual_distance` returns.
 
     Offline that is a miniature stand-in: its numbers can be compared with each other, not with the paper's.
     Raises ValueError on shapes that do not fit.

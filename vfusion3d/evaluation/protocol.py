@@ -83,7 +83,7 @@ def evaluate_3d(
         sample = shards[index]
         chosen = _input_view(sample, draws[index], input_view)
         novel = novel_views(len(sample.rgba), chosen, views)
-        image, camera, cam2world, intrinsics, truth = _question(sample, chosen, novel, size, device)
+        image, camera, cam2world, intrinsics, truth = question(sample, chosen, novel, size, device)
         targets = {} if clip is None else _clip_targets(sample.caption, resize(image, size), clip)
         for method, ask in methods.items():
             with torch.no_grad():
@@ -140,8 +140,13 @@ def _input_view(sample: "MultiviewSample", draw: float, fixed: int | None) -> in
     return fixed
 
 
-def _question(sample: "MultiviewSample", chosen: int, novel: list[int], size: int, device: torch.device | str):
-    """What a method gets: image (1, 3, H, W), its camera, the wanted cameras; and the truth (V, 3, size, size)."""
+def question(sample: "MultiviewSample", chosen: int, novel: list[int], size: int, device: torch.device | str):
+    """What a method is asked of a sample: the arguments of a `Predictor` but the last, and the truth.
+
+    chosen, novel: the stored views that go in and that are wanted. Returns image (1, 3, H, W), its camera, the wanted
+    cameras' matrices and intrinsics, and the truth (V, 3, size, size), on the device. Raises ValueError where the
+    stored views are smaller than `size` pixels.
+    """
     stored = min(sample.rgba.shape[-2:])
     if size > stored:
         raise ValueError(

@@ -9,10 +9,9 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from vfusion3d.cameras import turn_to_input
-from vfusion3d.data.images import on_white, resize
+from vfusion3d.data.images import resize
 from vfusion3d.evaluation.figures import contact_sheet
-from vfusion3d.evaluation.protocol import Predictor
+from vfusion3d.evaluation.protocol import Predictor, question
 
 if TYPE_CHECKING:
     from vfusion3d.data.shards import MultiviewSample
@@ -34,19 +33,16 @@ def novel_views_by(
     """What each method makes of one stored view, seen from elsewhere on the orbit, and what is true.
 
     turns: how far round the orbit from the input each wanted view stands, in whole turns; the nearest stored view is
-    taken. Returns images in [0, 1] on the CPU: `input` (one), then one entry a method, then `truth`.
+    taken. Returns images in [0, 1] on the CPU: `input` (one), then one entry a method, then `truth`. Raises ValueError
+    where the stored views are smaller than `size` pixels.
     """
     stored = len(sample.rgba)
     wanted = [(input_view + round(turn * stored)) % stored for turn in turns]
-    images = on_white(sample.rgba[[input_view, *wanted]])
-    cam2world = turn_to_input(sample.cam2world, sample.cam2world[input_view]).to(device)
-    intrinsics = sample.intrinsics.to(device)
-    camera = (cam2world[input_view][None], intrinsics[input_view][None])
-    views = {"input": resize(images[:1], size)}
+    image, camera, cam2world, intrinsics, truth = question(sample, input_view, wanted, size, device)
+    views = {"input": resize(image, size).cpu()}
     for name, ask in methods.items():
-        rgb = ask(images[:1].to(device), camera, cam2world[wanted][None], intrinsics[wanted][None], size)
-        views[name] = rgb[0].float().clamp(0, 1).cpu()
-    return views | {"truth": resize(images[1:], size)}
+        views[name] = ask(image, camera, cam2world, intrinsics, size)[0].float().clamp(0, 1).cpu()
+    return views | {"truth": truth.cpu()}
 
 
 def turn_sheet(

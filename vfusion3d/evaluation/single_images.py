@@ -6,7 +6,7 @@ There is no truth to compare with, so each view of the turn is compared with two
 
 A method is a function from a square picture (1, 3, H, W) in [0, 1] on white to the views of a full turn around what it
 reconstructs, (V, 3, size, size). What is rendered already, by whatever program, takes part as a mapping from an item's
-key to its views (`method_folders.py`).
+key to its views (`methods.py`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -88,8 +88,8 @@ def orbit_of(model: "VFusion3D", *, size: int, views: int = ORBIT_VIEWS, elevati
     the distance of the picture's camera (`pipeline.py` assumes the same).
     """
     elevation = model.config.source_elevation if elevation is None else elevation
-    how = {"elevation": elevation, "distance": model.config.source_distance}
-    return around(model_predictor(model), size=size, views=views, **how)
+    distance = model.config.source_distance
+    return around(model_predictor(model), size=size, views=views, elevation=elevation, distance=distance)
 
 
 def around(
@@ -115,7 +115,8 @@ def prompt_images(
 
     Each picture has random numbers of its own, so the first ten of forty are those of ten prompts.
     """
-    draw, drawn = text_to_image(profile), [torch.zeros(0, 3, size, size)]
+    draw = text_to_image(profile)
+    drawn = [torch.zeros(0, 3, size, size)]
     for index, prompt in enumerate(prompts):
         own = np.random.default_rng([seed, index, PROMPT_STREAM])
         drawn.append(draw([prompt], torch.Generator().manual_seed(int(own.integers(2**63))), size))

@@ -21,7 +21,6 @@ from vfusion3d.foundations.aesthetic_score import AestheticScore, aesthetic_scor
 from vfusion3d.foundations.text_to_image import text_to_image
 from vfusion3d.runs import layout
 from vfusion3d.runs.claim import claim_folder, write_whole
-from vfusion3d.runs.layout import require
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.progress import tqdm
 from vfusion3d.video.finetune import finetune_video_model
@@ -50,9 +49,7 @@ def training_data(
     """
     if variant.data == "3d":
         return TrainingData(objects_3d(run_dir))
-    videos, labels = layout.synthetic_data(run_dir), layout.synthetic_labels(run_dir)
-    require(videos / "index.json", "04_generate_synthetic_data")
-    require(labels / "index.json", "05_filter_and_label")
+    videos, labels = layout.synthetic_data.need(run_dir), layout.synthetic_labels.need(run_dir)
     generated = None if variant.generated is None else profile.scaled(variant.generated)
     wanted = None if variant.videos is None else profile.scaled(variant.videos)
     if variant.video_objects is not None:
@@ -125,7 +122,7 @@ def score_objects(score: AestheticScore, shards: MultiviewShards, batch: int = 1
 
 def objects_3d(run_dir: Path) -> MultiviewShards:
     """The rendered 3D objects of notebook 01."""
-    return MultiviewShards(require(layout.training_data(run_dir) / "index.json", "01_render_3d_data").parent)
+    return MultiviewShards(layout.objects_3d.need(run_dir))
 
 
 def _own_videos(
@@ -152,7 +149,7 @@ def _own_videos(
         indices=list(asked),
         overwrite=overwrite,
     )
-    labeller, settings = stored_labeller(profile, layout.curation_models(run_dir))
+    labeller, settings = stored_labeller(profile, run_dir)
     label_videos(folder / "videos", folder / "labels", labeller, settings=settings, overwrite=overwrite)
     return folder / "videos", folder / "labels"
 

@@ -29,7 +29,6 @@ from vfusion3d.learning.loop import CHECKPOINT, MODEL, fingerprint
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs import layout
 from vfusion3d.runs.claim import SETTINGS, changes, made_with, record, short_name, write_whole
-from vfusion3d.runs.layout import require
 from vfusion3d.runs.profiles import KEPT, Profile, Recipe
 from vfusion3d.training.schedule import total_steps
 from vfusion3d.training.train import new_model, train_vfusion3d, training_settings
@@ -90,15 +89,9 @@ def run_variant(
 
 
 def read_result(run_dir: str | Path, name: str, seed: int = 0) -> Result:
-    """What `run_variant` left. Raises FileNotFoundError that names the command which makes it."""
+    """What `run_variant` left. Raises MissingArtifact that names the command which makes it."""
     run_dir = Path(run_dir)
-    folder = layout.experiment(run_dir, name, seed)
-    if not (folder / RESULT).exists():
-        where = f"--run-dir {run_dir} " if run_dir.parent.name != "runs" else ""
-        raise FileNotFoundError(
-            f"{folder / RESULT} does not exist yet: `vfusion3d experiment {name} --profile {run_dir.name} {where}"
-            f"--seed {seed} --seeds 1` makes it, or `make reproduce`, which runs everything in order"
-        )
+    folder = layout.experiment.need(run_dir, name, seed)
     kept = json.loads((folder / RESULT).read_text())
     scores = pd.read_csv(folder / SCORES, dtype={"key": str})  # 007 is no number
     return Result(name, seed, run_dir / kept["model"], scores, kept["facts"])
@@ -215,7 +208,7 @@ def _evaluated(profile: Profile, run_dir: Path, name: str, seed: int, path: Path
 
 
 def _test_shards(run_dir: Path) -> MultiviewShards:
-    return MultiviewShards(require(layout.test_data(run_dir) / "index.json", "01_render_3d_data").parent)
+    return MultiviewShards(layout.test_data.need(run_dir))
 
 
 def _category(prompt: str) -> tuple[str, bool | None]:

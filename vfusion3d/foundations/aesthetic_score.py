@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vfusion3d.foundations.clip import clip
-from vfusion3d.foundations.loading import load_once, unavailable
+from vfusion3d.foundations.loading import load_once, role, unavailable
 from vfusion3d.runs.profiles import Profile
 
 AestheticScore = Callable[[Float[Tensor, "B *views 3 H W"]], Float[Tensor, "B"]]
@@ -35,6 +35,7 @@ class AestheticHead(nn.Module, PyTorchModelHubMixin):
         return self.layers(features)[:, 0]
 
 
+@role("aesthetic_score")
 def aesthetic_score(profile: Profile) -> AestheticScore:
     """The profile's aesthetic score: a function from images in [0, 1] to scores (B,), higher is better.
 
@@ -42,7 +43,8 @@ def aesthetic_score(profile: Profile) -> AestheticScore:
     paper. Scores are on the device of the images, on the scale of the ratings which the head was fitted to. Raises
     ModelUnavailable where head or CLIP cannot be had, or do not fit.
     """
-    head, eyes = load_once(profile, "aesthetic_score", load_head), clip(profile)
+    head = load_once(profile, "aesthetic_score", load_head)
+    eyes = clip(profile)
     (length,) = eyes.text_features([""]).shape[1:]
     if length != head.features:
         reason = f"it wants {head.features} features, foundations.clip ({profile.foundations.clip}) has {length}"

@@ -17,7 +17,7 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 from vfusion3d.foundations.grabcut import grabcut_mask, without_specks
-from vfusion3d.foundations.loading import load_once
+from vfusion3d.foundations.loading import load_once, role
 from vfusion3d.foundations.rembg_session import object_mask, photo_session, photo_weights, rembg_session
 from vfusion3d.runs.profiles import Profile
 
@@ -43,6 +43,7 @@ class CutOut:
     background: str
 
 
+@role("background_removal")
 def background_removal(profile: Profile) -> Callable[[Image.Image], CutOut]:
     """The profile's way of taking an object out of its background: a function from a PIL picture to a `CutOut`.
 

@@ -2,7 +2,8 @@
 
 import re
 
-from vfusion3d.world.captions import CATEGORY_NAMES, PHRASES, make_object
+from vfusion3d.world.captions import PHRASES, make_object, plural
+from vfusion3d.world.catalogue import CATEGORY_NAMES
 
 OVERLONG = 200  # characters
 IRREGULAR = {"cacti", "snowmen"}  # plurals that the grammar reads as well
@@ -10,12 +11,6 @@ IRREGULAR = {"cacti", "snowmen"}  # plurals that the grammar reads as well
 
 def _any(words: str) -> re.Pattern:
     return re.compile(rf"\b(?:{'|'.join(words.split(', '))})\b", re.IGNORECASE)
-
-
-def _plural(name: str) -> str:
-    if name.endswith("y") and name[-2] not in "aeiou":
-        return name[:-1] + "ies"
-    return name + ("es" if name.endswith(("s", "x", "ch", "sh")) else "s")
 
 
 _OBJECTS = sorted((word for word, meaning in PHRASES.items() if meaning in CATEGORY_NAMES), key=len, reverse=True)
@@ -42,7 +37,7 @@ RULES = (  # what is wrong with a caption, and how it shows; the first that hold
             re.IGNORECASE,
         ),
     ),
-    ("several objects", _any(", ".join({*map(_plural, _OBJECTS), *IRREGULAR}))),
+    ("several objects", _any(", ".join({*map(plural, _OBJECTS), *IRREGULAR}))),
     ("several objects", re.compile(rf"{_ONE_OBJECT.pattern}.*{_ONE_OBJECT.pattern}", re.IGNORECASE | re.DOTALL)),
     (
         "a scene",
@@ -74,6 +69,9 @@ def too_little_or_much(caption: str) -> str:
     """Why a caption need not be read at all, or ""."""
     if not re.search(r"\w", caption):
         return "empty"
-    if len(caption) > OVERLONG:
-        return f"overlong ({len(caption):,} characters)"
-    return ""
+    return overlong(caption) if len(caption) > OVERLONG else ""
+
+
+def overlong(caption: str) -> str:
+    """What is said of a caption that is too long."""
+    return f"overlong ({len(caption):,} characters)"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vfusion3d.foundations.chat import Chat, chat
 from vfusion3d.foundations.clip import Clip, clip
-from vfusion3d.foundations.loading import load_once
+from vfusion3d.foundations.loading import load_once, role
 from vfusion3d.runs.profiles import Profile
 
 CAPTIONS_A_VIEW = 5  # as in Cap3D
@@ -31,6 +31,7 @@ Caption:"""
 Captioner = Callable[..., str]
 
 
+@role("captioner")
 def captioner(profile: Profile) -> Captioner:
     """The profile's captioner: a function (views, generator, description=None) to one caption.
 
@@ -41,7 +42,9 @@ def captioner(profile: Profile) -> Captioner:
     """
     if profile.foundations.captioner == "stand-in":
         return own_description
-    blip, judge, writer = load_once(profile, "captioner", load_blip), clip(profile), chat(profile)
+    blip = load_once(profile, "captioner", load_blip)
+    judge = clip(profile)
+    writer = chat(profile)
 
     def caption(views: Float[Tensor, "V 3 H W"], generator: torch.Generator, description: str | None = None) -> str:
         return summary(writer, best_captions(judge, views, view_captions(blip, views, generator)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from vfusion3d.foundations.loading import load_once, unavailable
+from vfusion3d.foundations.loading import load_once, role, unavailable
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.progress import tqdm
 
@@ -53,6 +53,7 @@ class Chat:
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
+@role("prompt_filter")
 def chat(profile: Profile) -> Chat:
     """The chat model that the profile names as its prompt filter, on its device, in its dtype.
 

@@ -5,8 +5,9 @@ tokenizer where the config names one). Anything else is `architecture/tag` of op
 the name of an open_clip model on the hub.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from vfusion3d.foundations.loading import load_once
+from vfusion3d.foundations.loading import load_once, role
 from vfusion3d.runs.profiles import Profile
 
 PRECISION = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}  # open_clip's words
@@ -30,6 +31,7 @@ class Clip:
     normalise: Callable[[Tensor], Tensor]  # open_clip's own: mean and standard deviation
     device: torch.device
     dtype: torch.dtype
+    noticed: set[str] = field(default_factory=set)  # unknown words of which a person has been told
 
     def prepare(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 side side"]:
         """open_clip's transform of a picture, for a batch of tensors in [0, 1]: antialiased bicubic, no PIL."""
@@ -46,9 +48,29 @@ class Clip:
 
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
-        """Sentences to unit vectors. What is longer than the model's context is cut off."""
+        """Sentences to unit vectors. What is longer than the model's context is cut off.
+
+        Warns, once a word, where the tokenizer has one id for all words that it does not know.
+        """
+        self._notice_unknown_words(texts)
         tokens = self.tokenizer(list(texts)).to(self.device)
         return normalize(self.model.encode_text(tokens).float(), dim=-1)
+
+    def _notice_unknown_words(self, texts: Sequence[str]) -> None:
+        words = getattr(self.tokenizer, "tokenizer", None)  # of Hugging Face; open_clip's own can spell any word
+        unknown = getattr(words, "unk_token_id", None)
+        if unknown is None or not words.is_fast or not texts:
+            return
+        read = words(list(texts), return_offsets_mapping=True)
+        for text, ids, places in zip(texts, read["input_ids"], read["offset_mapping"], strict=True):
+            met = {text[start:end].lower() for token, (start, end) in zip(ids, places, strict=True) if token == unknown}
+            for word in sorted(word for word in met - self.noticed if any(map(str.isalpha, word))):
+                self.noticed.add(word)
+                warnings.warn(
+                    f"CLIP does not know the word {word!r}: it takes all such words for the same one, so that its "
+                    f"scores for texts like {text!r} say little. Name a CLIP that knows it in foundations.clip",
+                    stacklevel=4,
+                )
 
     def text_similarity(self, images: Float[Tensor, "B 3 H W"], texts: Sequence[str]) -> Float[Tensor, "B"]:
         """Cosine in [-1, 1] between each image and its own text: CLIP text similarity (section 4.2)."""
@@ -56,15 +78,8 @@ class Clip:
             raise ValueError(f"one text an image is needed, not {len(texts)} for {len(images)}")
         return (self.image_features(images) * self.text_features(texts).to(images.device)).sum(dim=-1)
 
-    def image_similarity(
-        self, images: Float[Tensor, "B 3 H W"], others: Float[Tensor, "B 3 h w"]
-    ) -> Float[Tensor, "B"]:
-        """Cosine in [-1, 1] between each image and the one beside it: CLIP image similarity (section 4.2)."""
-        if len(images) != len(others):
-            raise ValueError(f"pairs of images are needed, not {len(images)} and {len(others)}")
-        return (self.image_features(images) * self.image_features(others).to(images.device)).sum(dim=-1)
 
-
+@role("clip")
 def clip(profile: Profile) -> Clip:
     """The profile's CLIP, on its device, in its dtype. Raises ModelUnavailable where it cannot be had."""
     return load_once(profile, "clip", load_clip)
@@ -74,7 +89,8 @@ def load_clip(source: str, device: torch.device | str = "cpu", dtype: torch.dtyp
     """The CLIP at `source` (see above), frozen. Raises ValueError for an architecture without its pretrained tag."""
     import open_clip
 
-    tag, gelu = None, False
+    tag: str | None = None
+    gelu = False
     architecture, _, wanted = source.partition("/")
     if Path(source).is_dir():
         name = f"local-dir:{source}"
@@ -82,7 +98,8 @@ def load_clip(source: str, device: torch.device | str = "cpu", dtype: torch.dtyp
         known = open_clip.list_pretrained_tags_by_model(architecture)
         if wanted.lower() not in known:
             raise ValueError(f"write {architecture}/TAG, with one of the tags {', '.join(known)}")
-        name, tag = architecture, wanted
+        name = architecture
+        tag = wanted
         gelu = open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)  # open_clip itself only warns
     else:
         name = f"hf-hub:{source.removeprefix('hf-hub:')}"

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from vfusion3d.foundations.loading import load_once
+from vfusion3d.foundations.loading import load_once, role
 from vfusion3d.runs.profiles import Profile
 
 ImageFeatures = Callable[[Float[Tensor, "B 3 H W"]], Float[Tensor, "B D"]]
@@ -24,9 +24,11 @@ SIDE = 224  # pixels a side of what a pretrained DINOv2 sees at most
 GRID = 4  # cells a side over which patch tokens are averaged
 UNTRAINED_SEED = 0
 UNTRAINED = dict(hidden_size=192, num_hidden_layers=6, num_attention_heads=6, image_size=64, patch_size=8)
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet's pictures, as DINOv2 expects
+STD = (0.229, 0.224, 0.225)
 
 
+@role("image_features")
 def image_features(profile: Profile) -> ImageFeatures:
     """The profile's image features: a function from images in [0, 1] on white, (B, 3, H, W), to (B, D).
 
@@ -38,6 +40,7 @@ def image_features(profile: Profile) -> ImageFeatures:
     return load_once(profile, "image_features", _dino)[0]
 
 
+@role("image_features")
 def patch_features(profile: Profile) -> ImageFeatures:
     """The same with a finer answer, (B, 16 D): the mean patch token of each cell of a 4x4 grid, one after the other.
 

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from vfusion3d.foundations.loading import ModelUnavailable, device_of, load_once, source_of, unavailable
+from vfusion3d.foundations.loading import ModelUnavailable, device_of, load_once, role, source_of, unavailable
 from vfusion3d.runs.profiles import Profile
 
 TEMPORAL = ("temporal_res_block", "temporal_transformer_blocks", "time_pos_embed", "time_mixer")
@@ -240,6 +240,7 @@ class StableVideoDiffusion:
         (Path(folder) / SETTINGS).write_text(json.dumps(asdict(self.noise), indent=2) + "\n")
 
 
+@role("image_to_video")
 def image_to_video(profile: Profile) -> VideoModel:
     """The profile's video model, on its device, in its dtype. Raises ModelUnavailable where it cannot be had.
 
@@ -248,20 +249,17 @@ def image_to_video(profile: Profile) -> VideoModel:
     return load_once(profile, "image_to_video", StableVideoDiffusion.from_pretrained)
 
 
+@role("image_to_video")
 def load_video_model(
-    profile: Profile,
-    source: str | Path | None = None,
-    dtype: torch.dtype = torch.float32,
-    kind: type[VideoModel] = StableVideoDiffusion,
+    profile: Profile, source: str | Path | None = None, dtype: torch.dtype = torch.float32
 ) -> VideoModel:
     """A copy of one's own of the profile's video model, or of a fine-tuned one in a folder, to train it.
 
-    dtype: of its numbers; training takes the default. kind: the class of the model. Raises ModelUnavailable where it
-    cannot be had.
+    dtype: of its numbers; training takes the default. Raises ModelUnavailable where it cannot be had.
     """
     name = str(source) if source is not None else source_of(profile, "image_to_video")
     try:
-        return kind.from_pretrained(name, device_of(profile), dtype)
+        return StableVideoDiffusion.from_pretrained(name, device_of(profile), dtype)
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         if source is not None:

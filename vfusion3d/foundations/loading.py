@@ -2,11 +2,16 @@
 
 A name in `profile.foundations` is the miniature `mini` (bundled in `vfusion3d/weights/<role>/`), a folder on this
 machine, or a hub name. A miniature lies in the hub's own file layout, so that all three are loaded by the same code.
-The words that load nothing (`stand-in`, `untrained`) are the affair of the role that knows them.
+The words that load nothing (`stand-in`, `untrained`) are the affair of the role that knows them. A name that ends in
+.py is a file of the user's own, whose function plays the role (`role`).
 """
 
+import functools
+import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -14,25 +19,55 @@ import torch
 from vfusion3d.runs.profiles import Profile, ProfileError
 
 Model = TypeVar("Model")
+Asked = TypeVar("Asked", bound=Callable)
 BUNDLED = Path(__file__).parent.parent / "weights"
-OFFLINE = {  # what a role can be set to where there is no network
-    "image_to_video": ("mini",),
-    "text_to_image": ("stand-in",),
-    "image_features": ("stand-in", "mini"),
-    "clip": ("mini",),
-    "perceptual_distance": ("untrained", "mini"),
-    "saliency": ("stand-in",),
-    "background_removal": ("stand-in",),
-    "prompt_filter": ("stand-in",),
-    "captioner": ("stand-in",),
-    "aesthetic_score": ("mini",),
-}
+STAND_INS = ("text_to_image", "image_features", "saliency", "background_removal", "prompt_filter", "captioner")
+OFFLINE = {"perceptual_distance": "untrained", **dict.fromkeys(STAND_INS, "stand-in")}  # beside a bundled miniature
 
 _loaded: dict[tuple, Any] = {}
 
 
 class ModelUnavailable(OSError):
     """A model that a role cannot get: the message names both, the reason, and how to run offline."""
+
+
+def role(name: str) -> Callable[[Asked], Asked]:
+    """A decorator of `f(profile, ...)`: a Python file of the user's own can play the role `name`.
+
+    Where the profile names a .py file, its function of the same name is called in place of the decorated one, with the
+    same arguments. Raises ModelUnavailable where there is no such file or function, or the file cannot be run.
+    """
+
+    def with_own_files(ask: Asked) -> Asked:
+        @functools.wraps(ask)
+        def asked(profile: Profile, *args: Any, **options: Any) -> Any:
+            if not getattr(profile.foundations, name).endswith(".py"):
+                return ask(profile, *args, **options)
+            own = getattr(_own_file(profile, name), ask.__name__, None)
+            if own is None:
+                raise unavailable(profile, name, f"the file has no function {ask.__name__}(profile)")
+            return own(profile, *args, **options)
+
+        return asked
+
+    return with_own_files
+
+
+def _own_file(profile: Profile, role: str) -> ModuleType:
+    """The Python file that the profile names for this role as a module: run once, and again when it has changed."""
+    path = Path(getattr(profile.foundations, role)).expanduser().resolve()
+    if not path.is_file():
+        raise unavailable(profile, role, "there is no such file")
+    key = ("file", str(path), path.stat().st_mtime_ns)
+    if key not in _loaded:
+        spec = importlib.util.spec_from_file_location(f"own_{path.stem}", path)
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:  # anything may be wrong with it
+            raise unavailable(profile, role, f"{type(error).__name__}: {error}") from error
+        _loaded[key] = module
+    return _loaded[key]
 
 
 def device_of(profile: Profile) -> torch.device:
@@ -77,7 +112,9 @@ def load_once(profile: Profile, role: str, load: Callable[[str, torch.device, to
 
     Raises ModelUnavailable for whatever went wrong on the way: no network, a missing file, too little memory.
     """
-    source, device, dtype = source_of(profile, role), device_of(profile), dtype_of(profile)
+    source = source_of(profile, role)
+    device = device_of(profile)
+    dtype = dtype_of(profile)
     key = (role, source, str(device), dtype)
     if key not in _loaded:
         try:
@@ -92,8 +129,8 @@ def load_once(profile: Profile, role: str, load: Callable[[str, torch.device, to
 def unavailable(profile: Profile, role: str, reason: str) -> ModelUnavailable:
     """The error to raise where the model that the profile names for this role cannot be had."""
     name = getattr(profile.foundations, role)
-    bundled = (BUNDLED / role).is_dir()
-    ways = ", ".join(way for way in OFFLINE[role] if way != name and (bundled or way != "mini"))
+    known = (OFFLINE.get(role), "mini" if (BUNDLED / role).is_dir() else None)
+    ways = ", ".join(way for way in known if way and way != name)
     folder = "a folder that holds such a model"
     return ModelUnavailable(
         f"the model {name!r} (role {role}) could not be loaded: {reason.rstrip('. ')}. "

@@ -18,12 +18,13 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vfusion3d.foundations.loading import load_once
+from vfusion3d.foundations.loading import load_once, role
 from vfusion3d.runs.profiles import Profile
 
 UNTRAINED_SEED = 0
 TRUNKS = ("alex", "vgg", "squeeze")
-CONFIG, WEIGHTS = "config.json", "lpips.safetensors"
+CONFIG = "config.json"
+WEIGHTS = "lpips.safetensors"
 
 
 class PerceptualDistance(nn.Module):
@@ -73,6 +74,7 @@ def _load(distance: lpips.LPIPS, file: Path) -> None:
         raise ValueError(f"{file.name} does not fit the trunk {distance.pnet_type}: {', '.join(wrong[:3])}, ...")
 
 
+@role("perceptual_distance")
 def perceptual_distance(profile: Profile) -> PerceptualDistance:
     """The profile's perceptual distance, on its device.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from vfusion3d.foundations.caption_rules import broken_rule, too_little_or_much
 from vfusion3d.foundations.chat import Chat, chat
+from vfusion3d.foundations.loading import role
 from vfusion3d.runs.profiles import Profile
 
 EXAMPLES = (  # (caption, whether it describes a single object), shown to the model in this order
@@ -55,6 +56,7 @@ class Decision:
 PromptFilter = Callable[[Sequence[str]], list[Decision]]
 
 
+@role("prompt_filter")
 def prompt_filter(profile: Profile) -> PromptFilter:
     """The profile's prompt filter: a function from captions to one `Decision` each, in their order.
 

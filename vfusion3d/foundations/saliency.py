@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from vfusion3d.foundations.loading import load_once
+from vfusion3d.data.images import to_bytes
+from vfusion3d.foundations.loading import load_once, role
 from vfusion3d.foundations.rembg_session import object_mask, rembg_session
 from vfusion3d.runs.profiles import Profile
 
@@ -23,6 +24,7 @@ Saliency = Callable[[Float[Tensor, "B 3 H W"]], Float[Tensor, "B 1 H W"]]
 UNLIKE = 0.06  # least distance from the background, in the channel where it is largest; our white objects have 0.09
 
 
+@role("saliency")
 def saliency(profile: Profile) -> Saliency:
     """The profile's saliency: a function from images in [0, 1], (B, 3, H, W), to masks in [0, 1], (B, 1, H, W).
 
@@ -33,8 +35,7 @@ def saliency(profile: Profile) -> Saliency:
     session = load_once(profile, "saliency", rembg_session)
 
     def masks(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:
-        pictures = (images.clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
-        found = [torch.from_numpy(object_mask(session, picture)) for picture in pictures]
+        found = [torch.from_numpy(object_mask(session, picture)) for picture in to_bytes(images)]
         return torch.stack(found)[:, None].to(images.device) if found else images[:, :1]
 
     return masks

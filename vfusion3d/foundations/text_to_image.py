@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vfusion3d.cameras import HIGHEST_ELEVATION, default_intrinsics, orbit_cameras
 from vfusion3d.data.images import on_white, resize
-from vfusion3d.foundations.loading import load_once
+from vfusion3d.foundations.loading import load_once, role
 from vfusion3d.runs.profiles import Profile
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TextToImage = Callable[[Sequence[str], torch.Generator, int], Float[Tensor, "B 3 size size"]]
 
 
+@role("text_to_image")
 def text_to_image(profile: Profile) -> TextToImage:
     """The profile's text-to-image model: a function (prompts, generator, size) to images in [0, 1], one a prompt.
 

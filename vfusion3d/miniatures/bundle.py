@@ -1,14 +1,15 @@
 """Puts trained weights into the package, in half precision.
 
-python vfusion3d/miniatures/bundle.py runs/base/vfusion3d/model base
+python -m vfusion3d.miniatures.bundle runs/base/vfusion3d/model base
 """
 
 import argparse
 from functools import partial
 from pathlib import Path
 
+from vfusion3d.foundations.loading import BUNDLED
 from vfusion3d.model.sizes import SIZES
-from vfusion3d.model.vfusion3d import BUNDLED_WEIGHTS, VFusion3D
+from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs.claim import save_whole
 from vfusion3d.training.train import save_model
 
@@ -19,6 +20,6 @@ if __name__ == "__main__":
     options = parser.parse_args()
     model = VFusion3D.from_pretrained(options.model).half()
     model.register_to_config(samples_per_ray=SIZES["mini"]["samples_per_ray"])
-    target = BUNDLED_WEIGHTS / options.name
+    target = BUNDLED / options.name
     save_whole(partial(save_model, model), target)
     print(f"{target}: {model.num_parameters() / 1e6:.2f} million parameters")

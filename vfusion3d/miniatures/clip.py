@@ -23,10 +23,12 @@ from transformers import PreTrainedTokenizerFast
 
 from vfusion3d.miniatures.training import Lesson, Training, WebPictures, random_crops
 from vfusion3d.world.captions import FILLERS, PHRASES
-from vfusion3d.world.catalogue import CATEGORIES, COLOURS, PROPORTIONS
+from vfusion3d.world.catalogue import CATEGORY_NAMES, COLOURS, PROPORTIONS
 from vfusion3d.world.patterns import PATTERNS
 
-IMAGE_SIZE, MEAN, STD = 224, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+IMAGE_SIZE = 224
+MEAN = open_clip.OPENAI_DATASET_MEAN
+STD = open_clip.OPENAI_DATASET_STD
 VISION = {"image_size": IMAGE_SIZE, "patch_size": 32, "width": 96, "layers": 4, "head_width": 24, "mlp_ratio": 4.0}
 TEXT = {"context_length": 24, "width": 96, "heads": 4, "layers": 2}
 EMBEDDING = 96
@@ -40,7 +42,8 @@ def clip_lesson(data: str | Path, training: Training = TRAINING, start: str | Pa
 
     start: a folder that `save_clip` wrote, to go on from.
     """
-    pictures, tokenizer = WebPictures(data), new_tokenizer()
+    pictures = WebPictures(data)
+    tokenizer = new_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         model = open_clip.CLIP(**config(), init_logit_scale=math.log(10))
@@ -94,8 +97,9 @@ def new_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     ends = [("[BOS]", ids["[BOS]"]), ("[EOS]", ids["[EOS]"])]
     tokenizer.post_processor = processors.TemplateProcessing(single="[BOS] $A [EOS]", special_tokens=ends)
-    special = {"bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]", "pad_token": "[PAD]"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="[BOS]", eos_token="[EOS]", unk_token="[UNK]", pad_token="[PAD]"
+    )
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Int[Tensor, "texts length"]:
@@ -105,7 +109,7 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Int[Tensor
 
 
 def _vocabulary() -> list[str]:
-    named = [kind.name for kind in CATEGORIES] + [*COLOURS, *PROPORTIONS, *PATTERNS, *PHRASES, *FILLERS, "background"]
+    named = [*CATEGORY_NAMES, *COLOURS, *PROPORTIONS, *PATTERNS, *PHRASES, *FILLERS, "background"]
     words = sorted({word for name in named for word in re.findall(r"\w+|[^\w\s]", name)})
     return ["[PAD]", "[UNK]", "[BOS]", *words, "[EOS]"]
 

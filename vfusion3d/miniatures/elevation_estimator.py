@@ -1,7 +1,7 @@
 """Trains the elevation estimator that comes with the package, on rendered objects of random elevations.
 
 vfusion3d render --profile laptop --objects procedural --count 2500 --views 2 --size 64 --seed 31 -o runs/elevation
-python vfusion3d/miniatures/elevation_estimator.py runs/elevation
+python -m vfusion3d.miniatures.elevation_estimator runs/elevation
 """
 
 import argparse
@@ -33,18 +33,22 @@ def framings(rgba: torch.Tensor) -> torch.Tensor:
     return torch.cat([both, both.flip(-1)])
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Train on the shards that the command line names, and put the estimator into the package."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="shards made by `vfusion3d render`")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    features, shards = dino_features(str(BUNDLED / "image_features")), MultiviewShards(options.data)
-    seen, true = [], []  # (objects, framings, views, width), (objects, framings, views)
+    features = dino_features(str(BUNDLED / "image_features"))
+    shards = MultiviewShards(options.data)
+    seen = []  # (objects, framings, views, width)
+    true = []  # (objects, framings, views)
     for sample in tqdm(shards, desc="features", unit="object"):
         pictures = framings(sample.rgba)
         seen.append(features(pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2]).numpy())
         true.append(np.broadcast_to(azimuth_elevation_distance(sample.cam2world)[1], pictures.shape[:2]))
-    seen, true, held_out = np.stack(seen), np.stack(true), len(shards) // 10
+    seen, true = np.stack(seen), np.stack(true)
+    held_out = len(shards) // 10
     model = train_elevation(seen[held_out:].reshape(-1, seen.shape[-1]), true[held_out:].ravel(), options.seed)
     errors = {}
     for place, name in enumerate(("rendered", "centred")):
@@ -56,3 +60,7 @@ if __name__ == "__main__":
     text = json.dumps(facts, indent=2) + "\n"
     write_whole(BUNDLED_ESTIMATOR / "training.json", partial(Path.write_text, data=text))
     print(facts)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,16 +12,16 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from vfusion3d import cameras
-from vfusion3d.data.images import on_white
+from vfusion3d.data.images import on_white, to_bytes
+from vfusion3d.evaluation import metrics
 from vfusion3d.foundations.image_to_video import VideoModel
 from vfusion3d.miniatures.perceptual import blurred, noisy, shuffled
 from vfusion3d.world.captions import with_article
-from vfusion3d.world.catalogue import CATEGORIES
+from vfusion3d.world.catalogue import DRAWN, ObjectSpec
 from vfusion3d.world.motion import motion_bucket, motion_of
 
 ASIDE = math.radians(5)
 AMOUNTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
-NAMES = [kind.name for kind in CATEGORIES]
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,19 @@ def render_probe(per_category: int, seed: int, size: int = 64, aside: float = AS
     from vfusion3d.data.render import render_views
     from vfusion3d.world.objects import build_mesh, describe, sample_object
 
-    shown, categories, captions = [], [], []
-    for index in range(per_category * len(NAMES)):
+    shown: list[Tensor] = []
+    specs: list[ObjectSpec] = []
+    for index in range(per_category * len(DRAWN)):
         rng = np.random.default_rng([seed, index])
-        spec = sample_object(rng, (NAMES[index % len(NAMES)],))
-        azimuth, elevation = rng.uniform(-math.pi, math.pi), rng.uniform(0, math.pi / 4)
+        spec = sample_object(rng, (DRAWN[index % len(DRAWN)],))
+        azimuth = rng.uniform(-math.pi, math.pi)
+        elevation = rng.uniform(0, cameras.HIGHEST_ELEVATION)
         where = cameras.sphere_position(torch.tensor([azimuth, azimuth + aside]), elevation)
         rendered = render_views(build_mesh(spec), cameras.look_at_origin(where), cameras.INTRINSICS, size).rgba
         shown.append(on_white(torch.from_numpy(rendered).permute(0, 3, 1, 2)))
-        categories.append(spec.category)
-        captions.append(describe(spec))
+        specs.append(spec)
     views = torch.stack(shown)
-    return Probe(views[:, 0], views[:, 1], categories, captions)
+    return Probe(views[:, 0], views[:, 1], [spec.category for spec in specs], [describe(spec) for spec in specs])
 
 
 def zero_shot_accuracy(clip, images: Float[Tensor, "n 3 h w"], categories: Sequence[str]) -> float:
@@ -63,8 +64,8 @@ def zero_shot_accuracy(clip, images: Float[Tensor, "n 3 h w"], categories: Seque
 
 def named_by(clip, images: Float[Tensor, "n 3 h w"]) -> list[str]:
     """The category that CLIP sees in each image."""
-    texts = clip.text_features([f"a photo of {with_article(name)}" for name in NAMES])
-    return [NAMES[i] for i in (clip.image_features(images) @ texts.T).argmax(dim=1).tolist()]
+    texts = clip.text_features([f"a photo of {with_article(name)}" for name in DRAWN])
+    return [DRAWN[i] for i in (clip.image_features(images) @ texts.T).argmax(dim=1).tolist()]
 
 
 def caption_accuracy(clip, images: Float[Tensor, "n 3 h w"], captions: Sequence[str], among: int = 100) -> float:
@@ -74,7 +75,8 @@ def caption_accuracy(clip, images: Float[Tensor, "n 3 h w"], captions: Sequence[
     groups = [order[start : start + among] for start in range(0, len(order) - among + 1, among)]
     if not groups:
         raise ValueError(f"{len(order)} different captions are fewer than {among}: give more objects")
-    seen, read = clip.image_features(images), clip.text_features(list(captions))
+    seen = clip.image_features(images)
+    read = clip.text_features(list(captions))
     right = [(seen[group] @ read[group].T).argmax(dim=1).numpy() == np.arange(among) for group in groups]
     return float(np.mean(right))
 
@@ -90,7 +92,7 @@ def neighbour_accuracy(
 
 def nearer_rate(distance: Callable[[Tensor, Tensor], Tensor], probe: Probe) -> float:
     """How often the same object from aside is nearer than another object of its category."""
-    step = len(NAMES)  # the probe goes through the categories in turn
+    step = len(DRAWN)  # the probe goes through the categories in turn
     other = probe.views.roll(-step, dims=0)
     with torch.no_grad():
         return float((distance(probe.views, probe.aside) < distance(probe.views, other)).float().mean())
@@ -113,7 +115,7 @@ def degradation_curves(
 
 def psnr(images: Float[Tensor, "n 3 h w"], others: Float[Tensor, "n 3 h w"]) -> float:
     """Mean over the images of the peak signal-to-noise ratio in dB."""
-    return float((-10 * torch.log10((images - others).square().mean(dim=(1, 2, 3)))).mean())
+    return float(metrics.psnr(images, others).mean())
 
 
 def evaluate_videos(
@@ -127,7 +129,7 @@ def evaluate_videos(
     parts = [model.generate(images[i : i + batch], generator, **options) for i in range(0, len(images), batch)]
     videos = torch.cat(parts)
     same = np.array(named_by(clip, videos[:, 0])) == np.array(named_by(clip, videos[:, 7]))
-    moved = [motion_of(frames_of(video)) for video in videos]
+    moved = [motion_of(to_bytes(video)) for video in videos]
     return videos, {
         "first_frame": psnr(videos[:, 0], images),
         "same_category": float(same.mean()),
@@ -143,11 +145,6 @@ def motion_by_bucket(
     for bucket in buckets:
         generator = torch.Generator().manual_seed(seed)
         videos = model.generate(images, generator, bucket=bucket, **options)
-        motion = float(np.mean([motion_of(frames_of(video)) for video in videos]))
+        motion = float(np.mean([motion_of(to_bytes(video)) for video in videos]))
         rows.append({"bucket": bucket, "motion": motion, "measured_bucket": motion_bucket(motion)})
     return pd.DataFrame(rows)
-
-
-def frames_of(video: Float[Tensor, "frames 3 h w"]) -> np.ndarray:
-    """A video in [0, 1] as bytes (frames, h, w, 3)."""
-    return (video * 255).round().byte().permute(0, 2, 3, 1).numpy()

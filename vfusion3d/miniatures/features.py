@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model
 
 from vfusion3d.data.shards import VideoShards
+from vfusion3d.foundations.image_features import MEAN, STD
 from vfusion3d.miniatures.training import Lesson, Training, WebPictures, jitter_colours, random_crops
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CONFIG = {
     "image_size": 64,
     "patch_size": 8,

@@ -17,11 +17,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
 from vfusion3d.foundations.perceptual import PerceptualDistance
 from vfusion3d.miniatures.training import Lesson, Training, WebPictures, jitter_colours, random_crops
-from vfusion3d.world.catalogue import CATEGORIES, COLOURS, PROPORTIONS
+from vfusion3d.world.catalogue import COLOURS, DRAWN, PROPORTIONS
 from vfusion3d.world.patterns import PATTERNS
 
 NET = "squeeze"
-LABELS = [kind.name for kind in CATEGORIES] + [*COLOURS, *PATTERNS, *(word for word in PROPORTIONS if word)]
+LABELS = [*DRAWN, *COLOURS, *PATTERNS, *(word for word in PROPORTIONS if word)]
 NAMING = Training(steps=1600, batch_size=96, learning_rate=1.0e-3, warmup=200, weight_decay=0.01, seed=44)
 RANKING = Training(steps=400, batch_size=48, learning_rate=5e-3, warmup=20, weight_decay=0.0, seed=45)
 
@@ -43,7 +43,8 @@ class Naming(nn.Module):
     def __init__(self, distance: lpips.LPIPS):
         super().__init__()
         self.distance = [distance]  # not a part of this model: only the trunk learns
-        self.scale, self.trunk = distance.scaling_layer, distance.net
+        self.scale = distance.scaling_layer
+        self.trunk = distance.net
         self.head = nn.Linear(distance.chns[-1], len(LABELS))
 
     def forward(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch labels"]:
@@ -55,14 +56,14 @@ class Ranking(nn.Module):
 
     def __init__(self, distance: lpips.LPIPS):
         super().__init__()
-        self.distance, self.rank = distance, lpips.BCERankingLoss()
+        self.distance = distance
+        self.rank = lpips.BCERankingLoss()
 
     def forward(self, triplet: Float[Tensor, "3 batch 3 h w"], nearer: Tensor) -> tuple[Tensor, Tensor]:
         picture, a, b = triplet * 2 - 1
         first, second = self.distance(picture, a), self.distance(picture, b)
-        return self.rank(first, second, nearer).mean(), (
-            (first < second).float() == nearer.gt(0).float()
-        ).float().mean()
+        right = (first < second) == (nearer > 0)
+        return self.rank(first, second, nearer).mean(), right.float().mean()
 
 
 def naming_lesson(data: str | Path, training: Training = NAMING, start: str | Path | None = None) -> Lesson:
@@ -111,7 +112,7 @@ def keep_positive(distance: lpips.LPIPS) -> None:
 def _naming_loss(model: nn.Module, batch, generator: torch.Generator) -> dict[str, Tensor]:
     images, labels = (each.to(next(model.parameters()).device) for each in batch)
     scores = model(images)
-    kinds = len(CATEGORIES)
+    kinds = len(DRAWN)
     right = labels[:, :kinds].gather(1, scores[:, :kinds].argmax(1, keepdim=True)).mean()
     return {"loss": binary_cross_entropy_with_logits(scores, labels) * len(LABELS) / 4, "right": right}
 

@@ -27,7 +27,9 @@ from vfusion3d.miniatures.training import Lesson, Training, WebPictures, jitter_
 FRAMES = 4  # neighbours that are decoded together
 WINDOW = 32  # pixels a side of what most steps show
 WHOLE = 8  # of so many steps, two show whole pictures
-ANCHOR, EDGES, KL = 0.1, 0.25, 1e-6  # weights of the losses, beside 1 for pixels
+ANCHOR = 0.1  # weights of the losses, beside 1 for pixels
+EDGES = 0.25
+KL = 1e-6
 PERCEPTUAL = 0.05  # when the decoder learns alone
 CONFIG = {
     "block_out_channels": [32, 32, 64, 64],

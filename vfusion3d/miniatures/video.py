@@ -5,7 +5,7 @@ computed once, and the UNet learns on them. Played backwards, a video is another
 turn the same way); of a longer one, 16 frames are taken, at any pace.
 """
 
-import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from vfusion3d.data.shards import VideoShards
 from vfusion3d.foundations.image_to_video import Condition, Noise, StableVideoDiffusion
 from vfusion3d.miniatures.clip import EMBEDDING, IMAGE_SIZE, MEAN, STD, VISION
 from vfusion3d.miniatures.training import Lesson, Training
+from vfusion3d.runs.claim import write_whole
 from vfusion3d.runs.progress import tqdm
 from vfusion3d.world.motion import motion_bucket
 from vfusion3d.world.web_world import FPS, FRAMES
@@ -103,7 +104,8 @@ def image_encoder(clip_state: dict[str, Tensor]) -> CLIPVisionModelWithProjectio
     parts = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "attn.out_proj": "self_attn.out_proj"}
     parts |= {"mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
     for layer in range(VISION["layers"]):
-        source, target = f"transformer.resblocks.{layer}", f"vision_model.encoder.layers.{layer}"
+        source = f"transformer.resblocks.{layer}"
+        target = f"vision_model.encoder.layers.{layer}"
         for kind in ("weight", "bias"):
             for ours, theirs in parts.items():
                 state[f"{target}.{theirs}.{kind}"] = tower[f"{source}.{ours}.{kind}"]
@@ -130,7 +132,8 @@ def encode_all(model: StableVideoDiffusion, videos: VideoShards, path: str | Pat
     path = Path(path)
     if path.exists() and "embeddings" in (kept := load_file(path)):
         return kept  # a file without embeddings was written by an older version
-    latents, embeddings = [], []
+    latents: list[Tensor] = []
+    embeddings: list[Tensor] = []
     for start in tqdm(range(0, len(videos), batch), desc="encoding videos", unit="batch"):
         frames = torch.stack([videos[i].frames for i in range(start, min(start + batch, len(videos)))]).float() / 255
         latents.append(model.encode(frames).half().cpu())
@@ -139,10 +142,7 @@ def encode_all(model: StableVideoDiffusion, videos: VideoShards, path: str | Pat
         embeddings.append(model.embed(firsts.flatten(0, 1)).view(*firsts.shape[:2], -1).half().cpu())
     motion = torch.tensor([videos.metadata(i)["motion"] for i in range(len(videos))])
     encoded = {"latents": torch.cat(latents), "embeddings": torch.cat(embeddings), "motion": motion}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(encoded, partial)
-    os.replace(partial, path)
+    write_whole(path, partial(save_file, encoded))
     return encoded
 
 
@@ -157,9 +157,11 @@ def video_lesson(
         raise ValueError(
             f"first frames are encoded once, without noise: noise.augmentation must be 0, not {model.noise}"
         )
-    latents, embeddings = encoded["latents"], encoded["embeddings"]
+    latents = encoded["latents"]
+    embeddings = encoded["embeddings"]
     turntables = of_turntables(videos)
-    stored, frames = latents.shape[1], model.network.config.num_frames
+    stored = latents.shape[1]
+    frames = model.network.config.num_frames
     scale = model.pipeline.vae.config.scaling_factor
 
     def batch_of(step: int, rank: int) -> tuple[Float[Tensor, "batch frames c h w"], Condition]:
@@ -172,7 +174,8 @@ def video_lesson(
         order = np.where(backwards[:, None], order[:, ::-1], order)
         motions = encoded["motion"][chosen] * torch.from_numpy(pace)
         numbers = model.numbers([motion_bucket(float(motion)) for motion in motions], FPS)
-        of, places = torch.from_numpy(chosen), torch.from_numpy(order)
+        of = torch.from_numpy(chosen)
+        places = torch.from_numpy(order)
         clean = latents[of[:, None], places].float()
         return clean, Condition(embeddings[of, places[:, 0]].float()[:, None], clean[:, 0] / scale, numbers)
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from trimesh.exchange.gltf import export_glb
 
 from vfusion3d.cameras import default_intrinsics, orbit_cameras
+from vfusion3d.data.images import to_bytes
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs.claim import write_whole
 from vfusion3d.runs.progress import tqdm
@@ -112,7 +113,7 @@ class Asset:
     def _frames(self, cameras: Tensor, size: int, progress: bool) -> Iterator[np.ndarray]:
         with tqdm(total=len(cameras), desc="turntable", unit="frame", disable=not progress, leave=False) as bar:
             for some in cameras.split(FRAMES_AT_ONCE):
-                for picture in _to_uint8(self.render(some, size=size)):
+                for picture in to_bytes(self.render(some, size=size)):
                     yield picture
                     bar.update()
 
@@ -135,7 +136,7 @@ class Asset:
         """What the model saw, then `count` renders around the object, side by side."""
         seen = torch.nn.functional.interpolate(self.image[None].float().cpu(), (size, size), mode="area")
         strip = torch.cat([seen, self.render(orbit_cameras(count, self.elevation), size=size)])
-        return Image.fromarray(np.concatenate(list(_to_uint8(strip)), axis=1))
+        return Image.fromarray(np.concatenate(list(to_bytes(strip)), axis=1))
 
     def show(self, height: int = 400) -> None:
         """In a notebook: the mesh to turn with the mouse (three.js comes with it: no network is needed), and under it a
@@ -205,10 +206,6 @@ def _viewer_camera() -> np.ndarray:
     camera = np.eye(4)
     camera[:3] = orbit_cameras(1, elevation=0.35, distance=2.6, azimuth=0.5)[0].numpy()
     return Z_UP_TO_GLTF @ camera
-
-
-def _to_uint8(images: Float[Tensor, "count 3 height width"]) -> np.ndarray:
-    return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def write_mp4(pictures: Iterator[np.ndarray], size: int, fps: int, path: Path) -> None:

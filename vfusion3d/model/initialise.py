@@ -26,7 +26,9 @@ FAR = 1.8  # the sum of both planes' DEPTH channels below which a point is off t
 NOISE = 0.005  # around the identities
 QUIET = 0.2  # how much of its usual size every other branch has at first
 BLACK = 0.6  # about what black comes out as in a colour channel of the planes
-RAW_EMPTY, RAW_DARK, RAW_FAR = -2.0, 3.0, -8.0  # raw density of white, and what darkness and a depth off the middle add
+RAW_EMPTY = -2.0  # the raw density of white
+RAW_DARK = 3.0  # and what darkness adds to it
+RAW_FAR = -8.0  # and a depth off the middle
 
 
 @torch.no_grad()
@@ -35,7 +37,8 @@ def start_local(model: VFusion3D, generator: torch.Generator) -> VFusion3D:
 
     Raises ValueError where encoder and transformer have one width: torch then packs the projections into one tensor.
     """
-    config, transformer = model.config, model.transformer
+    config = model.config
+    layers = model.transformer.layers
     if config.width == config.encoder_width:
         raise ValueError(f"the local start needs an encoder_width other than the transformer's width of {config.width}")
     a_head = config.width // config.heads
@@ -43,15 +46,16 @@ def start_local(model: VFusion3D, generator: torch.Generator) -> VFusion3D:
     position = (within_head % GROUP < 4) & (within_head < a_head // GROUP * GROUP)  # the channels of y and z
     _start_image_tokens(model, position, generator)
     _start_plane_tokens(model, generator)
-    for layer in transformer.layers:
-        _start_layer(layer, position, len(transformer.layers), generator)
+    for layer in layers:
+        _start_layer(layer, position, len(layers), generator)
     _start_first_guess(model)
     return model
 
 
 def _start_image_tokens(model: VFusion3D, position: Tensor, generator: torch.Generator) -> None:
     """Patches say where they are on the position channels, and how they differ from white on the others."""
-    config, embeddings = model.config, model.encoder.model.embeddings
+    config = model.config
+    embeddings = model.encoder.model.embeddings
     shared = min(config.width, config.encoder_width)
     rows, columns = _grid(config.position_grid)
     place = _sine_cosine(columns, -rows, None, config.heads, config.width)
@@ -69,7 +73,8 @@ def _start_image_tokens(model: VFusion3D, position: Tensor, generator: torch.Gen
 
 def _start_plane_tokens(model: VFusion3D, generator: torch.Generator) -> None:
     """Each plane token knows its two coordinates; the first coordinate of a plane runs along its width."""
-    config, tokens = model.config, model.transformer.pos_embed
+    config = model.config
+    tokens = model.transformer.pos_embed
     rows, columns = _grid(config.triplane_size)
     shape = config.heads, config.width
     planes = [
@@ -104,7 +109,8 @@ def _start_first_guess(model: VFusion3D) -> None:
 
     Each of the four signals has a channel of the planes and a unit of every hidden layer to itself.
     """
-    deconv, channels = model.transformer.deconv, model.config.triplane_channels
+    deconv = model.transformer.deconv
+    channels = model.config.triplane_channels
     first, second, third, last = (model.field.net[i] for i in (0, 2, 4, 6))
     last.weight.mul_(QUIET)
     last.bias.copy_(torch.tensor([RAW_EMPTY, 3.0, 3.0, 3.0]))  # sigmoid(3) is nearly white

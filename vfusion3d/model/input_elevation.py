@@ -2,7 +2,7 @@
 
 The paper estimates the elevation of a video, from the averaged features of 4 views. A photo is a single view, so this
 network reads one. It comes with the package as what `curation.elevation.train_elevation` learned from rendered pictures
-of procedural objects (`vfusion3d/miniatures/elevation_estimator.py`); it has never seen a photo.
+of procedural objects (`miniatures/elevation_estimator.py`); it has never seen a photo.
 """
 
 from functools import cache
@@ -14,16 +14,17 @@ from torch import Tensor, nn
 
 from vfusion3d.cameras import HIGHEST_ELEVATION
 from vfusion3d.foundations.image_features import ImageFeatures, dino_features
-from vfusion3d.model.vfusion3d import BUNDLED_WEIGHTS
+from vfusion3d.foundations.loading import BUNDLED
 
-BUNDLED_ESTIMATOR = BUNDLED_WEIGHTS / "elevation"
+BUNDLED_ESTIMATOR = BUNDLED / "elevation"
 
 
 class ElevationEstimator:
     """Pictures to elevations. features: the image features that the network was trained on."""
 
     def __init__(self, features: ImageFeatures, network: nn.Module):
-        self.features, self.network = features, network
+        self.features = features
+        self.network = network
 
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
@@ -37,7 +38,7 @@ def bundled_estimator() -> ElevationEstimator:
     weights = load_file(BUNDLED_ESTIMATOR / "model.safetensors")
     network = two_layers(weights["0.weight"].shape[1], len(weights["0.weight"]))
     network.load_state_dict(weights)
-    return ElevationEstimator(dino_features(str(BUNDLED_WEIGHTS / "image_features")), network)
+    return ElevationEstimator(dino_features(str(BUNDLED / "image_features")), network)
 
 
 def two_layers(width: int, hidden: int) -> nn.Sequential:

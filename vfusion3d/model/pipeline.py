@@ -1,8 +1,8 @@
 """One call from what a person has to what a person wants: pictures in, assets out.
 
 The picture is cut out and framed (`preprocess.py`); the source camera is set at azimuth 0, at the distance that the
-weights were trained for, and at an elevation that is given, estimated (`elevation.py`), or fixed, as in the released
-code; the model predicts a triplane; an `Asset` holds it (`asset.py`).
+weights were trained for, and at an elevation that is given, estimated (`input_elevation.py`), or fixed, as in the
+released code; the model predicts a triplane; an `Asset` holds it (`asset.py`).
 """
 
 import math
@@ -33,7 +33,8 @@ class ImageTo3DPipeline:
     """
 
     def __init__(self, model: VFusion3D, elevation_estimator: Estimator | None = None):
-        self.model, self.elevation_estimator = model.eval(), elevation_estimator
+        self.model = model.eval()
+        self.elevation_estimator = elevation_estimator
 
     @classmethod
     def from_pretrained(
@@ -57,8 +58,8 @@ class ImageTo3DPipeline:
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "ImageTo3DPipeline":
         """Move the model, and return the pipeline."""
-        given = {name: value for name, value in {"device": device, "dtype": dtype}.items() if value is not None}
-        torch.nn.Module.to(self.model, **given)  # diffusers' own warns of float32 modules, of which there are none
+        # diffusers' own `to` warns of float32 modules, of which there are none
+        torch.nn.Module.to(self.model, device=device, dtype=dtype)
         return self
 
     @torch.no_grad()
@@ -93,8 +94,10 @@ class ImageTo3DPipeline:
                 part = slice(start, start + batch_size)
                 planes = self._predict([p.image for p in prepared[part]], elevations[part])
                 for i, p in enumerate(prepared[part]):
-                    e, name = elevations[start + i], source_name(sources[start + i])
-                    assets.append(Asset(self.model, planes[i : i + 1].clone(), p.image, p.box, p.background, e, name))
+                    seen_from = elevations[start + i]
+                    name = source_name(sources[start + i])
+                    own = planes[i : i + 1].clone()
+                    assets.append(Asset(self.model, own, p.image, p.box, p.background, seen_from, name))
                     bar.update()
         return assets if many else assets[0]
 
@@ -106,8 +109,8 @@ class ImageTo3DPipeline:
     def _predict(self, images: list[torch.Tensor], elevations: list[float]) -> torch.Tensor:
         cam2world = look_at_origin(sphere_position(0.0, torch.tensor(elevations), self.model.config.source_distance))
         camera = camera_vector(cam2world, default_intrinsics(len(images)))
-        where = {"device": self.model.device, "dtype": self.model.dtype}
-        return self.model(torch.stack(images).to(**where), camera.to(**where))
+        device, dtype = self.model.device, self.model.dtype
+        return self.model(torch.stack(images).to(device, dtype), camera.to(device, dtype))
 
 
 def _one_each(elevation: float | Sequence[float], count: int) -> list[float]:

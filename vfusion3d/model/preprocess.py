@@ -51,13 +51,6 @@ def prepare(source: ImageSource, size: int, background: str = "auto", border: fl
     return Prepared(image, box, cut.background)
 
 
-def prepare_image(
-    source: ImageSource, size: int, background: str = "auto", border: float = 0.2
-) -> Float[Tensor, "3 size size"]:
-    """The picture alone of what `prepare` returns."""
-    return prepare(source, size, background, border).image
-
-
 # ---------------------------------------------------------------------------------------------------------- loading
 
 
@@ -96,7 +89,8 @@ def source_name(source: ImageSource) -> str:
 
 def _read(source: str | os.PathLike | bytes, name: str) -> Image.Image:
     if isinstance(source, bytes | bytearray):
-        file, length = BytesIO(source), len(source)
+        file = BytesIO(source)
+        length = len(source)
     else:
         if name.startswith(("http://", "https://", "ftp://")):
             raise ImageError(f"{name}: is a web address; download the picture and pass its file")

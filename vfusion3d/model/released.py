@@ -33,15 +33,15 @@ def load_released(
     tensors = dict(source) if isinstance(source, Mapping) else _read(source)
     tensors = tensors.get(WRAPPER, tensors)
     config = _config(tensors)
-    heads = {"encoder_heads": encoder_heads, "heads": transformer_heads}
     for name, count, width in (
         ("encoder_heads", encoder_heads, config["encoder_width"]),
         ("transformer_heads", transformer_heads, config["width"]),
     ):
         if width % count:
             raise CheckpointError(f"{count} heads do not divide a width of {width}: give the right {name}")
+    config |= {"encoder_heads": encoder_heads, "heads": transformer_heads, "samples_per_ray": samples_per_ray}
     with torch.device("meta"):
-        model = model_class(**config, **heads, samples_per_ray=samples_per_ray)
+        model = model_class(**config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     problems = [f"missing: {name} {expected[name]}" for name in expected if name not in given]
@@ -53,7 +53,7 @@ def load_released(
     ]
     if problems:
         raise CheckpointError("these are not VFusion3D weights:\n  " + "\n  ".join(problems))
-    model = model_class(**config, **heads, samples_per_ray=samples_per_ray)
+    model = model_class(**config)
     model.load_state_dict(tensors)
     return model.eval()
 

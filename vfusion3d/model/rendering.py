@@ -61,9 +61,8 @@ class Field(nn.Module):
         Under autocast all layers but the first are computed in its type; the first is summed up from the float32 table.
         """
         rows, weights = corners(points, batch, resolution)
-        device, dtype = points.device.type, torch.float32
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
+        device = points.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
         hidden = (_WeightedRows.apply(table, rows, weights) + self.net[0].bias.float()).to(dtype)
         for layer in (self.net[2], self.net[4], self.net[6]):
             hidden = linear(relu(hidden), layer.weight.to(dtype), layer.bias.to(dtype))
@@ -74,7 +73,8 @@ class Field(nn.Module):
         self, planes: Float[Tensor, "batch 3 channels res res"], points: Float[Tensor, "batch points 3"]
     ) -> tuple[Float[Tensor, "batch points 3"], Float[Tensor, "batch points 1"]]:
         """Colour and raw density at each object's own points."""
-        table, (b, n, _) = self.table(planes), points.shape
+        table = self.table(planes)
+        b, n, _ = points.shape
         batch = torch.arange(b, device=points.device).repeat_interleave(n)
         rgb, raw = self.in_chunks(table, planes.shape[-1], points.reshape(-1, 3).float(), batch)
         return rgb.view(b, n, 3), raw.view(b, n, 1)
@@ -103,7 +103,8 @@ def corners(
     cell = cell.clamp(0, resolution - 1)
     (x, y, z), (wx, wy, wz) = cell.unbind(1), weight.unbind(1)
     start = (3 * resolution * resolution * batch.int())[:, None, None]
-    rows, weights = [], []
+    rows: list[Tensor] = []
+    weights: list[Tensor] = []
     for plane, (column, row, wc, wr) in enumerate(((x, y, wx, wy), (x, z, wx, wz), (z, y, wz, wy))):
         rows.append(start + (plane * resolution + row[:, :, None]) * resolution + column[:, None, :])
         weights.append(wr[:, :, None] * wc[:, None, :])
@@ -161,9 +162,11 @@ def render(
             scene = planes[one : one + 1]
             table = field.table(scene)
             occupied = occupancy_grid(field, table, scene.shape[-1]) if skip_empty else None
-            for origin, direction in zip(*(r[one : one + 1].split(RAYS_AT_ONCE, dim=1) for r in rays), strict=True):
-                options = dict(samples=samples, generator=generator, table=table, occupied=occupied)
-                parts.append(render_rays(field, scene, origin, direction, **options))
+            for ray in zip(*(r[one : one + 1].split(RAYS_AT_ONCE, dim=1) for r in rays), strict=True):
+                part = render_rays(
+                    field, scene, *ray, samples=samples, generator=generator, table=table, occupied=occupied
+                )
+                parts.append(part)
         rgb, opacity, depth = (torch.cat([p[0] for p in part]) for part in zip(*parts, strict=True))
 
     def to_image(values: Tensor) -> Tensor:

@@ -18,11 +18,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model
 
+from vfusion3d.foundations.loading import BUNDLED
 from vfusion3d.learning.precision import has_bfloat16
 from vfusion3d.model.mesh import extract_mesh
 from vfusion3d.model.rendering import Field, Rendering, render
 
-BUNDLED_WEIGHTS = Path(__file__).parents[1] / "weights"
 QUERIES = 512  # whose scores are in memory at once
 RELEASED_NAME = "facebook/vfusion3d"
 
@@ -124,7 +124,7 @@ class VFusion3D(ModelMixin, ConfigMixin):
             if options:
                 raise ValueError(f"{name} is loaded by from_released, which does not know {', '.join(options)}")
             return cls.from_released(name).to(dtype or torch.float32)
-        bundled = {path.name: path for path in BUNDLED_WEIGHTS.iterdir() if path.is_dir()}
+        bundled = {path.name: path for path in BUNDLED.iterdir() if path.is_dir()}
         return super().from_pretrained(bundled.get(str(name), name), **options)
 
     @classmethod

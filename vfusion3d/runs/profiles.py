@@ -32,7 +32,7 @@ class Data:
     eval_prompts: int  # prompts of the text-to-3D table
     prompts: int
     videos: int  # generated, before filtering
-    labelled_videos: int  # judged by hand, for the filter
+    judged_videos: int  # judged by hand, for the filter
     render_size: int  # pixels a side of a stored view
     views_3d: int = 32
 
@@ -58,7 +58,8 @@ class Foundations:
 
     A key is the name of the function in `vfusion3d.foundations` that plays the role. `mini` is the bundled miniature,
     `stand-in` a procedure without learned weights (it says so wherever a reader meets it), `untrained` the real
-    architecture with random weights; anything else is a folder, or the name of a pretrained model.
+    architecture with random weights; anything else is a folder, the name of a pretrained
+    model, or a Python file of your own (CONTRIBUTING.md).
     """
 
     image_to_video: str
@@ -252,7 +253,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path.name} is not YAML: {error}") from error
     try:
-        profile = _read(Profile, content, "")
+        profile = read_config(Profile, content)
     except ProfileError as error:
         raise ProfileError(f"{path.name}: {error}") from error
     if path.resolve().parent != FOLDER.resolve() and (FOLDER / f"{profile.name}.yaml").is_file():
@@ -260,24 +261,19 @@ def load_profile(name_or_path: str | Path) -> Profile:
     return profile
 
 
-def read_config(kind: Any, content: Any, key: str = "") -> Any:
-    """What YAML holds as the dataclass `kind`, checked as a profile is; `key` is where it stands.
+def read_config(kind: Any, value: Any, key: str = "") -> Any:
+    """What YAML holds as the type `kind`, such as a dataclass; `key` is where it stands, such as `training.stages[0]`.
 
     Raises ProfileError that names the key, with the nearest known one for one that is unknown.
     """
-    return _read(kind, content, key)
-
-
-def _read(kind: Any, value: Any, key: str) -> Any:
-    """`value` of the YAML file as the type `kind`; `key` is where it stands, such as `training.stages[0]`."""
     if is_dataclass(kind):
         return _read_dataclass(kind, value, key)
     if get_origin(kind) in (Union, types.UnionType):  # only `X | None` occurs
-        return None if value is None else _read(get_args(kind)[0], value, key)
+        return None if value is None else read_config(get_args(kind)[0], value, key)
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
             raise ProfileError(f"{key} must be a list, not {value!r}")
-        return tuple(_read(get_args(kind)[0], item, f"{key}[{i}]") for i, item in enumerate(value))
+        return tuple(read_config(get_args(kind)[0], item, f"{key}[{i}]") for i, item in enumerate(value))
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             raise ProfileError(f"{key} must be one of {', '.join(get_args(kind))}, not {value!r}")
@@ -308,7 +304,7 @@ def _read_dataclass(kind: type, value: Any, key: str) -> Any:
     if missing:
         raise ProfileError(f"missing: {', '.join(missing)}")
     hints = get_type_hints(kind)
-    arguments = {name: _read(hints[name], item, prefix + name) for name, item in value.items()}
+    arguments = {name: read_config(hints[name], item, prefix + name) for name, item in value.items()}
     try:
         return kind(**arguments)
     except ProfileError as error:

@@ -1,7 +1,7 @@
-"""The simulated annotator: a stand-in, offline, for the person who judges videos (section 3.2). It knows the truth.
+"""The simulated judge: a stand-in, offline, for the person who judges videos (section 3.2). It knows the truth.
 
 A person looks at sixteen frames and asks: is this one object, seen from all around, and the one that was asked for? The
-simulated annotator asks the same, and may look up the answer. It renders the prompt's object from all around
+simulated judge asks the same, and may look up the answer. It renders the prompt's object from all around
 (`truth.true_orbit`) and compares, frame by frame. A video is good if all four hold:
 
 - **It moves**: its frames differ from the first at least half as much as the true views do (`MOVES`). Of what looks the
@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vfusion3d.curation.judgements import SIMULATED, Annotations, Judgement
+from vfusion3d.curation.judgements import SIMULATED, Judgement, Judgements
 from vfusion3d.curation.masks import mask_iou
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.foundations.perceptual import PerceptualDistance
@@ -106,23 +106,23 @@ def judge_video(
     )
 
 
-def annotate(
-    annotations: Annotations,
+def judge_videos(
+    judgements: Judgements,
     videos: VideoShards,
     places: Sequence[int],
     perceptual: PerceptualDistance,
 ) -> dict[str, Verdict]:
     """Judge those of the videos (by place) that nobody has judged, and write it down. Returns the verdicts by key.
 
-    What an earlier version of the simulated annotator judged, these or other videos, is judged anew. Where fewer than a
+    What an earlier version of the simulated judge judged, these or other videos, is judged anew. Where fewer than a
     fifth of them are good, those with the largest margins are called good until it is a fifth, and likewise for bad: a
     person with bad videos would also begin to call the better ones good. Raises ValueError where the videos did not
     begin with the stand-in's pictures: nobody knows the truth of others.
     """
     seed = check_drawn_by_stand_in(videos)
     verdicts = {}
-    before = [annotations.get(key) for key in videos.keys]
-    stale = [place for place, made in enumerate(before) if made and made.simulated and made.annotator != SIMULATED]
+    before = [judgements.get(key) for key in videos.keys]
+    stale = [place for place, made in enumerate(before) if made and made.simulated and made.judge != SIMULATED]
     todo = dict.fromkeys([*(place for place in places if before[place] is None), *stale])
     for place in tqdm(todo, desc="judging", unit="video"):
         sample = videos[place]
@@ -130,12 +130,12 @@ def annotate(
         truth, _ = true_orbit(sample.caption, seed, sample.metadata["index"], len(video), video.shape[-1])
         verdicts[sample.key] = judge_video(video, truth, perceptual)
     good = call(list(verdicts.values()))
-    annotations.judge_all(Judgement(key, bool(says), SIMULATED) for key, says in zip(verdicts, good, strict=True))
+    judgements.judge_all(Judgement(key, bool(says), SIMULATED) for key, says in zip(verdicts, good, strict=True))
     return verdicts
 
 
 def call(verdicts: Sequence[Verdict]) -> list[bool]:
-    """Which are called good: those that are, but at least a fifth, and at most four fifths (see `annotate`)."""
+    """Which are called good: those that are, but at least a fifth, and at most four fifths (see `judge_videos`)."""
     least = math.ceil(EACH_KIND * len(verdicts))
     good = sum(verdict.good for verdict in verdicts)
     count = min(max(good, least), max(len(verdicts) - least, 0))

@@ -42,7 +42,8 @@ def simulate_raters(
     asked = [(f"simulated-{number + 1}", c) for number in range(raters) for c in comparisons(items, str(number), seed)]
     margins = []
     for _, comparison in asked:
-        moments, of_item = generator.random(frames), scores[comparison.item.task, comparison.item.key]
+        moments = generator.random(frames)
+        of_item = scores[comparison.item.task, comparison.item.key]
         ours, other = (of_item[name, comparison.question] for name in (OURS, comparison.baseline))
         seen = [values[(moments * len(values)).astype(int)].mean() for values in (ours, other)]
         margins.append(seen[0] - seen[1])

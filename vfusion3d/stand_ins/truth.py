@@ -61,7 +61,8 @@ def _orbit(spec: "ObjectSpec", elevation: float, frames: int, size: int) -> Floa
     from vfusion3d.data.render import render_views
     from vfusion3d.world.objects import build_mesh
 
-    mesh, orbit = build_mesh(spec), orbit_cameras(frames, elevation)
+    mesh = build_mesh(spec)
+    orbit = orbit_cameras(frames, elevation)
     parts = [part for part in (orbit[:1], orbit[1:]) if len(part)]  # by itself, for a renderer rounds by the window
     rgba = [render_views(mesh, cameras, default_intrinsics(len(cameras)), size).rgba for cameras in parts]
     return on_white(torch.from_numpy(np.concatenate(rgba)).movedim(-1, 1))
@@ -88,7 +89,8 @@ def turning(video: Float[Tensor, "frames 3 h w"], truth: Float[Tensor, "frames 3
     """
     if video.shape != truth.shape:
         raise ValueError(f"a video {tuple(video.shape)} cannot be held to a truth {tuple(truth.shape)}")
-    count, between = len(truth), distances(truth, truth)
+    count = len(truth)
+    between = distances(truth, truth)
     typical = _mean_of_pairs(between)
     if typical.sqrt() < CHANGE:
         return math.nan

@@ -27,13 +27,12 @@ from torch import Tensor
 
 from vfusion3d.evaluation.figures import BLUE, ORANGE, TEXT_WIDTH, paper_style
 from vfusion3d.evaluation.methods import TURN_FRAMES, MethodFolderError, read_turn, write_turn
-from vfusion3d.runs.layout import evaluation_items, other_methods, rendered_views, user_study
+from vfusion3d.runs.layout import TASKS, evaluation_items, other_methods, rendered_views, user_study
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # nothing of ffmpeg's own about a broken file: our error names it
 
 OURS = "VFusion3D"
 RATERS = 5
-TASKS = {"image_to_3d": "08_image_to_3d", "text_to_3d": "09_text_to_3d"}  # and the notebook that makes its videos
 QUESTIONS = ("quality", "faithfulness")
 COLUMNS = ("rater", "task", "key", "baseline", "question", "left", "winner")
 SAME = ["task", "key", "baseline", "question"]  # what makes two answers of a rater answers to the same question
@@ -90,11 +89,10 @@ def load_items(
     Raises StudyError that names every picture or video that is missing, broken, or not playable in a browser, so that
     nobody begins a study that cannot be finished.
     """
-    run_dir, problems = Path(run_dir), []
+    run_dir = Path(run_dir)
+    problems: list[str] = []
     for task in tasks:
-        needed = (evaluation_items(run_dir, task) / "captions.csv", rendered_views(run_dir, task) / OURS)
-        missing = [path for path in needed if not path.exists()]
-        problems += [f"{path} does not exist: the notebook {TASKS[task]} makes it" for path in missing]
+        problems += filter(None, (made.missing(run_dir, task) for made in (evaluation_items, rendered_views)))
     _stop(problems)
     if against is None:
         against = sorted(set.intersection(*(set(_methods(run_dir, task)) for task in tasks)) - {OURS})
@@ -125,7 +123,8 @@ def video_problem(path: Path) -> str:
     if not path.is_file():
         return f"{path} does not exist"
     video = cv2.VideoCapture(str(path))
-    frames, said = sum(1 for _ in iter(lambda: video.read()[0], False)), int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    frames = sum(1 for _ in iter(lambda: video.read()[0], False))
+    said = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     if not frames or frames < said:
         return f"{path} is broken: only {frames} of {max(said, 1)} frames can be read"
     codec = int(video.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode(errors="replace").lower()
@@ -137,7 +136,8 @@ def read_video(path: Path) -> Float[Tensor, "frames 3 h w"]:
 
     Raises StudyError where there are none.
     """
-    video, frames = cv2.VideoCapture(str(path)), []
+    video = cv2.VideoCapture(str(path))
+    frames = []
     while (frame := video.read())[0]:
         frames.append(torch.from_numpy(cv2.cvtColor(frame[1], cv2.COLOR_BGR2RGB)))
     if not frames:
@@ -274,7 +274,8 @@ def plot_win_rates(paper: Sequence[dict], ours: pd.DataFrame, who: str) -> Figur
         "quality": {"color": BLUE, "edgecolor": BLUE},
         "faithfulness": {"color": "white", "edgecolor": ORANGE, "hatch": "////"},
     }
-    width, gap = 0.38, len(names) + 0.35
+    width = 0.38
+    gap = len(names) + 0.35
     places = [*range(len(names)), *(gap + number for number in range(len(mine)))]
     with paper_style():
         figure = Figure(figsize=(TEXT_WIDTH, 2.9), layout="constrained")

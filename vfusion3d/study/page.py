@@ -35,7 +35,9 @@ class Study:
     """What is asked, and what was answered: the state behind the page, for any number of raters at once."""
 
     def __init__(self, items: list[Item], folder: str | Path, seed: int = 0):
-        self.items, self.folder, self.seed = items, Path(folder), seed
+        self.items = items
+        self.folder = Path(folder)
+        self.seed = seed
         self.lock = Lock()
         self.order: dict[str, dict[str, Comparison]] = {}
 
@@ -55,7 +57,8 @@ class Study:
 
     def question(self, rater: str, number: int | None = None) -> dict[str, Any]:
         """Question `number` (from 0), or the first without an answer; {"done": True} where there is none left."""
-        asked, answered = self.asked(rater), self.answered(rater)
+        asked = self.asked(rater)
+        answered = self.answered(rater)
         known = {"rater": rater, "total": len(asked), "answered": sum(answered)}
         if number is None:
             number = answered.index(False) if not all(answered) else len(asked)

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from vfusion3d.foundations.caption_rules import OVERLONG
+from vfusion3d.foundations.caption_rules import OVERLONG, overlong
 
 HOPELESS = 10 * OVERLONG  # characters: longer ones are not even looked through
 LEAST_LETTERS = 3
@@ -36,7 +36,7 @@ def clean(caption: str) -> Cleaned:
     then empty, too short, too long, a file name, or has characters that could not be read is in trouble.
     """
     if len(caption) > HOPELESS:
-        return Cleaned(caption[:OVERLONG], _overlong(caption))
+        return Cleaned(caption[:OVERLONG], overlong(caption))
     text = _without_tags(html.unescape(_without_tags(caption)))  # again, for those that were written as entities
     text = "".join(_plain(character) for character in text)
     text = unicodedata.normalize("NFKC", text)
@@ -47,7 +47,7 @@ def clean(caption: str) -> Cleaned:
     if "\ufffd" in text:
         return Cleaned(text[:OVERLONG], "unreadable characters")
     if len(text) > OVERLONG:
-        return Cleaned(text[:OVERLONG], _overlong(text))
+        return Cleaned(text[:OVERLONG], overlong(text))
     if _FILE.fullmatch(text):
         return Cleaned(text, "a file name")
     if not any(map(str.isalpha, text)):
@@ -75,7 +75,3 @@ def _plain(character: str) -> str:
     variant = "\ufe00" <= character <= "\ufe0f"  # says how the pictogram before it looks
     unreadable = character == "\ufffd"
     return "" if variant or (category in _NO_TEXT and not unreadable) else character
-
-
-def _overlong(caption: str) -> str:
-    return f"overlong ({len(caption):,} characters)"

@@ -41,7 +41,8 @@ def check_corpus(path: str | Path) -> str:
     """
     if not any(caption.strip() for caption in read_captions(path)):
         raise CorpusError(f"{path} is empty: a corpus has one caption a line (or a row, in the column {COLUMN})")
-    size, ends = Path(path).stat().st_size, hashlib.sha256()
+    size = Path(path).stat().st_size
+    ends = hashlib.sha256()
     with open(path, "rb") as file:
         for start in (0, max(0, size - 2**20)):
             file.seek(start)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.foundations.image_to_video import VideoModel, load_video_model
+from vfusion3d.foundations.loading import device_of
 from vfusion3d.learning.loop import (
     MODEL,
     LoopSettings,
@@ -69,7 +70,7 @@ def finetune_video_model(
         "seed": seed,
     }
     if claim_run(folder, settings, device=profile.device, overwrite=overwrite):
-        return load_video_model(profile, Path(folder) / MODEL, kind=type(model))
+        return type(model).from_pretrained(Path(folder) / MODEL, device_of(profile), torch.float32)
     model.to(PartialState().device)  # the loop moves only what learns
     learn_temporal_only(model)
     orbits = _Orbits(shards, model, profile.video, objects, seed)

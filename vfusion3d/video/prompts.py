@@ -26,8 +26,10 @@ from vfusion3d.video.ledger import Ledger, Prompt
 from vfusion3d.world.captions import meaning
 from vfusion3d.world.web_captions import WEB_CAPTIONS
 
-PROMPTS, WORK = "prompts.parquet", "work.partial"
-WEB, OBJECTS = "web", "3D"  # the sources of what can be trained on
+PROMPTS = "prompts.parquet"
+WORK = "work.partial"
+WEB = "web"  # the two sources of what can be trained on
+OBJECTS = "3D"
 BATCH = {WEB: 512, OBJECTS: 16}  # captions between two moments at which a kill loses nothing
 CAPTIONED_VIEWS = 8  # of an object, as in Cap3D
 ROWS = 2**14  # of the table that are in memory at a time
@@ -56,7 +58,8 @@ def collect_prompts(
     (overwrite: they are deleted) and where something held out comes from "web" or "3D", the names of what is trained
     on, ModelUnavailable where a model cannot be had, OSError where nothing can be written.
     """
-    folder, wanted = Path(folder), profile.data.prompts
+    folder = Path(folder)
+    wanted = profile.data.prompts
     if taken := held_out.keys() & BATCH.keys():
         raise ValueError(f"held_out names {', '.join(sorted(taken))}, where captions to train on come from: rename it")
     shards = [] if objects is None else MultiviewShards(objects)
@@ -124,7 +127,8 @@ def judge(
     and where each comes from.
     """
     rows: list[Prompt | None] = []
-    asked, met = [], set()
+    asked: list[str] = []
+    met: set[str] = set()
     for caption in captions:
         cleaned = clean(caption)
         key = same_caption_key(cleaned.caption)
@@ -160,7 +164,8 @@ def _collect(
     """Put captions into the ledger, batch by batch, until it has as many prompts as wanted; the rest is not read."""
     captions = iter(captions)
     while ledger.trainable < wanted and (batch := list(itertools.islice(captions, BATCH[source]))):
-        before, prompts = ledger.trainable, judge(batch, source, keep, ledger.known, never)
+        before = ledger.trainable
+        prompts = judge(batch, source, keep, ledger.known, never)
         kept = itertools.accumulate(prompt.split == "train" for prompt in prompts)
         last = next((place for place, count in enumerate(kept, 1) if before + count == wanted), len(prompts))
         prompts = prompts[:last]

@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from vfusion3d.world.catalogue import CATEGORIES, COLOURS, COMMON, PROPORTIONS, UNCOMMON, ObjectSpec, category
+from vfusion3d.world.catalogue import CATEGORY_NAMES, COLOURS, PROPORTIONS, ObjectSpec, category
 from vfusion3d.world.patterns import PATTERNS
 
 CONTRAST = 140  # least distance in RGB between two colours of one object, where we choose
@@ -40,28 +40,11 @@ SYNONYMS = {  # what we write: what we read as well
     "umbrella": "brolly",
     "castle tower": "castle",
 }
-FILLERS = frozenset(
-    (
-        "a",
-        "an",
-        "the",
-        "one",
-        "with",
-        "and",
-        "in",
-        "of",
-        "on",
-        "its",
-        "it",
-        "is",
-        "has",
-        "that",
-        "which",
-        "body",
-        "colour",
-    )
-) | {"color", "coloured", "colored", "pattern", "patterned", "picture", "photo", "image", "render", "object"}
-CATEGORY_NAMES = tuple(kind.name for kind in CATEGORIES)
+FILLERS = (
+    frozenset({"a", "an", "the", "one", "with", "and", "in", "of", "on", "its", "it", "is", "has", "that", "which"})
+    | {"body", "colour", "color", "coloured", "colored", "pattern", "patterned"}
+    | {"picture", "photo", "image", "render", "object"}
+)
 PHRASES = {
     **{name: name for names in (CATEGORY_NAMES, COLOURS, PATTERNS, PROPORTIONS) for name in names if name},
     **{word: meaning for meaning, words in SYNONYMS.items() for word in words.split(", ")},
@@ -84,8 +67,15 @@ def with_article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
+def plural(name: str) -> str:
+    """The regular plural of a noun: mugs, boxes, trophies."""
+    if name.endswith("y") and name[-2] not in "aeiou":
+        return f"{name[:-1]}ies"
+    return name + ("es" if name.endswith(("s", "x", "ch", "sh")) else "s")
+
+
 def _fail(caption: str, what: str):
-    known = f"categories: {', '.join(COMMON + UNCOMMON)}"
+    known = f"categories: {', '.join(CATEGORY_NAMES)}"
     raise CaptionError(f"cannot read the caption {caption!r}: {what}. It takes one of the {known}")
 
 
@@ -97,7 +87,8 @@ def _singulars(word: str) -> list[str]:
 def _phrases(caption: str) -> list[tuple[str, str | None]]:
     """The caption in phrases, longest first, fillers left out: each with its meaning, or None where it has none."""
     words = re.findall(r"[^\W_]+", caption.lower().replace("-", " ").replace("'s", ""))
-    phrases, i = [], 0
+    phrases: list[tuple[str, str | None]] = []
+    i = 0
     while i < len(words):
         for length in (3, 2, 1):
             *stem, last = words[i : i + length]

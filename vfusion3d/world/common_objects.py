@@ -44,7 +44,7 @@ def chair(p: Proportions, rng: np.random.Generator) -> list[Part]:
     style = rng.random()
     if style < 0.75:
         post = cylinder(0.05, leg + 0.02, 0.06) if style < 0.4 else box(0.09, 0.09, leg + 0.02)
-        legs = join(*(post.at(x * (depth / 2 - 0.07), y * (width / 2 - 0.07)) for x in (-1, 1) for y in (-1, 1)))
+        legs = post.at_corners(depth / 2 - 0.07, width / 2 - 0.07)
     else:  # an office chair's star
         column = cylinder(0.06, leg)
         feet = (tube([(0, 0, 0.1), (0.42, 0, 0.05)], 0.05).turned("z", i * TAU / 5) for i in range(5))
@@ -52,7 +52,7 @@ def chair(p: Proportions, rng: np.random.Generator) -> list[Part]:
     parts = [Part(join(seat, *rest)), Part(legs, ("wood", "accent", "metal")[rng.integers(3)])]
     if rng.random() < 0.3:
         arm = join(box(depth * 0.8, 0.08, 0.07).at(x=-0.05, z=top + 0.26), box(0.07, 0.07, 0.28).at(x=0.2, z=top))
-        parts.append(Part(join(*(arm.at(y=side * (width / 2 - 0.02)) for side in (-1, 1))), parts[1].paint))
+        parts.append(Part(arm.on_both_sides(y=width / 2 - 0.02), parts[1].paint))
     return parts
 
 
@@ -68,10 +68,10 @@ def table(p: Proportions, rng: np.random.Generator) -> list[Part]:
     top = box(width, length, cloth).at(z=height - cloth)
     if rng.random() < 0.8:
         leg = box(0.09, 0.09, height - 0.05) if rng.random() < 0.6 else cylinder(0.04, height - 0.05, 0.07)
-        legs = join(*(leg.at(x * (width / 2 - 0.08), y * (length / 2 - 0.08)) for x in (-1, 1) for y in (-1, 1)))
+        legs = leg.at_corners(width / 2 - 0.08, length / 2 - 0.08)
     else:  # trestles
         trestle = box(width * 0.7, 0.09, height - 0.05, 0.5)
-        legs = join(*(trestle.at(y=side * (length / 2 - 0.15)) for side in (-1, 1)))
+        legs = trestle.on_both_sides(y=length / 2 - 0.15)
     return [Part(top, along="y"), Part(legs, legs_of)]
 
 
@@ -115,13 +115,10 @@ def car(p: Proportions, rng: np.random.Generator) -> list[Part]:
         parts.append(Part(box(0.36 * length, width * 0.8, 0.02).at(-0.29 * length, 0, roof), "coal"))
     disc = cylinder(wheel, 0.14).sideways()
     hub = cylinder(wheel * 0.5, 0.17, segments=12).sideways()
-    places = [(x * length * 0.31, y * (width / 2 - 0.03), wheel) for x in (-1, 1) for y in (-1, 1)]
-    parts += [
-        Part(join(*(disc.at(*place) for place in places)), "tyre"),
-        Part(join(*(hub.at(*place) for place in places)), "metal"),
-    ]
-    lights = join(*(ball(0.05, 0.08, 0.06, 12).at(length / 2 - 0.02, y * width * 0.32, roof - 0.12) for y in (-1, 1)))
-    tails = join(*(box(0.04, 0.14, 0.08).at(-length / 2, y * width * 0.33, roof - 0.17) for y in (-1, 1)))
+    place = (length * 0.31, width / 2 - 0.03, wheel)
+    parts += [Part(disc.at_corners(*place), "tyre"), Part(hub.at_corners(*place), "metal")]
+    lights = ball(0.05, 0.08, 0.06, 12).on_both_sides(length / 2 - 0.02, width * 0.32, roof - 0.12)
+    tails = box(0.04, 0.14, 0.08).on_both_sides(-length / 2, width * 0.33, roof - 0.17)
     bumper = rounded_box(0.08, width * 0.9, 0.08, 0.03).at(length / 2, 0, clear + 0.02)
     return [*parts, Part(lights, "lamplight"), Part(tails, "cherry"), Part(bumper, "metal")]
 
@@ -160,7 +157,8 @@ def tree(p: Proportions, rng: np.random.Generator) -> list[Part]:
     kind = rng.choice(["fir", "round", "bushy"])
     if kind == "fir":
         tiers = int(rng.integers(2, 5))
-        size, parts, z = 0.48 * p.width, [], trunk_height * 0.9
+        size, z = 0.48 * p.width, trunk_height * 0.9
+        parts = []
         for i in range(tiers):
             tier = size * (1 - 0.62 * i / tiers)
             high = 1.15 / tiers**0.7 * p.height
@@ -205,7 +203,8 @@ def bottle(p: Proportions, rng: np.random.Generator) -> list[Part]:
 
 def hat(p: Proportions, rng: np.random.Generator) -> list[Part]:
     kind = rng.choice(["top hat", "sun hat", "cowboy", "cap"])
-    crown, high = 0.36 * p.width, {"top hat": 0.62, "sun hat": 0.34, "cowboy": 0.42, "cap": 0.34}[kind] * p.height
+    crown = 0.36 * p.width
+    high = {"top hat": 0.62, "sun hat": 0.34, "cowboy": 0.42, "cap": 0.34}[kind] * p.height
     if kind == "cap":
         half = arc((0, 0), (0.44 * p.width, high), 0.0, TAU / 4, 9)
         half[-1, 0] = 0
@@ -291,21 +290,9 @@ def boat(p: Proportions, rng: np.random.Generator) -> list[Part]:
     x = stations[:, None] * length / 2
     wall = 0.82  # the inside starts this far out, and has its floor at half the depth
     y = half * np.array([1.0, 0.82, 0.35, -0.35, -0.82, -1.0, -wall, -0.6, 0.6, wall])
-    z = np.concatenate(
-        [
-            sheer,
-            keel + (sheer - keel) * 0.35,
-            keel,
-            keel,
-            keel + (sheer - keel) * 0.35,
-            sheer,
-            sheer,
-            sheer * 0.6,
-            sheer * 0.6,
-            sheer,
-        ],
-        axis=1,
-    )
+    bilge = keel + (sheer - keel) * 0.35
+    floor = sheer * 0.6
+    z = np.concatenate([sheer, bilge, keel, keel, bilge, sheer, sheer, floor, floor, sheer], axis=1)
     rings = np.stack([np.broadcast_to(x, y.shape), y, z], -1)[:, ::-1]
     hull = skin(rings)
     kind = rng.choice(["sail", "tug", "rowing"], p=(0.5, 0.35, 0.15))
@@ -376,27 +363,17 @@ def sofa(p: Proportions, rng: np.random.Generator) -> list[Part]:
     base = rounded_box(depth, width, 0.28, 0.05).at(z=0.08)
     rest = rounded_box(0.2, width, back, 0.08).at(x=-depth / 2 + 0.06, z=0.1)
     if rng.random() < 0.5:
-        sides = [rounded_box(depth, arm, arm_high, 0.06).at(y=side * width / 2, z=0.08) for side in (-1, 1)]
+        side = rounded_box(depth, arm, arm_high, 0.06).at(z=0.08)
     else:  # rolled arms
         roll = cylinder(arm * 0.62, depth).turned("y", TAU / 4).at(x=-depth / 2)
-        sides = [
-            join(
-                roll.at(y=side * width / 2, z=arm_high), box(depth, arm * 0.8, arm_high).at(y=side * width / 2, z=0.06)
-            )
-            for side in (-1, 1)
-        ]
+        side = join(roll.at(z=arm_high), box(depth, arm * 0.8, arm_high).at(z=0.06))
+    sides = side.on_both_sides(y=width / 2)
     seats = int(rng.integers(2, 4))
     each = (width - arm) / seats
-    cushions = join(
-        *(
-            rounded_box(depth * 0.78, each * 0.96, 0.14, 0.06).at(0.1, (i - (seats - 1) / 2) * each, seat_top - 0.03)
-            for i in range(seats)
-        )
-    )
-    feet = join(
-        *(cylinder(0.05, 0.1, segments=10).at(x * depth * 0.4, y * width * 0.45) for x in (-1, 1) for y in (-1, 1))
-    )
-    parts = [Part(join(base, rest, *sides), along="y"), Part(feet, "wood")]
+    cushion = rounded_box(depth * 0.78, each * 0.96, 0.14, 0.06).at(0.1, 0, seat_top - 0.03)
+    cushions = join(*(cushion.at(y=(i - (seats - 1) / 2) * each) for i in range(seats)))
+    feet = cylinder(0.05, 0.1, segments=10).at_corners(depth * 0.4, width * 0.45)
+    parts = [Part(join(base, rest, sides), along="y"), Part(feet, "wood")]
     if rng.random() < 0.5:
         pillow = (
             rounded_box(0.12, 0.32, 0.32, 0.06)
@@ -432,13 +409,8 @@ def airplane(p: Proportions, rng: np.random.Generator) -> list[Part]:
         .sideways()
         .at(-length / 2 + 0.13, 0, 0.05)
     )
-    windows = join(
-        *(
-            ball(0.04, segments=10).at(x * length, y * radius * 0.95, 0.05)
-            for x in np.linspace(-0.2, 0.2, 5)
-            for y in (-1, 1)
-        )
-    )
+    window = ball(0.04, segments=10)
+    windows = join(*(window.on_both_sides(x * length, radius * 0.95, 0.05) for x in np.linspace(-0.2, 0.2, 5)))
     screen = ball(0.12, 0.12, 0.09, 16).at(length * 0.38, 0, 0.09)
     parts = [
         Part(body, along="x"),
@@ -450,5 +422,5 @@ def airplane(p: Proportions, rng: np.random.Generator) -> list[Part]:
         parts += [Part(blades, "coal"), Part(ball(0.07, segments=12).at(x=length / 2 + 0.02), "metal")]
     else:
         engine = cylinder(0.085, 0.3, 0.075, 16).turned("y", TAU / 4)
-        parts.append(Part(join(*(engine.at(0.08, y * span * 0.26, low - 0.09) for y in (-1, 1))), "metal"))
+        parts.append(Part(engine.on_both_sides(0.08, span * 0.26, low - 0.09), "metal"))
     return parts

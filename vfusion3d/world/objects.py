@@ -14,10 +14,20 @@ import numpy as np
 import trimesh
 
 from vfusion3d.world.captions import contrasting, describe, make_object
-from vfusion3d.world.catalogue import CATEGORIES, COLOURS, COMMON, PROPORTIONS, UNCOMMON, Category, ObjectSpec, category
+from vfusion3d.world.catalogue import (
+    CATEGORIES,
+    COLOURS,
+    COMMON,
+    DRAWN,
+    PROPORTIONS,
+    UNCOMMON,
+    Category,
+    ObjectSpec,
+    category,
+)
 from vfusion3d.world.parts import MATERIALS, Proportions
 from vfusion3d.world.patterns import PATTERNS, Paint, PaintedSurface, assemble, paint
-from vfusion3d.world.shapes import Shape, join
+from vfusion3d.world.shapes import RADIUS, Shape, join
 
 __all__ = [
     "CATEGORIES",
@@ -34,14 +44,27 @@ __all__ = [
     "sample_object",
 ]
 
-RADIUS = 0.75  # objects fill the ball of this radius
-
 
 def sample_object(rng: np.random.Generator, categories: Sequence[str] | None = None) -> ObjectSpec:
-    """A random object of one of `categories` (names; all by default), each as likely. ValueError: unknown name."""
-    names = [kind.name for kind in CATEGORIES] if categories is None else list(categories)
+    """A random object of one of `categories` (names; those of `DRAWN` by default), each as likely.
+
+    Added categories, which are not in `DRAWN`, take their numbers from a child of the generator. So where one is among
+    the names, every object is what it would be without it, or is of the new category. ValueError: unknown name.
+    """
+    names = DRAWN if categories is None else tuple(categories)
     if not names:
-        raise ValueError("no categories to sample from: pass names, or None for all of them")
+        raise ValueError("no categories to sample from: pass names, or None for the usual ones")
+    usual = [name for name in names if name in DRAWN]
+    added = [name for name in names if name not in DRAWN]
+    spec = _random_spec(rng, usual) if usual else None
+    if added:
+        child = rng.spawn(1)[0]
+        if spec is None or child.random() < len(added) / len(names):
+            return _random_spec(child, added)
+    return spec
+
+
+def _random_spec(rng: np.random.Generator, names: Sequence[str]) -> ObjectSpec:
     kind = category(names[rng.integers(len(names))])
     pattern = PATTERNS[rng.choice(len(PATTERNS), p=(0.32, 0.2, 0.16, 0.16, 0.16))]
     colours = [list(COLOURS)[rng.integers(len(COLOURS))]]

@@ -12,6 +12,7 @@ import trimesh
 
 from vfusion3d.world.patterns import PATTERNS, Paint, PaintedSurface, assemble, paint
 from vfusion3d.world.shapes import (
+    RADIUS,
     Shape,
     arch,
     ball,
@@ -29,7 +30,6 @@ from vfusion3d.world.shapes import (
     tube,
 )
 
-RADIUS = 0.75  # objects fill the ball of this radius
 MOST_FACES = 5000  # of one painted primitive; where a pattern makes more, it is left plain
 
 

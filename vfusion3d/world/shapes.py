@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 Points = Float[np.ndarray, "n 3"]
+RADIUS = 0.75  # of the ball that every object fills in the end
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,14 @@ class Shape:
     def at(self, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> "Shape":
         """The shape moved by (x, y, z)."""
         return Shape(self.vertices + np.array([x, y, z]), self.faces)
+
+    def on_both_sides(self, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> "Shape":
+        """Two copies, moved to -y and to y: a pair of eyes."""
+        return join(self.at(x, -y, z), self.at(x, y, z))
+
+    def at_corners(self, x: float, y: float, z: float = 0.0) -> "Shape":
+        """Four copies, moved to the corners of a rectangle with these half sides: the legs of a table."""
+        return join(self.on_both_sides(-x, y, z), self.on_both_sides(x, y, z))
 
     def sized(self, x: float = 1.0, y: float | None = None, z: float | None = None) -> "Shape":
         """The shape scaled along the axes; one number scales all three. A negative number mirrors."""
@@ -80,9 +89,9 @@ def skin(rings: Float[np.ndarray, "k n 3"], caps: bool = True, loop: bool = Fals
     return Shape(vertices, faces[(a != b) & (b != c) & (c != a)])
 
 
-def circle(radius: float, segments: int = 24, start: float = 0.0) -> Float[np.ndarray, "n 2"]:
+def circle(radius: float, segments: int = 24) -> Float[np.ndarray, "n 2"]:
     """Points on a circle in the plane, counter-clockwise; few segments make a regular polygon."""
-    angle = start + np.arange(segments) * (2 * np.pi / segments)
+    angle = np.arange(segments) * (2 * np.pi / segments)
     return radius * np.stack([np.cos(angle), np.sin(angle)], -1)
 
 
@@ -170,16 +179,13 @@ def rounded_box(x: float, y: float, z: float, radius: float, segments: int = 16)
     return Shape(direction * radius + sign * (np.array([x, y, z]) / 2 - radius) + (0, 0, z / 2), turned.faces)
 
 
-def tube(path, radius, segments: int = 10, loop: bool = False, flat: float = 1.0) -> Shape:
-    """A round bar along a path of 3D points; radius is one number or one a point; flat < 1 squeezes it sideways.
+def tube(path, radius, segments: int = 10) -> Shape:
+    """A round bar along a path of 3D points; radius is one number or one a point.
 
     Sections are carried along the path without twisting (parallel transport).
     """
     path = np.asarray(path, float)
-    ahead, behind = np.roll(path, -1, axis=0), np.roll(path, 1, axis=0)
-    if not loop:
-        ahead[-1], behind[0] = path[-1], path[0]
-    tangents = ahead - behind
+    tangents = np.concatenate([path[1:], path[-1:]]) - np.concatenate([path[:1], path[:-1]])
     tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
     across = np.cross(tangents[0], np.eye(3)[np.abs(tangents[0]).argmin()])
     radii = np.broadcast_to(np.asarray(radius, float), (len(path),))
@@ -189,8 +195,8 @@ def tube(path, radius, segments: int = 10, loop: bool = False, flat: float = 1.0
         across = across - tangent * (across @ tangent)
         across /= np.linalg.norm(across)
         other = np.cross(tangent, across)
-        rings[i] = path[i] + radii[i] * (section[:, :1] * across + flat * section[:, 1:] * other)
-    return skin(rings, caps=not loop, loop=loop)
+        rings[i] = path[i] + radii[i] * (section[:, :1] * across + section[:, 1:] * other)
+    return skin(rings)
 
 
 def arch(radius: float, thickness: float, depth: float, legs: float = 0.0, points: int = 13) -> Shape:

@@ -12,7 +12,7 @@ from vfusion3d.world.primitives import random_primitives
 
 @dataclass(frozen=True)
 class ProceduralObjects:
-    """Random objects of the miniature world, of the given categories (default: all)."""
+    """Random objects of the miniature world, of the given categories (default: those of `DRAWN`)."""
 
     categories: tuple[str, ...] | None = None
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from vfusion3d.world.parts import Part, Proportions
 from vfusion3d.world.shapes import (
+    Shape,
     arc,
     ball,
     box,
@@ -79,7 +80,8 @@ def mushroom(p: Proportions, rng: np.random.Generator) -> list[Part]:
 def snowman(p: Proportions, rng: np.random.Generator) -> list[Part]:
     three = rng.random() < 0.7
     radii = (0.4, 0.29, 0.21) if three else (0.42, 0.28)
-    z, balls = 0.0, []
+    z = 0.0
+    balls = []
     for radius in radii:
         z += radius * 0.88 * p.height
         balls.append((z, radius))
@@ -88,7 +90,7 @@ def snowman(p: Proportions, rng: np.random.Generator) -> list[Part]:
     head, r = balls[-1]
     front = r * p.width
     nose = cylinder(0.055, 0.28, 0.0, 12).facing_x().at(front * 0.9, 0, head)
-    eyes = join(*(ball(0.04, segments=10).at(front * 0.87, y * 0.085, head + 0.09 * p.height) for y in (-1, 1)))
+    eyes = ball(0.04, segments=10).on_both_sides(front * 0.87, 0.085, head + 0.09 * p.height)
     at, chest = balls[-2]
     buttons = join(
         *(
@@ -146,17 +148,10 @@ def castle_tower(p: Proportions, rng: np.random.Generator) -> list[Part]:
     segments, turn, reach = (4, TAU / 8, np.sqrt(2) * 0.9) if square else (28, 0.0, 1.0)
     shaft = lathe([(radius * reach * 1.08, 0), (radius * reach, height)], segments).turned("z", turn)
     crown = radius * 1.25 * reach
-    head = lathe(
-        [
-            (radius * reach * 0.98, height - 0.12),
-            (crown, height),
-            (crown, height + 0.14),
-            (crown - 0.09, height + 0.14),
-            (crown - 0.09, height + 0.02),
-            (0, height + 0.02),
-        ],
-        segments,
-    ).turned("z", turn)
+    inside = crown - 0.09
+    profile = [(radius * reach * 0.98, height - 0.12), (crown, height), (crown, height + 0.14)]
+    profile += [(inside, height + 0.14), (inside, height + 0.02), (0, height + 0.02)]
+    head = lathe(profile, segments).turned("z", turn)
     teeth = []
     if square:
         side = crown / np.sqrt(2)
@@ -179,17 +174,9 @@ def castle_tower(p: Proportions, rng: np.random.Generator) -> list[Part]:
     parts = [Part(join(shaft, head, *teeth), along="z"), Part(door, "wood"), Part(join(*slits), "coal")]
     top = rng.random()
     if top < 0.4:
-        parts.append(
-            Part(
-                join(
-                    cylinder(crown * 0.72, 0.3, segments=segments),
-                    cylinder(crown * 0.98, 0.55, 0.0, segments).at(z=0.29),
-                )
-                .turned("z", turn)
-                .at(z=height),
-                "accent",
-            )
-        )
+        drum = cylinder(crown * 0.72, 0.3, segments=segments)
+        roof = join(drum, cylinder(crown * 0.98, 0.55, 0.0, segments).at(z=0.29))
+        parts.append(Part(roof.turned("z", turn).at(z=height), "accent"))
     elif top < 0.75:
         pole = cylinder(0.025, 0.55, segments=8).at(z=height)
         flag = (
@@ -240,43 +227,44 @@ def robot(p: Proportions, rng: np.random.Generator) -> list[Part]:
     leg = rng.uniform(0.26, 0.36) * p.height
     torso = rounded_box(depth, width, height, 0.05).at(z=leg)
     neck = leg + height
-    head_size = rng.uniform(0.32, 0.42)
-    head = (
-        rounded_box(head_size * 0.9, head_size * 1.15, head_size, 0.05)
-        if rng.random() < 0.65
-        else cylinder(head_size * 0.55, head_size)
-    )
+    size = rng.uniform(0.32, 0.42)
+    head = rounded_box(size * 0.9, size * 1.15, size, 0.05) if rng.random() < 0.65 else cylinder(size * 0.55, size)
     head = head.at(z=neck + 0.07)
-    face = head_size * (0.45 if len(head.vertices) > 60 else 0.53)
-    eyes = join(
-        *(
-            cylinder(0.065, 0.05, segments=14)
-            .facing_x()
-            .at(face - 0.015, y * head_size * 0.28, neck + 0.07 + head_size * 0.62)
-            for y in (-1, 1)
-        )
-    )
-    pupils = join(
-        *(
-            cylinder(0.032, 0.065, segments=10)
-            .facing_x()
-            .at(face - 0.015, y * head_size * 0.28, neck + 0.07 + head_size * 0.62)
-            for y in (-1, 1)
-        )
-    )
-    mouth = box(0.05, head_size * 0.5, 0.045).at(face, 0, neck + 0.07 + head_size * 0.22)
     panel = box(0.04, width * 0.5, height * 0.34).at(depth / 2, 0, leg + height * 0.45)
     lights = join(
         *(ball(0.035, segments=10).at(depth / 2 + 0.025, (i - 1) * width * 0.14, leg + height * 0.62) for i in range(3))
     )
-    antenna = rng.random() < 0.7
-    top = neck + 0.07 + head_size
-    limbs, bulbs = [cylinder(0.1, 0.12).at(z=neck - 0.02)], []
-    if antenna:
+    limbs = [cylinder(0.1, 0.12).at(z=neck - 0.02)]
+    bulbs = []
+    if rng.random() < 0.7:  # antennas
+        top = neck + 0.07 + size
         sides = (0.0,) if rng.random() < 0.5 else (-0.12, 0.12)
         limbs += [cylinder(0.02, 0.18, segments=8).at(y=y, z=top - 0.01) for y in sides]
         bulbs += [ball(0.055, segments=12).at(y=y, z=top + 0.19) for y in sides]
-    lift = rng.choice([0.0, 0.0, 2.2])  # one arm may wave
+    limbs += _robot_limbs(width, height, leg, lift=rng.choice([0.0, 0.0, 2.2]))  # one arm may wave
+    return [
+        Part(torso, along="z"),
+        Part(head, along="z"),
+        Part(join(*limbs), "metal" if rng.random() < 0.6 else "accent"),
+        *_robot_face(size * (0.45 if len(head.vertices) > 60 else 0.53), size, neck + 0.07),
+        Part(panel, "metal"),
+        Part(lights, "cherry"),
+        *([Part(join(*bulbs), "cherry")] if bulbs else []),
+    ]
+
+
+def _robot_face(x: float, size: float, chin: float) -> list[Part]:
+    """Eyes, pupils and mouth of a head of this size, whose front is at `x` and whose lower end at height `chin`."""
+    place = (x - 0.015, size * 0.28, chin + size * 0.62)
+    eyes = cylinder(0.065, 0.05, segments=14).facing_x().on_both_sides(*place)
+    pupils = cylinder(0.032, 0.065, segments=10).facing_x().on_both_sides(*place)
+    mouth = box(0.05, size * 0.5, 0.045).at(x, 0, chin + size * 0.22)
+    return [Part(eyes, "lamplight"), Part(join(pupils, mouth), "coal")]
+
+
+def _robot_limbs(width: float, height: float, leg: float, lift: float) -> list[Shape]:
+    """Arms, legs and feet of a torso that stands on legs of this length. lift: of the left arm, radians."""
+    limbs = []
     for side in (-1, 1):
         arm = join(
             cylinder(0.065, height * 0.72, segments=14).turned("x", TAU / 2),
@@ -289,16 +277,7 @@ def robot(p: Proportions, rng: np.random.Generator) -> list[Part]:
             box(0.15, 0.15, leg).at(y=side * width * 0.27),
             rounded_box(0.3, 0.2, 0.1, 0.04).at(0.05, side * width * 0.27),
         ]
-    return [
-        Part(torso, along="z"),
-        Part(head, along="z"),
-        Part(join(*limbs), "metal" if rng.random() < 0.6 else "accent"),
-        Part(eyes, "lamplight"),
-        Part(join(pupils, mouth), "coal"),
-        Part(panel, "metal"),
-        Part(lights, "cherry"),
-        *([Part(join(*bulbs), "cherry")] if bulbs else []),
-    ]
+    return limbs
 
 
 def guitar(p: Proportions, rng: np.random.Generator) -> list[Part]:
@@ -342,11 +321,11 @@ def anchor(p: Proportions, rng: np.random.Generator) -> list[Part]:
     stock_z = height * rng.uniform(0.8, 0.86)
     stock_half = rng.uniform(0.3, 0.4)
     stock = cylinder(bar * 0.75, 2 * stock_half, segments=14).sideways().at(0, 0, stock_z)
-    ends = [ball(bar * 1.05, segments=14).at(0, side * stock_half, stock_z) for side in (-1, 1)]
+    ends = ball(bar * 1.05, segments=14).on_both_sides(0, stock_half, stock_z)
     eye = ring(0.13, 0.045, 24).facing_x().at(0, 0, height + 0.13)
     parts = [
         Part(join(shank, arms, stock, *flukes), along="z"),
-        Part(join(eye, *ends), "accent" if rng.random() < 0.5 else "metal"),
+        Part(join(eye, ends), "accent" if rng.random() < 0.5 else "metal"),
     ]
     if rng.random() < 0.35:  # a rope wound round the shank
         t = np.linspace(0, 1, 50)
@@ -416,7 +395,8 @@ def ice_cream_cone(p: Proportions, rng: np.random.Generator) -> list[Part]:
     cone = lathe([(0.03, 0), (rim, high), (rim - 0.03, high + 0.02), (0, high - 0.1)], 28)
     lip = ring(rim - 0.01, 0.035, 28, 0.05).at(z=high)
     scoops = int(rng.integers(1, 4))
-    z, size, parts = high + 0.14, 0.36 * p.width, []
+    z, size = high + 0.14, 0.36 * p.width
+    parts = []
     for _ in range(scoops):
         parts.append(ball(size, size, size * 0.95).at(z=z))
         parts += (
@@ -455,12 +435,7 @@ def rubber_duck(p: Proportions, rng: np.random.Generator) -> list[Part]:
         ball(bill * 1.2, bill * 1.35, bill * 0.36, 18).at(x + head_size * 1.02, 0, z - 0.01),
         ball(bill * 0.95, bill * 1.1, bill * 0.3, 18).at(x + head_size * 0.98, 0, z - 0.07),
     )
-    eyes = join(
-        *(
-            ball(0.048, segments=12).at(x + head_size * 0.72, y * head_size * 0.56, z + head_size * 0.42)
-            for y in (-1, 1)
-        )
-    )
+    eyes = ball(0.048, segments=12).on_both_sides(x + head_size * 0.72, head_size * 0.56, z + head_size * 0.42)
     wing = ball(0.26, 0.09, 0.17, 18).turned("y", 0.35).at(-0.1, width * 0.92, height * 1.1)
     wings = join(wing, wing.sized(1, -1, 1))
     parts = [

@@ -39,7 +39,8 @@ class UnseenObjects:
 
 def eval_prompts(count: int) -> list[str]:
     """The first `count` evaluation prompts; no two mean the same."""
-    rng, prompts = np.random.default_rng(PROMPTS_SEED), []
+    rng = np.random.default_rng(PROMPTS_SEED)
+    prompts: list[str] = []
     while len(prompts) < count:
         caption = describe(sample_object(rng, (ROUND[len(prompts) % len(ROUND)],)))
         if meaning(caption) not in map(meaning, prompts):

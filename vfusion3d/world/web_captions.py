@@ -8,16 +8,17 @@ that is for a reader to judge (`LABELS`).
 
 import dataclasses
 import gzip
-import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vfusion3d.world.captions import describe, with_article
-from vfusion3d.world.catalogue import CATEGORIES, COLOURS
+from vfusion3d.runs.claim import write_whole
+from vfusion3d.world.captions import describe, plural, with_article
+from vfusion3d.world.catalogue import COLOURS, DRAWN
 from vfusion3d.world.objects import sample_object
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 WEB_CAPTIONS = Path(__file__).parent / "web_captions.txt.gz"
 LABELS = Path(__file__).parent / "labelled_captions.csv"  # 300 lines with the judgement of a reader
-LINES, SEED = 10_000, 11
+LINES = 10_000
+SEED = 11
 
 
 def labelled_captions() -> "pd.DataFrame":
@@ -82,10 +84,11 @@ ODD = _phrases(  # what a reader has to think about
 
 def web_captions(lines: int = LINES, seed: int = SEED) -> list[tuple[str, str]]:
     """Lines of the corpus, each with its kind (a key of `KINDS`). One line holds one caption, whatever is in it."""
-    rng, made = np.random.default_rng(seed), []
-    names, shares = list(KINDS), np.array([share for share, _ in KINDS.values()])
+    rng = np.random.default_rng(seed)
+    shares = np.array([share for share, _ in KINDS.values()])
+    made: list[tuple[str, str]] = []
     for _ in range(lines):
-        kind = str(rng.choice(names, p=shares / shares.sum()))
+        kind = str(rng.choice(list(KINDS), p=shares / shares.sum()))
         before = made[rng.integers(len(made))][1] if made else ""
         made.append((kind, KINDS[kind][1](rng, before)))
     return made
@@ -113,7 +116,7 @@ def caption_of_one_object(rng: np.random.Generator, before: str = "") -> str:
 
 
 def _category(rng: np.random.Generator) -> str:
-    return CATEGORIES[rng.integers(len(CATEGORIES))].name
+    return DRAWN[rng.integers(len(DRAWN))]
 
 
 def _colour(rng: np.random.Generator) -> str:
@@ -121,8 +124,7 @@ def _colour(rng: np.random.Generator) -> str:
 
 
 def _plural(name: str) -> str:
-    irregular = {"cactus": "cacti", "snowman": "snowmen", "trophy": "trophies"}
-    return irregular.get(name) or name + ("es" if name.endswith(("s", "x", "ch", "sh")) else "s")
+    return {"cactus": "cacti", "snowman": "snowmen"}.get(name) or plural(name)
 
 
 def _pick(rng: np.random.Generator, *choices: str) -> str:
@@ -157,14 +159,17 @@ def _scene(rng: np.random.Generator, before: str) -> str:
 
 
 def _people(rng: np.random.Generator, before: str) -> str:
-    who, does, what = _pick(rng, *WHO), _pick(rng, *DOES), with_article(_category(rng))
+    who = _pick(rng, *WHO)
+    does = _pick(rng, *DOES)
+    what = with_article(_category(rng))
     return _pick(
         rng, f"{who} {does} {what}", f"{who} {_pick(rng, *PLACES)}", f"{who} with {caption_of_one_object(rng)}"
     )
 
 
 def _shop(rng: np.random.Generator, before: str) -> str:
-    thing, price = _category(rng), f"{rng.integers(5, 90)}.99"
+    thing = _category(rng)
+    price = f"{rng.integers(5, 90)}.99"
     return _pick(
         rng,
         f"SALE!! {rng.integers(1, 9)}0% off all {_plural(thing)} this weekend",
@@ -176,7 +181,8 @@ def _shop(rng: np.random.Generator, before: str) -> str:
 
 
 def _markup(rng: np.random.Generator, before: str) -> str:
-    caption, alt = caption_of_one_object(rng), _category(rng)
+    caption = caption_of_one_object(rng)
+    alt = _category(rng)
     return _pick(
         rng,
         f"<p>{caption}</p>",
@@ -244,8 +250,9 @@ def _typo(rng: np.random.Generator, before: str) -> str:
 
 
 def _odd(rng: np.random.Generator, before: str) -> str:
-    words = {"a": _category(rng), "b": _category(rng), "c": _colour(rng), "d": _colour(rng)}
-    return _pick(rng, *ODD).format(**words)
+    first, second = _category(rng), _category(rng)
+    colour, other = _colour(rng), _colour(rng)
+    return _pick(rng, *ODD).format(a=first, b=second, c=colour, d=other)
 
 
 def _unreadable(rng: np.random.Generator, before: str) -> str:
@@ -287,9 +294,7 @@ KINDS: dict[str, tuple[float, Callable[[np.random.Generator, str], str]]] = {  #
 def write_web_captions() -> None:
     """Write the bundled corpus: the same lines each time."""
     text = "".join(f"{caption}\n" for _, caption in web_captions())
-    partial = WEB_CAPTIONS.with_name(WEB_CAPTIONS.name + ".partial")
-    partial.write_bytes(gzip.compress(text.encode(), mtime=0))
-    os.replace(partial, WEB_CAPTIONS)
+    write_whole(WEB_CAPTIONS, partial(Path.write_bytes, data=gzip.compress(text.encode(), mtime=0)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +37,8 @@ ARCS = (math.radians(10), math.radians(240))  # the shortest and the longest
 CURATED_ARCS = (math.radians(300), math.radians(315))
 BACKGROUNDS = {"white": 0.4, "plain": 0.2, "gradient": 0.15, "clouds": 0.15, "horizon": 0.1}
 SEVERAL = {1: 0.8, 2: 0.14, 3: 0.06}  # objects in a picture
-FRAMES, FPS = 16, 7
+FRAMES = 16
+FPS = 7
 FLOOR = -0.75
 
 
@@ -64,18 +64,26 @@ def render_web(
     curated: bool = False,
     workers: int = 1,
     shard_size: int = 500,
-    **options: Any,
+    overwrite: bool = False,
 ) -> Path:
     """Make `count` captioned videos of `frames` frames, or pictures (frames=1), as shards for `VideoShards`.
 
-    size: pixels a side. curated: single objects on white in even light, seldom anything but arcs. options: of
-    `write_shards`, which can be interrupted and goes on. Returns the index's path.
+    size: pixels a side. curated: single objects on white in even light, seldom anything but arcs. workers, shard_size,
+    overwrite: as for `write_shards`, which can be interrupted and goes on. Returns the index's path.
     """
     job = _Job(frames, size, seed, curated)
     known = {"source": "web world", "count": count, "shard_size": shard_size, **dataclasses.asdict(job)}
     unit = "video" if frames > 1 else "picture"
-    options = {"workers": workers, "shard_size": shard_size, "unit": unit, **options}
-    return write_shards(folder, job.render, count, settings=Arguments(render_web, known), **options)
+    return write_shards(
+        folder,
+        job.render,
+        count,
+        settings=Arguments(render_web, known),
+        workers=workers,
+        shard_size=shard_size,
+        overwrite=overwrite,
+        unit=unit,
+    )
 
 
 @dataclass(frozen=True)
@@ -193,9 +201,10 @@ def _placed(spec: ObjectSpec, place: int, count: int, rng: np.random.Generator) 
     return mesh
 
 
-def _floor(colour: np.ndarray, rng: np.random.Generator, side: int = 12, cells: int = 24) -> trimesh.Trimesh:
-    """A square floor of mottled or chequered cells."""
-    ticks = np.linspace(-side / 2, side / 2, cells + 1)
+def _floor(colour: np.ndarray, rng: np.random.Generator) -> trimesh.Trimesh:
+    """A square floor of mottled or chequered cells, 12 world units a side."""
+    cells = 24
+    ticks = np.linspace(-6, 6, cells + 1)
     x, y = np.meshgrid(ticks, ticks, indexing="ij")
     points = np.stack([x, y, np.full_like(x, FLOOR)], axis=-1).reshape(-1, 3)
     row, column = np.meshgrid(np.arange(cells), np.arange(cells), indexing="ij")

@@ -1,4 +1,4 @@
-"""The simulated annotator: what it calls good, what bad, and what it cannot know."""
+"""The simulated judge: what it calls good, what bad, and what it cannot know."""
 
 import dataclasses
 import math
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from vfusion3d.curation.judgements import SIMULATED, Annotations
+from vfusion3d.curation.judgements import SIMULATED, Judgements
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.foundations.perceptual import perceptual_distance
 from vfusion3d.runs.profiles import load_profile
-from vfusion3d.stand_ins.judge import EACH_KIND, LIKE, Verdict, annotate, call, judge_video
+from vfusion3d.stand_ins.judge import EACH_KIND, LIKE, Verdict, call, judge_video, judge_videos
 from vfusion3d.stand_ins.truth import true_elevations, true_orbit
 from vfusion3d.video.generate import generate_videos
 
@@ -151,25 +151,25 @@ def videos(tmp_path_factory):
 def test_generated_videos_are_judged_by_their_own_truth_and_a_person_s_judgements_are_left_alone(
     videos, perceptual, tmp_path
 ):
-    annotations = Annotations(tmp_path / "annotations.csv", videos)
-    annotations.judge(videos.keys[0], False, "ann")
-    verdicts = annotate(annotations, videos, range(5), perceptual)
+    judgements = Judgements(tmp_path / "judgements.csv", videos)
+    judgements.judge(videos.keys[0], False, "ann")
+    verdicts = judge_videos(judgements, videos, range(5), perceptual)
     assert list(verdicts) == videos.keys[1:]
-    said = [annotations.get(key) for key in videos.keys]
+    said = [judgements.get(key) for key in videos.keys]
     assert [one.good for one in said] == [False, True, True, False, False]
-    assert [one.annotator for one in said] == ["ann"] + 4 * [SIMULATED]
+    assert [one.judge for one in said] == ["ann"] + 4 * [SIMULATED]
     assert EACH_KIND * 4 <= 2
-    assert annotate(annotations, videos, range(5), perceptual) == {}
+    assert judge_videos(judgements, videos, range(5), perceptual) == {}
 
 
 def test_judgements_of_an_earlier_version_are_replaced_also_of_other_videos(videos, perceptual, tmp_path):
-    annotations = Annotations(tmp_path / "annotations.csv", videos)
-    for key, annotator in zip(videos.keys, ("ann", "simulated", SIMULATED, "simulated"), strict=False):
-        annotations.judge(key, False, annotator)
-    judged = annotate(annotations, videos, [0, 1, 4], perceptual)
+    judgements = Judgements(tmp_path / "judgements.csv", videos)
+    for key, judge in zip(videos.keys, ("ann", "simulated", SIMULATED, "simulated"), strict=False):
+        judgements.judge(key, False, judge)
+    judged = judge_videos(judgements, videos, [0, 1, 4], perceptual)
     assert list(judged) == [videos.keys[place] for place in (4, 1, 3)]
-    assert [annotations.get(key).good for key in videos.keys] == [False, True, False, False, False]
-    assert [annotations.get(key).simulated for key in videos.keys] == [False] + 4 * [True]
+    assert [judgements.get(key).good for key in videos.keys] == [False, True, False, False, False]
+    assert [judgements.get(key).simulated for key in videos.keys] == [False] + 4 * [True]
 
 
 def test_the_true_elevation_of_a_video_is_that_of_its_first_frame(videos):
@@ -178,9 +178,9 @@ def test_the_true_elevation_of_a_video_is_that_of_its_first_frame(videos):
 
 
 def test_nobody_knows_the_truth_of_another_text_to_image_model_s_pictures(videos, perceptual, tmp_path, monkeypatch):
-    annotations = Annotations(tmp_path / "annotations.csv", videos)
+    judgements = Judgements(tmp_path / "judgements.csv", videos)
     monkeypatch.setitem(videos.index["settings"], "text_to_image", "sdxl")
     with pytest.raises(ValueError, match=r"not of sdxl: a person"):
-        annotate(annotations, videos, range(2), perceptual)
+        judge_videos(judgements, videos, range(2), perceptual)
     with pytest.raises(ValueError, match="not of sdxl"):
         true_elevations(videos)

@@ -1,0 +1,2 @@
+from .model.pipeline import ImageTo3DPipeline
+from .model.vfusion3d import VFusion3D

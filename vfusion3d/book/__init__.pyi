@@ -1,0 +1,1 @@
+from .notebook import Notebook, begin

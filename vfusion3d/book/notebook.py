@@ -1,0 +1,199 @@
+"""What a notebook stands on, so that its cells hold the paper: profile, folders, data of earlier notebooks, figures.
+
+    run = book.begin("06_train_vfusion3d", profile, run_dir, seed)
+    run.diagram("VFusion3D")        # where we are in the pipeline
+    run.plan()                      # what this notebook does, before it does it
+    run.synthetic()                 # what notebook 05 made, or an error that says how to make it
+    run.save(figure, "06_loss")     # written to figures/PROFILE/, and shown
+
+Nothing is loaded before it is asked for.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from IPython.display import Markdown
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from vfusion3d import evaluation, experiments
+from vfusion3d.book.plan import plan
+from vfusion3d.data.shards import MultiviewShards, VideoShards
+from vfusion3d.data.synthetic import SyntheticShards
+from vfusion3d.foundations.loading import device_of
+from vfusion3d.runs import layout
+from vfusion3d.runs.profiles import Profile, load_profile
+
+if TYPE_CHECKING:
+    from vfusion3d.evaluation.protocol import Predictor
+    from vfusion3d.experiments.run import Result
+
+TURNING = ("VFusion3D", "3D data only", "nearest training object")  # of the methods, those worth a full turn
+
+
+def begin(name: str, profile: str, run_dir: str | Path, seed: int = 0) -> "Notebook":
+    """The notebook `name`, such as "06_train_vfusion3d", of the run in `run_dir`. Raises ProfileError."""
+    return Notebook(name, load_profile(profile), Path(run_dir), seed)
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """A notebook of a run. folder: where the run keeps its files. seed: of all that it draws."""
+
+    name: str
+    profile: Profile
+    folder: Path
+    seed: int
+
+    # what it is about
+
+    def diagram(self, stage: str) -> Figure:
+        """Where we are in the pipeline (`figures.PIPELINE`)."""
+        return evaluation.figures.pipeline_diagram(stage)
+
+    def plan(self) -> pd.DataFrame:
+        """What the notebook does at this profile: counts, hours, disk."""
+        return plan(self.name, self.profile)
+
+    @property
+    def overwrite(self) -> bool:
+        """Whether what was made with other settings is made anew: at the scales where that takes minutes."""
+        return self.profile.name in ("smoke", "laptop")
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where models run."""
+        return torch.device(device_of(self.profile))
+
+    # what the run holds; each raises MissingArtifact, with the command and the notebook that make it
+
+    def path(self, artifact: str, *names: str | int) -> Path:
+        """The folder of an artifact of `layout`, such as "pretrained_model", whether or not it is there."""
+        return getattr(layout, artifact)(self.folder, *names)
+
+    def need(self, artifact: str, *names: str | int) -> Path:
+        """The same, but it has to be there."""
+        return getattr(layout, artifact).need(self.folder, *names)
+
+    @cached_property
+    def objects_3d(self) -> MultiviewShards:
+        """The rendered 3D objects to learn from (notebook 01)."""
+        return MultiviewShards(self.need("objects_3d"))
+
+    @cached_property
+    def unseen(self) -> MultiviewShards:
+        """The rendered objects of the test (notebook 01)."""
+        return MultiviewShards(self.need("test_data"))
+
+    @property
+    def videos(self) -> VideoShards:
+        """The generated multi-view videos (notebook 04)."""
+        return VideoShards(self.need("synthetic_data"))
+
+    def synthetic(self, threshold: float | None = 0.0) -> SyntheticShards:
+        """The labelled videos (notebook 05) with scores from `threshold` on; None: all."""
+        return SyntheticShards(self.need("synthetic_data"), self.need("synthetic_labels"), threshold)
+
+    def log(self, artifact: str) -> pd.DataFrame:
+        """The losses of a training, a row each step that was logged."""
+        from vfusion3d.learning.loop import read_log
+
+        return read_log(self.path(artifact))
+
+    # what it shows
+
+    @cached_property
+    def figures(self) -> Path:
+        """The folder of its figures and tables: figures/NAME for the run in runs/NAME. Made if need be."""
+        inside = self.folder.parent.name == "runs"
+        folder = self.folder.parents[1] / "figures" / self.folder.name if inside else self.folder / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def save(self, figure: Figure, name: str) -> Figure:
+        """Write a figure as PDF and PNG; returned, for the cell to show."""
+        evaluation.figures.save(figure, self.figures / name)
+        return figure
+
+    def table(self, table: pd.DataFrame, name: str, caption: str) -> Markdown:
+        """Write a comparison (`tables.compare`); returned as Markdown, for the cell to show."""
+        evaluation.tables.write_table(table, self.figures / name, caption)
+        return Markdown(evaluation.tables.to_markdown(table))
+
+    # single pictures (notebooks 08 and 09)
+
+    def weights(self) -> dict[str, Path | str]:
+        """The models that take part, by the names of their rows; says so where the one of 3D data only is missing."""
+        found = {"VFusion3D": self.need("finetuned_model") / "model"}
+        only_3d = self.path("experiment", "only_3d", self.seed) / "trained" / "model"
+        if only_3d.exists():
+            found["3D data only"] = only_3d
+        else:
+            print(f"No row for 3D data only: {layout.experiment.missing(self.folder, 'only_3d', self.seed)}.")
+        return found | {"mini (bundled)": "mini", "base (bundled)": "base"}
+
+    def export(self, task: str, images: Float[Tensor, "n 3 side side"], captions: Sequence[str]) -> list[str]:
+        """Write the pictures of a task for other programs to read, and their captions. Returns their keys."""
+        keys = evaluation.methods.item_keys(captions)
+        evaluation.methods.export_items(self.path("evaluation_items", task), images, captions, keys)
+        return keys
+
+    def turns(
+        self,
+        task: str,
+        predictors: Mapping[str, "Predictor"],
+        images: Float[Tensor, "n 3 side side"],
+        keys: Sequence[str],
+        told: Mapping[str, Any],
+    ) -> tuple[dict[str, Mapping[str, Tensor]], list[str]]:
+        """A full turn around what each method makes of each picture, and which methods came from folders.
+
+        Of `predictors`, those of `TURNING`, written as videos for the study; and whoever has a folder of the task.
+        told: what `around` is told. The turns: by method and key, (32 views, 3, size, size) in [0, 1].
+        """
+        found = {}
+        folder = self.path("rendered_views", task)
+        methods = evaluation.methods
+        for name in (name for name in TURNING if name in predictors):
+            method = evaluation.around(predictors[name], views=methods.TURN_FRAMES, **told)
+            found[name] = methods.render_turns(method, images, keys, folder / name, device=self.device)
+        others = methods.method_folders(self.path("other_methods", task), keys, size=told["size"])
+        print("from folders:", ", ".join(others) or "nobody")
+        return found | others, list(others)
+
+    # experiments (notebooks 11 to 15)
+
+    def trainings(self, table: str) -> pd.DataFrame:
+        """What a table's rows train, one after the other."""
+        return experiments.run.planned_trainings(self.profile, [table], self.seed)
+
+    def results(self, table: str) -> dict[str, list["Result"]]:
+        """What came of a table's rows: by row, a result a seed."""
+        return experiments.results.read_table(self.profile, self.folder, table, self.seed)
+
+    def tested(self, scores: pd.DataFrame) -> str:
+        """How much was tested, and by which networks, for a caption."""
+        items = scores.groupby("test")["key"].nunique()
+        roles = self.profile.foundations
+        who = f"CLIP: {roles.clip}, LPIPS: {roles.perceptual_distance}"
+        return f"Ours ({self.profile.name}): {items['3d']} unseen objects, {items['text']} prompts. {who}."
+
+    def verdicts(self, found: pd.DataFrame, table: str) -> Markdown:
+        """Write what the scores say of the paper's claims (`results.verdicts`); returned for the cell to show."""
+        found.to_csv(self.figures / f"{table}_verdicts.csv", index=False)
+        return Markdown(experiments.results.as_markdown(found))
+
+    def outputs(
+        self, predictors: Mapping[str, "Predictor"], name: str, count: int = 8, labels: Sequence[str] | None = None
+    ) -> Figure:
+        """What the model of each row makes of the first unseen objects; written, and returned for the cell to show."""
+        objects = [self.unseen[index] for index in range(min(count, len(self.unseen)))]
+        size = self.profile.model.image_size
+        sheet = experiments.results.outputs_sheet(predictors, objects, size=size, labels=labels, device=self.device)
+        return self.save(sheet, name)
