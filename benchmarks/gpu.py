@@ -27,7 +27,7 @@ from fields import ball_field
 from vfusion3d import ImageTo3DPipeline, VFusion3D
 from vfusion3d.cameras import camera_vector, default_intrinsics, orbit_cameras
 from vfusion3d.data.shards import MultiviewShards
-from vfusion3d.foundations.image_to_video import Condition, Noise, StableVideoDiffusion, load_stable_video_diffusion
+from vfusion3d.foundations.image_to_video import Condition, Noise, StableVideoDiffusion
 from vfusion3d.foundations.loading import BUNDLED
 from vfusion3d.foundations.perceptual import PerceptualDistance
 from vfusion3d.learning.loop import step_generator
@@ -159,7 +159,7 @@ def agreement() -> None:
     videos: dict[str, torch.Tensor] = {}
     made: dict[str, torch.Tensor] = {}
     for device in ("cpu", DEVICE):
-        pipeline = load_stable_video_diffusion(BUNDLED / "image_to_video", device)
+        pipeline = StableVideoDiffusion.from_pretrained(BUNDLED / "image_to_video", device)
         videos[device] = pipeline.encode(image[:, None])
         made[device] = pipeline.generate(image, [torch.Generator().manual_seed(i) for i in range(2)], steps=4)
     differ("latents", videos[DEVICE], videos["cpu"])

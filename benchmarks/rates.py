@@ -92,7 +92,7 @@ def training() -> None:
     recipe = profile.training
     loss = Losses(recipe, perceptual_distance(profile))
     with tempfile.TemporaryDirectory() as folder:
-        render_dataset(folder, ProceduralObjects(), recipe.batch_size, views=8, size=128, workers=1, progress=False)
+        render_dataset(folder, ProceduralObjects(), recipe.batch_size, views=8, size=128, workers=1)
         data = Supervision(MultiviewShards(folder), recipe, model.config.image_size, total_steps=100)
 
         def step() -> None:

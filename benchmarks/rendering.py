@@ -24,6 +24,6 @@ if __name__ == "__main__":
         for count in (10, 10 + options.count):  # the difference leaves the processes' start out
             with tempfile.TemporaryDirectory() as folder:
                 start = time.perf_counter()
-                render_dataset(folder, source, count, views=16, size=128, workers=options.workers, progress=False)
+                render_dataset(folder, source, count, views=16, size=128, workers=options.workers)
                 seconds.append(time.perf_counter() - start)
         print(f"| {name} | {options.workers} | {(seconds[1] - seconds[0]) / options.count:.3f} |", flush=True)

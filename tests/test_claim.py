@@ -1,8 +1,10 @@
+import json
 import os
+from dataclasses import dataclass, field
 
 import pytest
 
-from vfusion3d.runs.claim import claim_folder, save_whole
+from vfusion3d.runs.claim import Arguments, changes, claim_folder, made_with, record, save_whole, write_record
 
 SETTINGS = {"views": 16, "objects": {"name": "primitives", "count": 3}, "elevation": (0.0, 0.5)}
 
@@ -33,9 +35,78 @@ def test_a_folder_of_something_else_is_neither_used_nor_deleted(tmp_path):
     assert (tmp_path / "photo.jpg").exists()
 
 
-def test_a_setting_that_an_older_version_did_not_know_is_no_difference(tmp_path):
+@dataclass(frozen=True)
+class Loss:
+    mse: float = 0.0
+
+
+@dataclass(frozen=True)
+class DepthLoss(Loss):
+    depth: float = 0.0
+    scales: tuple[int, ...] = field(default_factory=lambda: (1, 2))
+
+
+@dataclass(frozen=True)
+class Part:
+    epochs: int
+
+
+@dataclass(frozen=True)
+class SoftPart(Part):
+    blur: float = 0.5
+
+
+def render(count: int, light: str = "day") -> None:
+    """Something whose arguments are settings."""
+
+
+def record_of(**settings) -> dict:
+    """A folder's record as a version wrote it that kept no defaults beside the settings."""
+    known = json.loads(json.dumps(record(settings)))
+    del known["defaults"]
+    return known
+
+
+@pytest.mark.parametrize("record_of", [record_of, lambda **settings: record(settings)])
+def test_a_field_that_is_new_counts_as_its_default_wherever_it_stands(record_of):
+    old = record_of(losses=Loss(mse=1.0), parts=[Part(3), Part(4)], world=Arguments(render, {"count": 2}))
+    lit = Arguments(render, {"count": 2, "light": "day"})
+    assert changes(old, {"losses": DepthLoss(mse=1.0), "parts": (SoftPart(3), SoftPart(4)), "world": lit}) == []
+    dark = Arguments(render, {"count": 2, "light": "night"})
+    other = {"losses": DepthLoss(1.0, depth=5.0, scales=(1,)), "parts": (SoftPart(3), SoftPart(4, 0.1)), "world": dark}
+    assert changes(old, other) == [
+        "losses.depth: 0.0 there, 5.0 now",
+        "losses.scales: [1, 2] there, [1] now",
+        "parts.1.blur: 0.5 there, 0.1 now",
+        "world.light: day there, night now",
+    ]
+
+
+def test_a_field_that_this_version_does_not_know_counts_as_the_default_that_was_kept_with_it():
+    assert changes(record({"losses": DepthLoss(mse=1.0)}), {"losses": Loss(mse=1.0)}) == []
+    deep = record({"losses": DepthLoss(mse=1.0, depth=5.0)})
+    assert changes(deep, {"losses": Loss(mse=1.0)}) == ["losses.depth: 5.0 there, 0.0 now"]
+
+
+def test_a_default_that_has_changed_is_a_difference_where_the_field_was_known():
+    assert changes(record({"losses": Loss()}), {"losses": Loss(mse=1.0)}) == ["losses.mse: 0.0 there, 1.0 now"]
+
+
+def test_what_has_no_default_counts_as_none_where_it_is_missing(tmp_path):
     claim_folder(tmp_path / "run", SETTINGS)
-    claim_folder(tmp_path / "run", SETTINGS | {"compile": False})
+    claim_folder(tmp_path / "run", SETTINGS | {"indices": None})
+    with pytest.raises(ValueError, match="depth: None there, 5 now"):
+        claim_folder(tmp_path / "run", SETTINGS | {"depth": 5})
+    with pytest.raises(ValueError, match=r"elevation: .*there, None now; views: 16 there, None now"):
+        claim_folder(tmp_path / "run", {"objects": SETTINGS["objects"]})
+    assert changes(record({"parts": [Part(3)]}), {"parts": [Part(3), Part(4)]}) != []
+
+
+def test_a_record_says_in_what_a_thing_was_made(tmp_path):
+    assert not made_with(tmp_path / "model.json", {"losses": Loss()})
+    write_record(tmp_path / "model.json", {"losses": Loss(), "size": (1, 2)})
+    assert made_with(tmp_path / "model.json", {"losses": DepthLoss(), "size": (1, 2)})
+    assert not made_with(tmp_path / "model.json", {"losses": DepthLoss(depth=1.0), "size": (1, 2)})
 
 
 def test_a_folder_is_replaced_only_by_a_whole_one(tmp_path):

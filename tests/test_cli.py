@@ -334,7 +334,7 @@ def _synthetic_run(run_dir):
     """Two generated videos of which the filter keeps the first, and one rendered object."""
     from vfusion3d.curation.labels import Labeller, label_videos
     from vfusion3d.data.shards import ShardWriter, encode_video, shard_path, write_index
-    from vfusion3d.runs.layout import synthetic_data, synthetic_labels, training_data
+    from vfusion3d.runs.layout import synthetic_data, synthetic_labels
 
     videos = synthetic_data(run_dir)
     with ShardWriter(shard_path(videos, 0)) as writer:
@@ -352,8 +352,8 @@ def _synthetic_run(run_dir):
             return np.full(len(features), 0.3)
 
     labeller = Labeller(lambda images: images.mean(dim=(2, 3)), Dark(), Dark(), lambda images: 1 - images[:, :1])
-    label_videos(videos, synthetic_labels(run_dir), labeller, settings={}, progress=False)
-    rendered = ["--objects", "primitives", "-o", training_data(run_dir), "--count", 1, "--views", 4, "--size", 32]
+    label_videos(videos, synthetic_labels(run_dir), labeller, settings={})
+    rendered = ["--objects", "primitives", "-o", objects_3d(run_dir), "--count", 1, "--views", 4, "--size", 32]
     assert run("render", *rendered, "--workers", 1, "--profile", "smoke") == 0
 
 

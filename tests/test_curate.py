@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from tiny_foundations import profile_with
 
 from vfusion3d.cli.main import main
 from vfusion3d.curation.curate import (
@@ -42,6 +43,7 @@ from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.foundations.image_features import image_features, patch_features
 from vfusion3d.foundations.saliency import unlike_the_background
 from vfusion3d.foundations.text_to_image import rendered_prompts
+from vfusion3d.runs.claim import changes, record
 from vfusion3d.runs.layout import MissingArtifact
 from vfusion3d.runs.profiles import load_profile
 from vfusion3d.video.generate import sample_generator
@@ -84,15 +86,13 @@ def test_held_out_scores_are_of_filters_that_did_not_learn_from_the_video():
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory):
     folder = tmp_path_factory.mktemp("objects") / "data"
-    return MultiviewShards(
-        render_dataset(folder, ProceduralObjects(("car", "mug")), 3, views=32, size=SIZE, progress=False).parent
-    )
+    return MultiviewShards(render_dataset(folder, ProceduralObjects(("car", "mug")), 3, views=32, size=SIZE).parent)
 
 
 def test_an_orbit_of_32_views_gives_groups_of_4_uniform_views_and_their_mirror_images(objects):
     from vfusion3d.data.images import on_white
 
-    seen, elevations = orbit_features(corner, objects, SIZE, groups=2, progress=False)
+    seen, elevations = orbit_features(corner, objects, SIZE, groups=2)
     assert seen.shape == (3, 4, 3)
     assert elevations.tolist() == [objects.metadata(i)["elevation"] for i in range(3)]
     views = on_white(objects[1].rgba)
@@ -100,11 +100,11 @@ def test_an_orbit_of_32_views_gives_groups_of_4_uniform_views_and_their_mirror_i
         assert np.allclose(seen[1, group], corner(views[chosen]).mean(0), atol=1e-5)
         assert np.allclose(seen[1, 2 + group], corner(views[chosen].flip(-1)).mean(0), atol=1e-5)
     with pytest.raises(ValueError, match="has 32 views, not 9 x 4"):
-        orbit_features(corner, objects, SIZE, groups=9, progress=False)
+        orbit_features(corner, objects, SIZE, groups=9)
 
 
 def test_procedural_objects_are_seen_from_elevations_all_over_the_range(objects):
-    seen, elevations = elevation_samples(colour, objects, 32, seed=0, progress=False)
+    seen, elevations = elevation_samples(colour, objects, 32, seed=0)
     assert seen.shape == (3 * 2 * (ORBITS + OTHERS * 3), 3)  # mirrored; of each other object two orbits, and a cluster
     own, others = np.split(elevations, [3 * 2 * ORBITS])
     steps = np.floor(own.reshape(3, 2, ORBITS) / (math.pi / 4) * ORBITS)
@@ -114,16 +114,16 @@ def test_procedural_objects_are_seen_from_elevations_all_over_the_range(objects)
     assert np.array_equal(np.floor(two[:, :2] / (math.pi / 8)), np.tile([0, 1], (3 * OTHERS, 1)))
     assert np.array_equal(one[:, 0], one[:, 1])
     assert len(np.unique(one)) == 3 * OTHERS
-    again, _ = elevation_samples(colour, objects, 32, seed=0, progress=False)
+    again, _ = elevation_samples(colour, objects, 32, seed=0)
     assert np.array_equal(seen, again)
-    other, _ = elevation_samples(colour, objects, 32, seed=1, progress=False)
+    other, _ = elevation_samples(colour, objects, 32, seed=1)
     assert not np.array_equal(seen, other)
 
 
 def test_an_orbit_rendered_again_shows_the_object_that_is_stored(objects):
     from vfusion3d.data.images import on_white
 
-    seen, elevations = elevation_samples(colour, objects, SIZE, seed=0, progress=False)
+    seen, elevations = elevation_samples(colour, objects, SIZE, seed=0)
     for place in range(3):
         stored = colour(on_white(objects[place].rgba)).mean(0).numpy()
         nearest = np.abs(elevations[2 * ORBITS * place :][:ORBITS] - objects.metadata(place)["elevation"]).argmin()
@@ -133,9 +133,9 @@ def test_an_orbit_rendered_again_shows_the_object_that_is_stored(objects):
 
 
 def test_objects_that_cannot_be_built_again_are_seen_as_they_are_stored(tmp_path):
-    folder = render_dataset(tmp_path / "data", RandomPrimitives(), 2, views=16, size=32, progress=False).parent
+    folder = render_dataset(tmp_path / "data", RandomPrimitives(), 2, views=16, size=32).parent
     shards = MultiviewShards(folder)
-    seen, elevations = elevation_samples(colour, shards, 32, seed=0, progress=False)
+    seen, elevations = elevation_samples(colour, shards, 32, seed=0)
     assert seen.shape == (2 * 8, 3)
     assert elevations.tolist() == [shards.metadata(i)["elevation"] for i in range(2) for _ in range(8)]
 
@@ -203,7 +203,7 @@ def make_run(run_dir, count=8):
     """3D data, and videos of which the first half turn like the truth and the others stand still in noise."""
     from vfusion3d.stand_ins.truth import true_orbit
 
-    render_dataset(run_dir / "data" / "train_3d", ProceduralObjects(), 4, views=16, size=32, progress=False)
+    render_dataset(run_dir / "data" / "train_3d", ProceduralObjects(), 4, views=16, size=32)
     prompts = [f"a {shade} {thing}" for shade in ("red", "blue") for thing in ("car", "chair", "teapot", "sofa")]
     rng = np.random.default_rng(0)
     for shard in range(2):
@@ -266,10 +266,10 @@ def test_labels_that_the_filter_gave_to_what_it_learned_from_are_not_taken_for_h
     videos, shards = VideoShards(run / "data" / "synthetic"), MultiviewShards(run / "data" / "train_3d")
     judgements = Judgements(run / "curation" / "judgements.csv", videos)
     labeller, settings = new_labeller(load_profile("smoke"), run / "curation", videos, judgements, shards)
-    earlier = {**settings, "quality": {**settings["quality"], "judgements": judgements.digest}}
-    label_videos(videos.folder, tmp_path / "labels", labeller, settings=earlier, progress=False)
-    with pytest.raises(ValueError, match=r"made with other settings .*judgements"):
-        label_videos(videos.folder, tmp_path / "labels", labeller, settings=settings, progress=False)
+    earlier = {**settings, "quality": {k: v for k, v in settings["quality"].items() if k != "held_out"}}
+    label_videos(videos.folder, tmp_path / "labels", labeller, settings=earlier)
+    with pytest.raises(ValueError, match=r"made with other settings \(quality\.held_out: None there"):
+        label_videos(videos.folder, tmp_path / "labels", labeller, settings=settings)
 
 
 def test_parts_of_the_command_write_what_the_whole_does(run, tmp_path, capsys):
@@ -348,8 +348,9 @@ def test_the_stored_labeller_is_named_by_its_files_and_a_missing_one_by_the_note
     save_model(train_elevation(features, features[:, 1], decay=1.0, epochs=1), folder / ELEVATION)
     labeller, settings = stored_labeller(load_profile("smoke"), tmp_path)
     assert np.array_equal(quality_scores(labeller.quality, features) >= 0, features[:, 0] > 0)
-    assert set(settings) == {"quality", "elevation"}
     save_model(train_filter(features, features[:, 0] > 0.5), folder / QUALITY)
     other = stored_labeller(load_profile("smoke"), tmp_path)[1]
-    assert other["quality"] != settings["quality"]
-    assert other["elevation"] == settings["elevation"]
+    (difference,) = changes(record(settings), other)
+    assert difference.startswith("quality: ")
+    (difference,) = changes(record(other), stored_labeller(profile_with(image_features="stand-in"), tmp_path)[1])
+    assert difference == "features: mini there, stand-in now"

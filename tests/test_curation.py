@@ -22,8 +22,7 @@ from vfusion3d.data.images import uniform_frames
 from vfusion3d.data.shards import Shards, ShardWriter, VideoShards, encode_video, shard_path, write_index
 from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.learning.loop import read_log
-from vfusion3d.runs.profiles import Losses as LossWeights
-from vfusion3d.runs.profiles import load_profile
+from vfusion3d.runs.profiles import LossWeights, load_profile
 from vfusion3d.training.train import train_vfusion3d
 
 FRAMES, SIZE = 16, 32
@@ -83,7 +82,7 @@ def test_a_video_s_features_are_the_mean_over_its_frames(videos):
     clips = torch.rand(3, 16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     wanted = clips[:, [0, 4, 8, 12]].mean(dim=(1, 3, 4))
     assert np.allclose(video_features(colour, clips, 4), wanted, atol=1e-6)
-    assert np.allclose(features_of_all(colour, list(clips), 4, batch=2, progress=False), wanted, atol=1e-6)
+    assert np.allclose(features_of_all(colour, list(clips), 4, batch=2), wanted, atol=1e-6)
 
 
 def test_a_filter_learns_a_border_that_is_no_line_and_reports_what_it_does_on_others():
@@ -179,25 +178,25 @@ def test_every_group_of_four_uniform_views_is_asked_for_the_elevation():
 
 
 def test_labels_stand_beside_the_videos_key_for_key(videos, labeller, tmp_path):
-    label_videos(videos, tmp_path / "labels", labeller, settings={"by": "test"}, batch=2, progress=False)
+    label_videos(videos, tmp_path / "labels", labeller, settings={"by": "test"}, batch=2)
     labels = Shards(tmp_path / "labels", verify=True)
     assert labels.keys == VideoShards(videos).keys
     brightness = VideoShards(videos)[6].frames.float().mean(dim=(1, 2, 3)) / 255
     assert labels.metadata(6)["score"] == pytest.approx(float(brightness[::2].mean()) - 0.2, abs=1e-3)
     assert labels.metadata(6)["elevation"] == pytest.approx(float(brightness[::2].mean()), abs=1e-3)
     finer = dataclasses.replace(labeller, patches=colour)  # asked for all frames
-    label_videos(videos, tmp_path / "finer", finer, settings={"by": "test"}, batch=2, progress=False)
+    label_videos(videos, tmp_path / "finer", finer, settings={"by": "test"}, batch=2)
     assert Shards(tmp_path / "finer").metadata(6)["elevation"] == pytest.approx(float(brightness.mean()), abs=1e-3)
     with pytest.raises(ValueError, match="by: test there, other now"):
-        label_videos(videos, tmp_path / "labels", labeller, settings={"by": "other"}, progress=False)
+        label_videos(videos, tmp_path / "labels", labeller, settings={"by": "other"})
 
 
 def test_a_held_out_score_stands_in_place_of_the_filter_s_for_that_video_of_these_data(videos, labeller, tmp_path):
     source = VideoShards(videos)
     known = {(source.fingerprint, source.keys[1]): 7.0, ("another", source.keys[2]): 8.0}
-    label_videos(videos, tmp_path / "plain", labeller, settings={}, progress=False)
+    label_videos(videos, tmp_path / "plain", labeller, settings={})
     told = dataclasses.replace(labeller, held_out=known)
-    label_videos(videos, tmp_path / "told", told, settings={}, progress=False)
+    label_videos(videos, tmp_path / "told", told, settings={})
     plain, scores = (
         [facts["score"] for facts in Shards(tmp_path / name).index["labels"]] for name in ("plain", "told")
     )
@@ -205,7 +204,7 @@ def test_a_held_out_score_stands_in_place_of_the_filter_s_for_that_video_of_thes
 
 
 def test_labelling_goes_on_after_a_kill_and_in_parts_to_the_same_bytes(videos, labeller, tmp_path):
-    options = {"settings": {}, "batch": 2, "progress": False}
+    options = {"settings": {}, "batch": 2}
     label_videos(videos, tmp_path / "whole", labeller, **options)
     seen = []
 
@@ -224,7 +223,7 @@ def test_labelling_goes_on_after_a_kill_and_in_parts_to_the_same_bytes(videos, l
 
 
 def test_labelled_videos_are_multi_view_samples_above_the_threshold(videos, labeller, tmp_path):
-    label_videos(videos, tmp_path / "labels", labeller, settings={}, progress=False)
+    label_videos(videos, tmp_path / "labels", labeller, settings={})
     everything = SyntheticShards(videos, tmp_path / "labels", threshold=None)
     assert len(everything) == 7
     assert everything.facts == [Shards(tmp_path / "labels").metadata(index) for index in range(7)]
@@ -246,7 +245,7 @@ def test_labelled_videos_are_multi_view_samples_above_the_threshold(videos, labe
 
 
 def test_vfusion3d_trains_on_labelled_videos_and_on_other_ones_only_in_another_folder(videos, labeller, tmp_path):
-    label_videos(videos, tmp_path / "labels", labeller, settings={}, progress=False)
+    label_videos(videos, tmp_path / "labels", labeller, settings={})
     changes = {"max_steps": 2, "batch_size": 2, "views": 3, "rays_per_view": 8, "samples_per_ray": 8}
     changes["losses"] = LossWeights(lpips=0, mse=1)
     recipe = dataclasses.replace(load_profile("smoke").training, **changes)
@@ -264,7 +263,7 @@ def test_labels_of_other_videos_are_refused(videos, labeller, tmp_path):
     with ShardWriter(shard_path(tmp_path / "other", 0)) as writer:
         writer.write("x", encode_video(np.zeros((FRAMES, SIZE, SIZE, 3), np.uint8), "", {}))
     write_index(tmp_path / "other")
-    label_videos(tmp_path / "other", tmp_path / "labels", labeller, settings={}, progress=False)
+    label_videos(tmp_path / "other", tmp_path / "labels", labeller, settings={})
     with pytest.raises(ValueError, match="label these videos again"):
         SyntheticShards(videos, tmp_path / "labels")
 
@@ -275,7 +274,7 @@ def test_labels_of_other_videos_with_the_same_keys_are_refused(labeller, tmp_pat
             frames = np.full((FRAMES, SIZE, SIZE, 3), {"dark": 100, "bright": 200}[name], np.uint8)
             writer.write("00000000", encode_video(frames, "", {}))
         write_index(tmp_path / name)
-    label_videos(tmp_path / "dark", tmp_path / "labels", labeller, settings={}, progress=False)
+    label_videos(tmp_path / "dark", tmp_path / "labels", labeller, settings={})
     assert len(SyntheticShards(tmp_path / "dark", tmp_path / "labels")) == 1
     with pytest.raises(ValueError, match="label these videos again"):
         SyntheticShards(tmp_path / "bright", tmp_path / "labels")
@@ -294,7 +293,7 @@ def test_a_part_or_a_batch_out_of_range_is_refused_before_anything_is_written(
     videos, labeller, tmp_path, change, message
 ):
     with pytest.raises(ValueError, match=message):
-        label_videos(videos, tmp_path / "labels", labeller, settings={}, progress=False, **change)
+        label_videos(videos, tmp_path / "labels", labeller, settings={}, **change)
     assert not (tmp_path / "labels").exists()
 
 
@@ -306,5 +305,5 @@ def test_each_frame_is_looked_at_once(videos, tmp_path):
         return colour(images)
 
     labeller = Labeller(features, Bright(), Bright(), middle)
-    label_videos(videos, tmp_path / "labels", labeller, settings={}, progress=False)
+    label_videos(videos, tmp_path / "labels", labeller, settings={})
     assert sum(looked) == 7 * 8

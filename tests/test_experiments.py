@@ -41,7 +41,7 @@ from vfusion3d.experiments.variants import (
 from vfusion3d.foundations.loading import BUNDLED
 from vfusion3d.foundations.roles import Roles
 from vfusion3d.runs import layout
-from vfusion3d.runs.profiles import Losses, ProfileError, Stage, load_profile
+from vfusion3d.runs.profiles import LossWeights, ProfileError, Recipe, Stage, load_profile
 from vfusion3d.training.schedule import stage_ends, total_steps
 from vfusion3d.training.train import train_vfusion3d
 
@@ -124,7 +124,7 @@ def test_a_row_without_its_variant_and_unknown_names_are_refused(tmp_path):
 
 def test_a_recipe_s_changes_leave_the_rest_as_it_is():
     new = changed(SMOKE.training, {"losses": {"opacity": 0.0}, "camera_noise": 0.1})
-    wanted = dataclasses.replace(SMOKE.training, losses=Losses(lpips=1.0, opacity=0.0, mse=0.0), camera_noise=0.1)
+    wanted = dataclasses.replace(SMOKE.training, losses=LossWeights(lpips=1.0, opacity=0.0, mse=0.0), camera_noise=0.1)
     assert new == wanted
     assert changed(SMOKE.training, {}) == SMOKE.training
 
@@ -238,9 +238,7 @@ def write_videos(videos: Path, labels: Path, border: float, frames: int = VIEWS)
             known = {"index": index, "prompt": "a red mug"}
             writer.write(f"{index:08d}", encode_video(grey, "a red mug", known))
     write_index(videos, settings={"seed": 0, "text_to_image": "stand-in", "shard_size": 100})
-    label_videos(
-        videos, labels, Labeller(mean_colour, Judge(border), Judge(0), everything), settings={}, progress=False
-    )
+    label_videos(videos, labels, Labeller(mean_colour, Judge(border), Judge(0), everything), settings={})
 
 
 @pytest.fixture(scope="module")
@@ -398,6 +396,31 @@ def test_two_variants_of_the_same_settings_are_trained_once(run_dir, evaluations
     assert results["one"].model == results["same"].model != results["other"].model
     weights = [(results[name].model / "diffusion_pytorch_model.safetensors").read_bytes() for name in ("one", "other")]
     assert weights[0] != weights[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class DeepRecipe(Recipe):
+    """The recipe of a version that has one switch more."""
+
+    depth_loss: float = 0.0
+
+
+def test_a_model_is_shared_after_a_new_switch_came_and_not_where_it_is_on(run_dir, evaluations, tmp_path, monkeypatch):
+    file = tmp_path / "mine.yaml"
+    variants = {"one": {"data": "3d"}, "same": {"data": "3d"}, "deep": {"data": "3d", "recipe": {"depth_loss": 5.0}}}
+    file.write_text(yaml.safe_dump({"variants": {"one": variants["one"]}, "tables": {}}))
+    one = run_variant(PROFILE, run_dir, "one", experiments=load_experiments(file))
+    monkeypatch.setattr("vfusion3d.experiments.variants.Recipe", DeepRecipe)
+    file.write_text(yaml.safe_dump({"variants": variants, "tables": {}}))
+    same, deep = (run_variant(PROFILE, run_dir, name, experiments=load_experiments(file)) for name in ("same", "deep"))
+    assert same.model == one.model != deep.model
+    assert len(evaluations) == 3
+    variants["one"] = variants["deep"]
+    del variants["deep"]
+    file.write_text(yaml.safe_dump({"variants": variants, "tables": {}}))
+    shutil.rmtree(deep.model.parents[1])
+    with pytest.raises(ValueError, match=r"training\.depth_loss: 0\.0 there, 5\.0 now"):
+        run_variant(PROFILE, run_dir, "one", experiments=load_experiments(file))
 
 
 def test_a_finished_variant_is_not_trained_again_and_a_stale_one_is_refused_or_made_anew(run_dir, evaluations):

@@ -9,7 +9,7 @@ from open_clip import CLIP
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from vfusion3d.foundations.image_to_video import SETTINGS, Condition, Noise, load_stable_video_diffusion, to_pil
+from vfusion3d.foundations.image_to_video import SETTINGS, Condition, Noise, StableVideoDiffusion, to_pil
 from vfusion3d.miniatures import clip, vae, video
 
 FRAMES = 4
@@ -156,18 +156,18 @@ def test_encoded_videos_are_scaled_latents(model):
 
 def test_a_saved_model_loads_with_its_noise_and_without_it_has_the_published_one(model, images, tmp_path):
     model.save_pretrained(tmp_path / "model", torch.float16)
-    loaded = load_stable_video_diffusion(tmp_path / "model", "cpu", torch.float32)
+    loaded = StableVideoDiffusion.from_pretrained(tmp_path / "model", "cpu", torch.float32)
     assert loaded.noise == video.NOISE
     before, after = (each.generate(images, gen(), frames=FRAMES, steps=1) for each in (model, loaded))
     assert torch.allclose(before, after, atol=2e-3)
     assert json.loads((tmp_path / "model" / SETTINGS).read_text())["mean"] == video.NOISE.mean
     (tmp_path / "model" / SETTINGS).unlink()
-    assert load_stable_video_diffusion(tmp_path / "model", "cpu", torch.float32).noise == Noise(0.7, 1.6, 0.02)
+    assert StableVideoDiffusion.from_pretrained(tmp_path / "model", "cpu", torch.float32).noise == Noise(0.7, 1.6, 0.02)
 
 
 def test_a_saved_model_does_not_say_which_folder_its_parts_were_loaded_from(model, tmp_path):
     model.save_pretrained(tmp_path / "model")
-    load_stable_video_diffusion(tmp_path / "model", "cpu", torch.float32).save_pretrained(tmp_path / "again")
+    StableVideoDiffusion.from_pretrained(tmp_path / "model", "cpu", torch.float32).save_pretrained(tmp_path / "again")
     assert not [path for path in (tmp_path / "again").rglob("*.json") if str(tmp_path) in path.read_text()]
 
 

@@ -144,7 +144,6 @@ def videos(tmp_path_factory):
         recipe,
         drawn_by="stand-in",
         seed=5,
-        progress=False,
     )
     return VideoShards(index.parent)
 
@@ -154,20 +153,20 @@ def test_generated_videos_are_judged_by_their_own_truth_and_a_person_s_judgement
 ):
     judgements = Judgements(tmp_path / "judgements.csv", videos)
     judgements.judge(videos.keys[0], False, "ann")
-    verdicts = judge_videos(judgements, videos, range(5), perceptual, progress=False)
+    verdicts = judge_videos(judgements, videos, range(5), perceptual)
     assert list(verdicts) == videos.keys[1:]
     said = [judgements.get(key) for key in videos.keys]
     assert [one.good for one in said] == [False, True, True, False, False]
     assert [one.judge for one in said] == ["ann"] + 4 * [SIMULATED]
     assert EACH_KIND * 4 <= 2
-    assert judge_videos(judgements, videos, range(5), perceptual, progress=False) == {}
+    assert judge_videos(judgements, videos, range(5), perceptual) == {}
 
 
 def test_judgements_of_an_earlier_version_are_replaced_also_of_other_videos(videos, perceptual, tmp_path):
     judgements = Judgements(tmp_path / "judgements.csv", videos)
     for key, judge in zip(videos.keys, ("ann", "simulated", SIMULATED, "simulated"), strict=False):
         judgements.judge(key, False, judge)
-    judged = judge_videos(judgements, videos, [0, 1, 4], perceptual, progress=False)
+    judged = judge_videos(judgements, videos, [0, 1, 4], perceptual)
     assert list(judged) == [videos.keys[place] for place in (4, 1, 3)]
     assert [judgements.get(key).good for key in videos.keys] == [False, True, False, False, False]
     assert [judgements.get(key).simulated for key in videos.keys] == [False] + 4 * [True]
@@ -182,6 +181,6 @@ def test_nobody_knows_the_truth_of_another_text_to_image_model_s_pictures(videos
     judgements = Judgements(tmp_path / "judgements.csv", videos)
     monkeypatch.setitem(videos.index["settings"], "text_to_image", "sdxl")
     with pytest.raises(ValueError, match=r"not of sdxl: a person"):
-        judge_videos(judgements, videos, range(2), perceptual, progress=False)
+        judge_videos(judgements, videos, range(2), perceptual)
     with pytest.raises(ValueError, match="not of sdxl"):
         true_elevations(videos)

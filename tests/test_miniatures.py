@@ -40,8 +40,8 @@ from vfusion3d.world.web_world import render_web
 @pytest.fixture(scope="module")
 def web(tmp_path_factory):
     folder = tmp_path_factory.mktemp("web")
-    render_web(folder / "pictures", 12, frames=1, seed=1, progress=False)
-    render_web(folder / "videos", 4, seed=2, progress=False)
+    render_web(folder / "pictures", 12, frames=1, seed=1)
+    render_web(folder / "videos", 4, seed=2)
     return folder
 
 
@@ -316,7 +316,7 @@ def test_the_video_model_trains_on_latents_that_are_computed_once(web, tmp_path)
 
 
 def test_of_whole_turntables_only_the_first_frame_is_embedded(tmp_path):
-    render_web(tmp_path / "videos", 2, frames=16, size=64, seed=8, curated=True, progress=False)
+    render_web(tmp_path / "videos", 2, frames=16, size=64, seed=8, curated=True)
     videos = VideoShards(tmp_path / "videos")
     torch.manual_seed(0)
     tower = open_clip.CLIP(**clip.config()).state_dict()
@@ -338,7 +338,7 @@ def test_a_video_model_that_noises_first_frames_does_not_learn_from_clean_ones()
 
 @pytest.mark.parametrize("curated", [False, True])
 def test_of_a_longer_video_16_frames_are_taken_at_any_pace_turntables_only_forwards(tmp_path, curated):
-    render_web(tmp_path / "videos", 2, frames=40, size=64, seed=8, curated=curated, progress=False)
+    render_web(tmp_path / "videos", 2, frames=40, size=64, seed=8, curated=curated)
     videos = VideoShards(tmp_path / "videos")
     torch.manual_seed(0)
     tower = open_clip.CLIP(**clip.config()).state_dict()
@@ -428,6 +428,9 @@ def test_each_miniature_is_made_in_the_layout_that_its_role_loads(web, tmp_path)
     assert all((folder / "training.json").is_file() and (folder / "log.csv").is_file() for folder in made.values())
     assert not any((folder / "README.md").exists() for folder in made.values())
     assert made["clip"] == make_miniature("clip", web, tmp_path, steps["clip"], device="cpu")  # at once
+    longer = dataclasses.replace(steps["clip"], steps=99)
+    with pytest.raises(ValueError, match=rf"training\.steps: {steps['clip'].steps} there, 99 now"):
+        make_miniature("clip", web, tmp_path, longer, device="cpu")
     roles = {name: str(folder) for name, folder in made.items() if name != "vae"}
     smoke = load_profile("smoke")
     profile = dataclasses.replace(smoke, foundations=dataclasses.replace(smoke.foundations, **roles))

@@ -54,7 +54,7 @@ def corpus_of(path: Path, captions=CAPTIONS) -> Path:
 
 
 def collected(folder: Path, corpus: Path, count: int = 1000, **options) -> pd.DataFrame:
-    table = collect_prompts(profile_for(count), folder, held_out=HELD_OUT, corpus=corpus, progress=False, **options)
+    table = collect_prompts(profile_for(count), folder, held_out=HELD_OUT, corpus=corpus, **options)
     return pd.read_parquet(table)
 
 
@@ -223,7 +223,7 @@ def test_every_caption_that_was_read_is_in_the_table_with_what_became_of_it(tmp_
 def test_a_dropped_caption_says_what_holds_it_out_and_what_is_trained_on_holds_nothing_out(tmp_path):
     corpus = corpus_of(tmp_path / "in.txt", ["a grey snowman", "a blue hat"])
     path = collect_prompts(
-        profile_for(9), tmp_path / "out", held_out={"unseen objects": ["a gray snowman"]}, corpus=corpus, progress=False
+        profile_for(9), tmp_path / "out", held_out={"unseen objects": ["a gray snowman"]}, corpus=corpus
     )
     assert list(pd.read_parquet(path).reason) == ["", "held out: unseen objects", ""]
     for name in ("web", "3D"):
@@ -246,9 +246,7 @@ def test_no_evaluation_prompt_can_be_trained_on_in_whatever_words(tmp_path):
 
     table = tmp_path / "out"
     held = {"evaluation prompts": eval_prompts(40)}
-    path = collect_prompts(
-        profile_for(10**6), table, held_out=held, corpus=corpus_of(tmp_path / "in.txt", others), progress=False
-    )
+    path = collect_prompts(profile_for(10**6), table, held_out=held, corpus=corpus_of(tmp_path / "in.txt", others))
     assert read_prompts(path) == []
     assert read_prompts(path, "eval") == eval_prompts(40)
 
@@ -256,7 +254,7 @@ def test_no_evaluation_prompt_can_be_trained_on_in_whatever_words(tmp_path):
 def test_of_the_bundled_corpus_nothing_to_train_on_means_the_same_as_an_evaluation_prompt(tmp_path):
     """Seen from the objects: no prompt always becomes what an evaluation prompt asks for."""
     held = {"evaluation prompts": eval_prompts(40), "unseen objects": ["a blue car", "a grey snowman"]}
-    path = collect_prompts(profile_for(3000), tmp_path / "out", held_out=held, progress=False)
+    path = collect_prompts(profile_for(3000), tmp_path / "out", held_out=held)
     prompts, never = read_prompts(path), {*held["evaluation prompts"], *held["unseen objects"]}
     assert len(prompts) == 3000
     for prompt in prompts:
@@ -284,7 +282,7 @@ def test_a_chat_model_can_be_the_filter(tmp_path):
     (tmp_path / "chat").mkdir()
     save_chat(tmp_path / "chat", asked, always="yes")
     profile = profile_with(prompt_filter=str(tmp_path / "chat"))
-    how = {"held_out": HELD_OUT, "corpus": corpus_of(tmp_path / "in.txt"), "progress": False}
+    how = {"held_out": HELD_OUT, "corpus": corpus_of(tmp_path / "in.txt")}
     path = collect_prompts(profile, tmp_path / "out", **how)
     assert read_prompts(path) == ["A Green chair.", "two green chairs", "a blue hat", "a robot", "a violin in Paris"]
 
@@ -377,7 +375,7 @@ def test_memory_of_collecting_stays_flat_while_the_table_grows(tmp_path, monkeyp
     for number, count in enumerate((1_000, 1_000, 6_000)):  # the first one imports what it needs
         file = corpus_of(tmp_path / f"{number}.txt", [f"thing number {i} of a kind" for i in range(count)])
         tracemalloc.start()
-        path = collect_prompts(profile_for(10**6), tmp_path / str(number), held_out={}, corpus=file, progress=False)
+        path = collect_prompts(profile_for(10**6), tmp_path / str(number), held_out={}, corpus=file)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert len(read_prompts(path)) == count
@@ -470,7 +468,7 @@ def test_the_bundled_corpus_is_what_its_generator_makes():
 
 def test_the_bundled_corpus_has_every_category_and_enough_for_the_gpu_profile(tmp_path):
     gpu = load_profile("gpu").data
-    path = collect_prompts(profile_for(10**6), tmp_path / "out", held_out=HELD_OUT, progress=False)
+    path = collect_prompts(profile_for(10**6), tmp_path / "out", held_out=HELD_OUT)
     kept = read_prompts(path)
     categories = Counter(make_object(caption, 0).category for caption in kept)
     assert set(categories) == {*COMMON, *UNCOMMON}
@@ -492,7 +490,7 @@ def test_captions_of_3d_objects_come_from_the_captioner_with_views_of_the_object
     from vfusion3d.data.shards import MultiviewShards
     from vfusion3d.world.sources import ProceduralObjects
 
-    render_dataset(tmp_path / "objects", ProceduralObjects(), 5, views=16, size=32, progress=False)
+    render_dataset(tmp_path / "objects", ProceduralObjects(), 5, views=16, size=32)
     shards = MultiviewShards(tmp_path / "objects")
     own = [shards.caption(i) for i in range(5)]
     seen = []

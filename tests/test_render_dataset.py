@@ -18,13 +18,13 @@ import trimesh
 from vfusion3d import cameras
 from vfusion3d.data.render import render_views
 from vfusion3d.data.render_dataset import MeshFolder, render_dataset
-from vfusion3d.data.shards import MultiviewShards, encode_video, written_keys
+from vfusion3d.data.shards import MultiviewShards, VideoShards, encode_video, written_keys
 from vfusion3d.data.write_shards import write_shards
 from vfusion3d.world.sources import ProceduralObjects, RandomPrimitives
 
 pytest.importorskip("pyvista")
 
-SETTINGS = {"views": 4, "size": 24, "seed": 7, "shard_size": 5, "progress": False}
+SETTINGS = {"views": 4, "size": 24, "seed": 7, "shard_size": 5}
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -157,8 +157,34 @@ def test_a_batch_with_a_sample_too_few_is_refused_and_shifts_no_key(tmp_path):
         return [encode_video(np.zeros((1, 8, 8, 3), np.uint8), "", {"index": index}) for index in indices if index != 2]
 
     with pytest.raises(ValueError, match="shorter"):
-        write_shards(tmp_path, make, 8, settings={}, batch=2, shard_size=4, progress=False)
+        write_shards(tmp_path, make, 8, settings={}, batch=2, shard_size=4)
     assert written_keys(tmp_path / "shard-000000.tar") == ["00000000", "00000001"]
+
+
+def test_shards_have_the_sizes_and_samples_the_keys_that_are_asked_for(tmp_path):
+    def make(indices):
+        asked.append(list(indices))
+        return [encode_video(np.zeros((1, 8, 8, 3), np.uint8), "", {"index": index}) for index in indices]
+
+    asked, names = [], ["a", "b", "c", "d", "e"]
+    write_shards(tmp_path / "uneven", make, 5, settings={}, batch=2, keys=names, shard_size=[3, 0, 2])
+    data = VideoShards(tmp_path / "uneven", verify=True)
+    assert asked == [[0, 1], [2], [3, 4]]  # no batch crosses a border
+    assert [len(shard["samples"]) for shard in data.index["shards"]] == [3, 0, 2]
+    assert data.keys == names
+    with pytest.raises(ValueError, match="the shards hold 4 samples, not 5"):
+        write_shards(tmp_path / "few", make, 5, settings={}, shard_size=[3, 1])
+    assert not (tmp_path / "few").exists()
+
+
+def test_a_render_of_an_older_version_that_knew_no_backend_goes_on(tmp_path):
+    render_dataset(tmp_path, RandomPrimitives(), 1, **SETTINGS)
+    known = json.loads((tmp_path / "settings.json").read_text())
+    del known["backend"], known["defaults"]
+    (tmp_path / "settings.json").write_text(json.dumps(known))
+    render_dataset(tmp_path, RandomPrimitives(), 1, **SETTINGS)
+    with pytest.raises(ValueError, match="backend: pyvista there, blender now"):
+        render_dataset(tmp_path, RandomPrimitives(), 1, backend="blender", **SETTINGS)
 
 
 def test_more_objects_than_the_folder_has_are_refused_before_anything_is_written(tmp_path):

@@ -32,7 +32,7 @@ def plain(*colours, size=SIZE):
 
 
 RED, GREEN, BLUE = torch.eye(3).tolist()
-ITEMS = {"captions": ["red", "green"], "keys": ["a", "b"], "size": SIZE, "progress": False}
+ITEMS = {"captions": ["red", "green"], "keys": ["a", "b"], "size": SIZE}
 
 
 def evaluate(methods, images=None, **changed):

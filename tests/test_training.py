@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import math
 import subprocess
 import sys
@@ -20,12 +21,12 @@ from vfusion3d.data.shards import MultiviewShards, ShardWriter, encode_sample, s
 from vfusion3d.foundations.perceptual import PerceptualDistance
 from vfusion3d.learning.loop import read_log
 from vfusion3d.model.rendering import Field
-from vfusion3d.runs.profiles import Losses as LossWeights
-from vfusion3d.runs.profiles import Stage, load_profile, profile_path
+from vfusion3d.runs.claim import changes, record
+from vfusion3d.runs.profiles import LossWeights, Recipe, Stage, load_profile, profile_path
 from vfusion3d.training.losses import Losses
 from vfusion3d.training.schedule import learning_rate, render_resolution, stage_ends, total_steps
 from vfusion3d.training.supervision import Supervision
-from vfusion3d.training.train import train_vfusion3d
+from vfusion3d.training.train import train_vfusion3d, training_settings
 
 PAPER = load_profile("paper").training
 
@@ -235,6 +236,55 @@ def test_a_run_of_another_recipe_data_set_or_start_is_not_taken_for_this_one(sha
     with pytest.raises(ValueError, match=r"training\.weight_decay: 0\.05 there, 0\.1 now"):
         train_vfusion3d(changed, shards.folder, tmp_path / "run", model=tiny_model())
     train_vfusion3d(changed, shards.folder, tmp_path / "run", model=tiny_model(), overwrite=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class DeepRecipe(Recipe):
+    """The recipe of a version that has one switch more."""
+
+    depth_loss: float = 0.0
+
+
+def test_a_new_switch_goes_on_where_it_is_off_and_never_returns_the_old_model_where_it_is_on(shards, tmp_path):
+    quick = recipe(rays_per_view=16, losses=LossWeights(lpips=0, mse=1), max_steps=2, samples_per_ray=8)
+    profile = dataclasses.replace(load_profile("smoke"), training=quick)
+    train_vfusion3d(profile, shards.folder, tmp_path / "run", model=tiny_model())
+    weights = tmp_path / "run" / "model" / "diffusion_pytorch_model.safetensors"
+    before = weights.stat().st_mtime_ns
+    off, on = (DeepRecipe(**vars(quick), depth_loss=weight) for weight in (0.0, 5.0))
+    train_vfusion3d(profile, shards.folder, tmp_path / "run", recipe=off, model=tiny_model())
+    with pytest.raises(ValueError, match=r"\(training\.depth_loss: 0\.0 there, 5\.0 now\)"):
+        train_vfusion3d(profile, shards.folder, tmp_path / "run", recipe=on, model=tiny_model())
+    assert weights.stat().st_mtime_ns == before
+
+
+def test_a_new_part_of_the_model_s_config_counts_as_its_default(shards):
+    profile, model = load_profile("smoke"), tiny_model()
+    known = record(training_settings(profile, shards, recipe(), model, True, 0))
+    del known["model"]["samples_per_ray"]  # as an older version wrote it
+    assert changes(known, training_settings(profile, shards, recipe(), model, True, 0)) == [
+        "model.samples_per_ray: 128 there, 16 now"
+    ]
+    model.register_to_config(samples_per_ray=128)
+    assert changes(known, training_settings(profile, shards, recipe(), model, True, 0)) == []
+
+
+def test_the_precision_that_auto_comes_to_is_what_is_recorded(shards, tmp_path, monkeypatch):
+    quick = recipe(rays_per_view=16, losses=LossWeights(lpips=0, mse=1), max_steps=1, mixed_precision="auto")
+    profile = dataclasses.replace(load_profile("smoke"), training=quick, device="cpu")
+    monkeypatch.setattr("vfusion3d.learning.precision.has_bfloat16", lambda: False)
+    train_vfusion3d(profile, shards.folder, tmp_path / "run", model=tiny_model())
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["training"]["mixed_precision"] == "no"
+    monkeypatch.setattr("vfusion3d.learning.precision.has_bfloat16", lambda: True)
+    with pytest.raises(ValueError, match=r"training\.mixed_precision: no there, bf16 now"):
+        train_vfusion3d(profile, shards.folder, tmp_path / "run", model=tiny_model())
+
+
+def test_a_run_whose_record_says_auto_as_older_versions_wrote_it_goes_on(shards):
+    automatic = recipe(mixed_precision="auto")
+    settings = training_settings(load_profile("smoke"), shards, automatic, tiny_model(), True, 0)
+    assert settings["training"].mixed_precision in ("no", "bf16")
+    assert changes(record({**settings, "training": automatic}), settings) == []
 
 
 def test_asking_for_lpips_on_scattered_rays_is_refused():

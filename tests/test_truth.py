@@ -43,7 +43,7 @@ def test_a_prompt_nobody_can_draw_is_named():
 
 
 def test_the_orbit_of_an_unseen_object_is_its_stored_views_without_their_noise(tmp_path):
-    made = render_dataset(tmp_path, ProceduralObjects(("car",)), 1, views=8, size=48, progress=False)
+    made = render_dataset(tmp_path, ProceduralObjects(("car",)), 1, views=8, size=48)
     shards = MultiviewShards(made.parent)
     stored, clean = on_white(shards[0].rgba), unseen_orbit(shards, 0, 8, 48)
     assert clean.shape == stored.shape == (8, 3, 48, 48)

@@ -40,7 +40,7 @@ def test_an_unseen_object_is_of_its_turns_category_and_says_so():
 
 
 def test_the_showcase_shows_the_stored_views_at_the_wanted_turns(tmp_path):
-    render_dataset(tmp_path, UnseenObjects(), 1, views=8, size=32, camera_offset=0.0, progress=False)
+    render_dataset(tmp_path, UnseenObjects(), 1, views=8, size=32, camera_offset=0.0)
     sample = MultiviewShards(tmp_path)[0]
     shown = novel_views_by({"repeat": repeat_input}, sample, size=32, input_view=6, turns=(1 / 4, 1 / 2, 3 / 4))
     white = sample.rgba[:, :3] / 255 * (sample.rgba[:, 3:] / 255) + 1 - sample.rgba[:, 3:] / 255

@@ -3,7 +3,9 @@
 import dataclasses
 import errno
 import io
+import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ import torch
 from diffusers import AutoencoderKLTemporalDecoder
 from open_clip import CLIP
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from vfusion3d import cameras
 from vfusion3d.data.images import on_white
@@ -19,11 +22,12 @@ from vfusion3d.data.render_dataset import render_dataset
 from vfusion3d.data.shards import MultiviewShards, ShardError, ShardWriter, VideoShards, shard_path, write_index
 from vfusion3d.foundations.image_to_video import load_video_model
 from vfusion3d.foundations.loading import BUNDLED, ModelUnavailable
+from vfusion3d.learning.precision import resolve
 from vfusion3d.miniatures import clip, vae
 from vfusion3d.miniatures.video import new_video_model
 from vfusion3d.runs.profiles import load_profile
 from vfusion3d.video.finetune import finetune_video_model, learn_temporal_only, orbit_video, temporal_share
-from vfusion3d.video.generate import generate_batch, generate_videos
+from vfusion3d.video.generate import generate_batch, generate_videos, sample_generator
 from vfusion3d.video.strips import first_frames, keep_strips, read_strips, videos_from
 from vfusion3d.world.captions import CaptionError
 from vfusion3d.world.sources import ProceduralObjects
@@ -53,7 +57,7 @@ def model():
 @pytest.fixture(scope="module")
 def orbits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("orbits") / "data"
-    render_dataset(folder, ProceduralObjects(("mug", "car")), 3, views=8, size=64, seed=1, progress=False)
+    render_dataset(folder, ProceduralObjects(("mug", "car")), 3, views=8, size=64, seed=1)
     return folder
 
 
@@ -135,6 +139,85 @@ def test_a_stopped_fine_tuning_goes_on_to_the_same_weights_and_is_loaded_once_do
         finetune_video_model(PROFILE, orbits, stopped, model=new_model(), seed=4, objects=1)
     with pytest.raises(ValueError, match="holds 3"):
         finetune_video_model(PROFILE, orbits, tmp_path / "new", model=new_model(), objects=4)
+
+
+class Fade(nn.Module):
+    """Frame t is the first frame, faded to white by `pace` * t; `tone` is the part that knows pictures."""
+
+    def __init__(self):
+        super().__init__()
+        self.pace = nn.Parameter(torch.tensor(0.1))
+        self.tone = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, first, frames):
+        left = 1 - self.pace * torch.arange(frames)[:, None, None, None]
+        return 1 - (1 - self.tone * first[:, None]) * left
+
+
+class FadingVideos:
+    """Another video model than Stable Video Diffusion: what `VideoModel` says, and nothing else."""
+
+    def __init__(self, network):
+        self.network = network
+
+    @classmethod
+    def from_pretrained(cls, source, device, dtype):
+        network = Fade()
+        network.load_state_dict(load_file(Path(source) / "fade.safetensors"))
+        return cls(network.to(device, dtype))
+
+    def save_pretrained(self, folder):
+        folder.mkdir()
+        save_file(self.network.state_dict(), folder / "fade.safetensors")
+
+    def to(self, device):
+        self.network.to(device)
+
+    def temporal_parameters(self):
+        return ["pace"]
+
+    def encode(self, videos):
+        return videos
+
+    def condition(self, images, buckets, fps, generator):
+        return {"first": images, "fps": fps}
+
+    def loss(self, network, latents, condition, generator):
+        return (network(condition["first"], latents.shape[1]) - latents).square().mean()
+
+    @torch.no_grad()
+    def generate(self, images, generator, *, bucket, frames, steps, guidance, fps):
+        assert len(generator) == len(images)
+        return self.network(images, frames).clamp(0, 1)
+
+
+def test_a_video_model_of_another_class_is_fine_tuned_saved_loaded_and_generates(orbits, tmp_path):
+    recipe = dataclasses.replace(RECIPE, learning_rate=0.05, warmup_steps=0, mixed_precision="auto")
+    profile = dataclasses.replace(PROFILE, video=recipe)
+    show = keep_strips(tmp_path / "strips", torch.full((1, 3, 64, 64), 0.5), RECIPE, seed=0)
+    learned = finetune_video_model(profile, orbits, tmp_path / "run", model=FadingVideos(Fade()), show=show)
+    pace = learned.network.pace.item()
+    assert pace != pytest.approx(0.1, abs=0.01)
+    assert learned.network.tone.item() == 1
+    recorded = json.loads((tmp_path / "run" / "settings.json").read_text())["video"]["mixed_precision"]
+    assert recorded == resolve("auto", learned.network.pace.device)
+    loaded = finetune_video_model(profile, orbits, tmp_path / "run", model=FadingVideos(Fade()))
+    assert isinstance(loaded, FadingVideos)
+    assert loaded is not learned
+    assert loaded.network.pace.item() == pace
+    other = FadingVideos(Fade())
+    other.network.tone.data.fill_(0.5)
+    with pytest.raises(ValueError, match="start: "):
+        finetune_video_model(profile, orbits, tmp_path / "run", model=other)
+
+    generate(tmp_path / "videos", loaded)
+    for index, sample in enumerate(VideoShards(tmp_path / "videos")):
+        drawn = colours(PROMPTS[index : index + 1], sample_generator(5, index), 1)[0, :, 0, 0]
+        wanted = [1 - (1 - drawn) * (1 - pace * frame) for frame in range(FRAMES)]
+        shown = sample.frames.float().mean(dim=(2, 3)) / 255
+        assert torch.allclose(shown, torch.stack(wanted).clamp(0, 1), atol=0.02)
+    strip = read_strips(tmp_path / "strips", 64)[RECIPE.steps]
+    assert strip[0, 1].mean().item() == pytest.approx(1 - 0.5 * (1 - pace), abs=0.01)
 
 
 def without(orbits, folder, key, member):
@@ -222,7 +305,7 @@ def test_strips_at_intervals_come_from_the_same_frames_and_noise_and_are_made_on
 
 
 def generate(folder, model, prompts=PROMPTS, draw=colours, recipe=RECIPE, **options):
-    options = {"drawn_by": "test", "seed": 5, "shard_size": 4, "progress": False, **options}
+    options = {"drawn_by": "test", "seed": 5, "shard_size": 4, **options}
     return generate_videos(folder, prompts, draw, model, recipe, **options)
 
 

@@ -19,7 +19,7 @@ from vfusion3d.world.web_world import ARCS, CURATED_ARCS, MOTIONS, Scene, camera
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("web") / "videos"
-    render_web(folder, 10, frames=4, size=48, seed=3, shard_size=4, progress=False)
+    render_web(folder, 10, frames=4, size=48, seed=3, shard_size=4)
     return VideoShards(folder)
 
 
@@ -58,16 +58,16 @@ def test_a_video_has_its_frames_caption_and_measured_motion(videos):
 
 
 def test_pictures_are_videos_of_one_frame(tmp_path):
-    render_web(tmp_path / "pictures", 2, frames=1, size=32, progress=False)
+    render_web(tmp_path / "pictures", 2, frames=1, size=32)
     pictures = VideoShards(tmp_path / "pictures")
     assert [sample.frames.shape for sample in pictures] == [(1, 3, 32, 32)] * 2
     assert [sample.metadata["motion"] for sample in pictures] == [0.0, 0.0]
 
 
 def test_the_same_seed_gives_the_same_bytes(videos, tmp_path):
-    render_web(tmp_path / "again", 10, frames=4, size=48, seed=3, shard_size=4, progress=False)
+    render_web(tmp_path / "again", 10, frames=4, size=48, seed=3, shard_size=4)
     assert VideoShards(tmp_path / "again").fingerprint == videos.fingerprint
-    render_web(tmp_path / "other", 10, frames=4, size=48, seed=4, shard_size=4, progress=False)
+    render_web(tmp_path / "other", 10, frames=4, size=48, seed=4, shard_size=4)
     assert VideoShards(tmp_path / "other").fingerprint != videos.fingerprint
 
 

@@ -29,7 +29,7 @@ from vfusion3d.data.images import on_white, resize
 from vfusion3d.data.shards import MultiviewShards, Shards, VideoShards
 from vfusion3d.foundations.image_features import ImageFeatures, image_features, patch_features
 from vfusion3d.foundations.saliency import saliency
-from vfusion3d.runs.claim import short_name, write_whole
+from vfusion3d.runs.claim import Arguments, changes, made_with, record, short_name, write_record, write_whole
 from vfusion3d.runs.layout import curation_models
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.progress import tqdm
@@ -37,11 +37,14 @@ from vfusion3d.runs.progress import tqdm
 QUALITY, ELEVATION, HELD_OUT = "quality.skops", "elevation.skops", "held_out.json"
 GROUPS = 4  # times 4 views that are taken from each stored orbit of the 3D data
 ORBITS = 8  # of 4 views, at other elevations, that procedural objects are rendered from again
-OTHERS, ENOUGH = 15, 1500  # other objects for each of them, and how many at most
+OTHERS = 15  # other objects for each of them
+ENOUGH = 1500  # other objects at most
 # Of the elevation network; chosen on 300 unseen objects of all categories, where its error is 5.5 degrees (3.8 on the
 # categories of the 3D data). It was 7.7 from the 3D data's own orbits alone, and 8.0 to 9.1 with class tokens.
-DECAY, LEARNING_RATE, EPOCHS = 10.0, 2e-4, 100
-ALL_GROUPS = "asked for all groups of views"  # sets labels apart from those of one group, by the same network
+DECAY = 10.0
+LEARNING_RATE = 2e-4
+EPOCHS = 100
+ELEVATION_OF = "all groups of views"  # sets labels apart from those of one group, by the same network
 Model = Pipeline | TransformedTargetRegressor
 
 
@@ -51,7 +54,7 @@ def videos_to_judge(videos: Shards, count: int, seed: int) -> list[int]:
 
 
 def judged_features(
-    features: ImageFeatures, videos: VideoShards, judgements: Judgements, *, progress: bool = True
+    features: ImageFeatures, videos: VideoShards, judgements: Judgements
 ) -> tuple[Float[np.ndarray, "judged width"], Bool[np.ndarray, "judged"]]:
     """What the filter learns from: the features of every judged video, and whether it is good.
 
@@ -61,11 +64,11 @@ def judged_features(
     if not len(places):
         raise ValueError(f"{judgements.path} holds no judgement yet: judge some videos first (notebook 05)")
     frames = _Frames(videos, places)
-    return features_of_all(features, frames, QUALITY_FRAMES, progress=progress), good
+    return features_of_all(features, frames, QUALITY_FRAMES), good
 
 
 def orbit_features(
-    features: ImageFeatures, shards: MultiviewShards, size: int, *, groups: int = GROUPS, progress: bool = True
+    features: ImageFeatures, shards: MultiviewShards, size: int, *, groups: int = GROUPS
 ) -> tuple[Float[np.ndarray, "objects groups width"], Float[np.ndarray, "objects"]]:
     """Features of 4 uniform views of each stored orbit, averaged, and its elevation in radians.
 
@@ -74,7 +77,7 @@ def orbit_features(
     ValueError where the views are too few.
     """
     found, elevations = [], []
-    for index in tqdm(range(len(shards)), desc="features of orbits", unit="object", disable=not progress):
+    for index in tqdm(range(len(shards)), desc="features of orbits", unit="object"):
         stored = len(shards.picture_names(index))
         if stored < groups * ELEVATION_VIEWS:
             raise ValueError(f"object {shards.keys[index]} has {stored} views, not {groups} x {ELEVATION_VIEWS}")
@@ -87,7 +90,7 @@ def orbit_features(
 
 
 def elevation_samples(
-    features: ImageFeatures, shards: MultiviewShards, size: int, seed: int, *, progress: bool = True
+    features: ImageFeatures, shards: MultiviewShards, size: int, seed: int
 ) -> tuple[Float[np.ndarray, "samples width"], Float[np.ndarray, "samples"]]:
     """What the elevation network learns from: features of 4 uniform views, averaged, and elevations in radians.
 
@@ -98,12 +101,14 @@ def elevation_samples(
     (`orbit_features`).
     """
     if not len(shards) or "spec" not in shards.metadata(0):
-        seen, elevations = orbit_features(features, shards, size, progress=progress)
+        seen, elevations = orbit_features(features, shards, size)
         return seen.reshape(-1, seen.shape[-1]), elevations.repeat(seen.shape[1])
     from vfusion3d.world.objects import ObjectSpec, build_mesh, sample_object
     from vfusion3d.world.primitives import random_primitives
 
-    rng, generator, found, known = np.random.default_rng(seed), torch.Generator().manual_seed(seed), [], []
+    rng = np.random.default_rng(seed)
+    generator = torch.Generator().manual_seed(seed)
+    found, known = [], []
 
     def learn_from(mesh: trimesh.Trimesh, orbits: int) -> None:
         views, elevations = _orbits(mesh, orbits, size, generator)
@@ -112,11 +117,11 @@ def elevation_samples(
         known.append(np.tile(elevations, 2))
 
     specs = [ObjectSpec(**shards.metadata(index)["spec"]) for index in range(len(shards))]
-    for spec in tqdm(specs, desc="orbits at other elevations", unit="object", disable=not progress):
+    for spec in tqdm(specs, desc="orbits at other elevations", unit="object"):
         learn_from(build_mesh(spec), ORBITS)
     categories = sorted({spec.category for spec in specs})
     others = range(min(OTHERS * len(specs), ENOUGH))
-    for place in tqdm(others, desc="other objects", unit="object", disable=not progress):
+    for place in tqdm(others, desc="other objects", unit="object"):
         learn_from(build_mesh(sample_object(rng, [categories[place % len(categories)]])), 2)
         learn_from(random_primitives(rng), 1)
     return np.concatenate(found), np.concatenate(known)
@@ -156,20 +161,20 @@ def quality_model(
         "features": profile.foundations.image_features,
         "videos": videos.fingerprint,
         "judgements": judgements.digest,
-        "how": ["SVC", C],
+        "C": C,
     }
-    asked = json.loads(json.dumps({**settings, "held out": [FOLDS, REPEATS, seed]}))
+    asked = {**settings, "held_out": {"folds": FOLDS, "repeats": REPEATS, "seed": seed}}
     learn_from = functools.cache(lambda: judged_features(features, videos, judgements))
     model = learned(folder / QUALITY, settings, lambda: train_filter(*learn_from()))
     path = folder / HELD_OUT
-    known = json.loads(path.read_text()) if path.exists() else {}
-    if known.get("settings") != asked:
+    known = json.loads(path.read_text()) if path.exists() else {"settings": {}}
+    if changes(known["settings"], asked):
         places, good = judgements.arrays()
         scores = {}
         if min(good.sum(), (~good).sum()) >= 2:
             means = held_out_scores(*learn_from(), seed=seed).mean(axis=0)
             scores = {videos.keys[int(place)]: float(mean) for place, mean in zip(places, means, strict=True)}
-        known = {"settings": asked, "scores": scores}
+        known = {"settings": record(asked), "scores": scores}
         write_whole(path, lambda partial: partial.write_text(json.dumps(known, indent=1)))
     return model, known["scores"], asked
 
@@ -185,7 +190,8 @@ def elevation_model(
         "features": profile.foundations.image_features,
         "data": shards.fingerprint,
         "size": profile.video.size,
-        "how": [GROUPS, ORBITS, OTHERS, ENOUGH, DECAY, LEARNING_RATE, EPOCHS],
+        "samples": {"groups": GROUPS, "orbits": ORBITS, "others": OTHERS, "most_others": ENOUGH},
+        "network": Arguments(train_elevation, {"decay": DECAY, "learning_rate": LEARNING_RATE, "epochs": EPOCHS}),
         "seed": seed,
     }
 
@@ -196,19 +202,19 @@ def elevation_model(
     return learned(folder / ELEVATION, settings, learn), settings
 
 
-def learned(path: str | Path, settings: dict[str, Any], learn: Callable[[], Model]) -> Model:
-    """The model at `path` if it was learned with these settings, which stand beside it as JSON; else `learn()`, kept.
+def learned(path: str | Path, settings: Mapping[str, Any], learn: Callable[[], Model]) -> Model:
+    """The model at `path` if the record beside it says that it was learned with these settings; else `learn()`, kept.
 
     Raises ValueError where the file is broken or holds something else (see `load_model`).
     """
-    path, settings = Path(path), json.loads(json.dumps(settings))
+    path = Path(path)
     beside = path.with_suffix(".json")
-    if path.exists() and beside.exists() and json.loads(beside.read_text()) == settings:
+    if path.exists() and made_with(beside, settings):
         return load_model(path)
     model = learn()
     beside.unlink(missing_ok=True)  # a kill between the two files must not leave old settings beside a new model
     save_model(model, path)
-    write_whole(beside, lambda partial: partial.write_text(json.dumps(settings, indent=1)))
+    write_record(beside, settings)
     return model
 
 
@@ -226,22 +232,31 @@ def new_labeller(
     """
     quality, scores, judged = quality_model(folder, image_features(profile), videos, judgements, profile, seed)
     elevation, trained = elevation_model(folder, shards, profile, seed)
-    asked = {**trained, "how": [*trained["how"], ALL_GROUPS]}
-    judged["judgements"] += f", held out {judged.pop('held out')}"  # `claim_folder` counts no new setting
-    settings = {"quality": judged, "elevation": asked, "saliency": profile.foundations.saliency}
+    settings = {
+        "quality": judged,
+        "elevation": trained,
+        "elevation_of": ELEVATION_OF,
+        "saliency": profile.foundations.saliency,
+    }
     held_out = {(videos.fingerprint, key): score for key, score in scores.items()}
     return _labeller(profile, quality, elevation, held_out), settings
 
 
 def stored_labeller(profile: Profile, run_dir: Path) -> tuple[Labeller, dict[str, str]]:
-    """What labels other videos, with the models that a run has already; the settings name the models' files.
+    """What labels other videos, with the models that a run has already; the settings say what their files hold.
 
     No scores are held out. Raises MissingArtifact that names the notebook which makes them.
     """
     folder = curation_models.need(run_dir)
-    quality, elevation = folder / QUALITY, folder / ELEVATION
-    settings = {path.stem: short_name(path.read_bytes()) for path in (quality, elevation)}
-    settings["elevation"] += f", {ALL_GROUPS}"
+    quality = folder / QUALITY
+    elevation = folder / ELEVATION
+    settings = {
+        "quality": short_name(quality.read_bytes()),
+        "elevation": short_name(elevation.read_bytes()),
+        "elevation_of": ELEVATION_OF,
+        "features": profile.foundations.image_features,
+        "saliency": profile.foundations.saliency,
+    }
     return _labeller(profile, load_model(quality), load_model(elevation)), settings
 
 

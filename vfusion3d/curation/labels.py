@@ -6,7 +6,7 @@ and no video is removed: who reads chooses the threshold (`SyntheticShards`).
 
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,10 @@ from torch import Tensor
 from vfusion3d.curation.elevation import ELEVATION_VIEWS, grouped, predict_by_groups
 from vfusion3d.curation.features import frame_features
 from vfusion3d.curation.quality import QUALITY_FRAMES, quality_scores
-from vfusion3d.data.shards import ShardWriter, VideoShards, shard_path, write_index
-from vfusion3d.data.write_shards import check_part
+from vfusion3d.data.shards import LAST_MEMBER, VideoShards
+from vfusion3d.data.write_shards import Members, write_shards
 from vfusion3d.foundations.image_features import ImageFeatures
 from vfusion3d.foundations.saliency import Saliency
-from vfusion3d.runs.claim import claim_folder
-from vfusion3d.runs.progress import tqdm
 
 
 @dataclass(frozen=True)
@@ -72,11 +70,10 @@ def label_videos(
     folder: str | Path,
     labeller: Labeller,
     *,
-    settings: dict[str, Any],
+    settings: Mapping[str, Any],
     batch: int = 16,
     part: tuple[int, int] = (0, 1),
     overwrite: bool = False,
-    progress: bool = True,
 ) -> Path:
     """Label the videos in a folder of shards; returns the path of the labels' `index.json`, written last.
 
@@ -85,48 +82,43 @@ def label_videos(
     k-th. Interrupted, the same call goes on where it stopped. Raises ValueError where the folder holds labels of other
     videos or of another labeller (overwrite: they are deleted), and for a batch or a part out of range.
     """
-    if batch < 1:
-        raise ValueError(f"batch must be at least 1, not {batch}")
-    check_part(part, overwrite)
-    source, folder, (which, parts) = VideoShards(videos), Path(folder), part
-    settings = {**settings, "videos": source.fingerprint}
-    claim_folder(folder, settings, overwrite=overwrite)
-    counts = [len(shard["samples"]) for shard in source.index["shards"]]
-    starts = np.cumsum([0, *counts])
-    mine = range(which, len(counts), parts)
-    with tqdm(total=sum(counts[k] for k in mine), unit="video", desc="labelling", disable=not progress) as bar:
-        for shard in mine:
-            path = shard_path(folder, shard)
-            if path.exists():
-                bar.update(counts[shard])
-                continue
-            with ShardWriter(path) as writer:
-                for first in range(starts[shard], starts[shard + 1], batch):
-                    indices = range(first, min(first + batch, starts[shard + 1]))
-                    if not all(source.keys[index] in writer.keys for index in indices):
-                        _write_batch(writer, source, indices, labeller)
-                    bar.update(len(indices))
-    paths = [shard_path(folder, shard) for shard in range(len(counts))]
-    if all(path.exists() for path in paths):
-        return write_index(folder, settings=settings, labels=[known for path in paths for known in _labels_in(path)])
-    return folder / "index.json"  # the last worker to finish writes it
+    source = VideoShards(videos)
+
+    def label(indices: range) -> list[Members]:
+        labels = labeller(torch.stack([source[index].frames for index in indices]).float() / 255)
+        scores = [
+            labeller.held_out.get((source.fingerprint, source.keys[index]), score)
+            for index, score in zip(indices, labels.score, strict=True)
+        ]
+        return [_members(*known) for known in zip(scores, labels.elevation, labels.masks[:, :, 0], strict=True)]
+
+    return write_shards(
+        folder,
+        label,
+        len(source),
+        settings={**settings, "videos": source.fingerprint},
+        keys=source.keys,
+        shard_size=[len(shard["samples"]) for shard in source.index["shards"]],
+        batch=batch,
+        part=part,
+        overwrite=overwrite,
+        unit="video",
+        facts=_all_labels,
+    )
 
 
-def _labels_in(path: Path) -> list[dict[str, float]]:
-    with tarfile.open(path) as tar:
-        return [json.load(tar.extractfile(member)) for member in tar if member.name.endswith(".json")]
+def _members(score: float, elevation: float, masks: Float[Tensor, "frames h w"]) -> dict[str, bytes]:
+    """The labels of one video as `ShardWriter.write` takes them."""
+    pixels = (masks * 255).round().byte().numpy()
+    members = {f"mask{number:02d}.png": cv2.imencode(".png", mask)[1].tobytes() for number, mask in enumerate(pixels)}
+    known = {"score": float(score), "elevation": float(elevation)}
+    return {**members, LAST_MEMBER: json.dumps(known, sort_keys=True).encode()}
 
 
-def _write_batch(writer: ShardWriter, source: VideoShards, indices: range, labeller: Labeller) -> None:
-    labels = labeller(torch.stack([source[index].frames for index in indices]).float() / 255)
-    for place, index in enumerate(indices):
-        if source.keys[index] in writer.keys:
-            continue
-        masks = (labels.masks[place, :, 0] * 255).round().byte().numpy()
-        members = {
-            f"mask{number:02d}.png": cv2.imencode(".png", mask)[1].tobytes() for number, mask in enumerate(masks)
-        }
-        score = labeller.held_out.get((source.fingerprint, source.keys[index]), labels.score[place])
-        known = {"score": float(score), "elevation": float(labels.elevation[place])}
-        members["json"] = json.dumps(known, sort_keys=True).encode()
-        writer.write(source.keys[index], members)
+def _all_labels(paths: Sequence[Path]) -> dict[str, list[dict[str, float]]]:
+    """Scores and elevations from the shards of labels, in their order."""
+    labels = []
+    for path in paths:
+        with tarfile.open(path) as tar:
+            labels += [json.load(tar.extractfile(member)) for member in tar if member.name.endswith(".json")]
+    return {"labels": labels}

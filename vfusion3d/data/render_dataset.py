@@ -8,7 +8,6 @@ the miniature world.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from vfusion3d import cameras
 from vfusion3d.data.mesh_files import MeshFileError, load_mesh, mesh_paths
 from vfusion3d.data.shards import encode_sample
 from vfusion3d.data.write_shards import Members, write_shards
+from vfusion3d.runs.claim import Arguments
 
 ELEVATION = (0.0, cameras.HIGHEST_ELEVATION)  # section 3.2: one for each object, uniform
 
@@ -78,7 +78,6 @@ def render_dataset(
     backend: str = "pyvista",
     part: tuple[int, int] = (0, 1),
     overwrite: bool = False,
-    progress: bool = True,
 ) -> Path:
     """Render `count` objects from `views` cameras each and write them as shards of `shard_size` objects.
 
@@ -108,7 +107,6 @@ def render_dataset(
         shard_size=shard_size,
         part=part,
         overwrite=overwrite,
-        progress=progress,
         unit="object",
     )
 
@@ -159,9 +157,9 @@ class _Job:
         return cameras.offset_cameras(orbit, generator, self.camera_offset), elevation
 
 
-def _settings(job: _Job, count: int, shard_size: int) -> dict[str, Any]:
+def _settings(job: _Job, count: int, shard_size: int) -> Arguments:
     source = {"name": type(job.objects).__name__}
     if dataclasses.is_dataclass(job.objects):
-        source.update(dataclasses.asdict(job.objects))
+        source = Arguments(type(job.objects), source | dataclasses.asdict(job.objects))
     plain = {name: getattr(job, name) for name in ("views", "size", "seed", "elevation", "camera_offset", "backend")}
-    return json.loads(json.dumps({"objects": source, "count": count, "shard_size": shard_size, **plain}))
+    return Arguments(render_dataset, {"objects": source, "count": count, "shard_size": shard_size, **plain})

@@ -11,7 +11,7 @@ import torch
 from vfusion3d import cameras
 from vfusion3d.data.shards import MultiviewSample, Shards, VideoShards
 
-SURE = 0.5  # what of a soft mask counts as the object
+MASK_THRESHOLD = 0.5  # from which a soft mask counts as the object
 
 
 class SyntheticShards(Sequence):
@@ -62,8 +62,8 @@ class SyntheticShards(Sequence):
         stored = len(self.picture_names(index))
         chosen = list(range(stored)) if views is None else [int(view) for view in views]
         colour = self.videos.pictures(place, chosen)
-        mask = np.stack([self._mask(place, view % stored) for view in chosen])
-        rgba = np.concatenate([colour, np.where(mask > 255 * SURE, 255, 0).astype(np.uint8)[..., None]], axis=-1)
+        mask = np.stack([self._mask(place, view % stored) for view in chosen]) > 255 * MASK_THRESHOLD
+        rgba = np.concatenate([colour, np.where(mask, 255, 0).astype(np.uint8)[..., None]], axis=-1)
         orbit = cameras.orbit_cameras(stored, self.facts[place]["elevation"])
         return MultiviewSample(
             key=self.keys[index],

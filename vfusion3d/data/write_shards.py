@@ -10,7 +10,7 @@ import math
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from vfusion3d.data.shards import ShardWriter, shard_path, write_index, written_keys
-from vfusion3d.runs.claim import claim_folder, write_whole
+from vfusion3d.runs.claim import claim_folder, plain, write_whole
 from vfusion3d.runs.progress import tqdm
 
 Members = dict[str, bytes] | str  # of a sample, or the reason why it has none
@@ -31,78 +31,89 @@ def write_shards(
     make: Make,
     count: int,
     *,
-    settings: dict[str, Any],
+    settings: Mapping[str, Any],
+    keys: Sequence[str] | None = None,
     workers: int = 1,
-    shard_size: int = 100,
+    shard_size: int | Sequence[int] = 100,
     batch: int = 1,
     part: tuple[int, int] = (0, 1),
     overwrite: bool = False,
-    progress: bool = True,
     unit: str = "sample",
+    facts: Callable[[Sequence[Path]], Mapping[str, Any]] | None = None,
 ) -> Path:
-    """Write samples 0 to `count` - 1 as shards of `shard_size` samples and an index.
+    """Write samples 0 to `count` - 1 as shards of `shard_size` samples (one number, or one for each) and an index.
 
     make(indices): for each of up to `batch` neighbours, its members (as `ShardWriter.write` takes them), or the reason
-    why it has none, which is listed under "skipped" in the index. No batch crosses the border of a shard. settings:
-    what the samples were made with, kept beside them. workers: processes; they need `make` to be picklable. part (k, n)
-    writes every n-th shard only, beginning with the k-th: n machines share a folder. unit: what the bar counts.
+    why it has none. No batch crosses the border of a shard. settings: what the samples were made with (`claim_folder`),
+    kept beside them. keys: of all samples, by default their numbers. workers: processes; they need `make` to be
+    picklable. part (k, n) writes every n-th shard only, beginning with the k-th: n machines share a folder. unit: what
+    the bar counts. facts(paths): what the index says beside the settings, from all shards; by default
+    `skipped_samples`.
 
     Interrupted at any moment, the same call goes on where it stopped. Returns the path of `index.json`, which is
     written last. Raises ValueError where the folder already holds data of other settings (overwrite: they are
     deleted), for values out of range, and where `make` returns more or fewer samples than it was asked for.
     """
-    folder, (which, parts) = Path(folder), part
-    for name, value in {"count": count, "shard_size": shard_size, "batch": batch, "workers": workers}.items():
+    whole = shard_size if isinstance(shard_size, int) else 1
+    for name, value in {"count": count, "shard_size": whole, "batch": batch, "workers": workers}.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
-    check_part(part, overwrite)
-    claim_folder(folder, settings, overwrite=overwrite)
-
-    shards = range(which, math.ceil(count / shard_size), parts)
-    ranges = {shard: range(shard * shard_size, min((shard + 1) * shard_size, count)) for shard in shards}
-    missing = {shard: indices for shard, indices in ranges.items() if not shard_path(folder, shard).exists()}
-    total = sum(map(len, ranges.values()))
-    with tqdm(total=total, unit=unit, desc=f"writing {folder.name}", disable=not progress) as bar:
-        bar.update(total - sum(map(len, missing.values())))
-        _write(folder, missing, make, batch, workers, bar)
-    if all(shard_path(folder, shard).exists() for shard in range(math.ceil(count / shard_size))):
-        skipped = {}
-        for path in sorted(folder.glob("shard-*.skipped.json")):
-            skipped.update(_read_json(path))
-        return write_index(folder, settings=settings, skipped=skipped)
-    return folder / "index.json"  # the last part to finish writes it
-
-
-def check_part(part: tuple[int, int], overwrite: bool) -> None:
-    """Raise ValueError where a part (k, n) of a job does not exist, or would delete what the others wrote."""
     which, parts = part
     if not 0 <= which < parts:
         raise ValueError(f"part must be (k, n) with 0 <= k < n, not {part}")
     if overwrite and parts > 1:
         raise ValueError("machines that share a folder cannot overwrite it: delete it first")
+    sizes = [whole] * math.ceil(count / whole) if isinstance(shard_size, int) else shard_size
+    borders = [0, *(min(end, count) for end in itertools.accumulate(sizes))]
+    if borders[-1] != count:
+        raise ValueError(f"the shards hold {borders[-1]} samples, not {count}")
+    folder = Path(folder)
+    claim_folder(folder, settings, overwrite=overwrite)
+
+    ranges = [range(start, end) for start, end in itertools.pairwise(borders)]
+    paths = [shard_path(folder, shard) for shard in range(len(ranges))]
+    mine = dict(zip(paths[which::parts], ranges[which::parts], strict=True))
+    missing = {path: indices for path, indices in mine.items() if not path.exists()}
+    total = sum(map(len, mine.values()))
+    with tqdm(total=total, unit=unit, desc=f"writing {folder.name}") as bar:
+        bar.update(total - sum(map(len, missing.values())))
+        _write(missing, make, _number if keys is None else keys.__getitem__, batch, workers, bar)
+    if all(path.exists() for path in paths):
+        return write_index(folder, settings=plain(settings), **(facts or skipped_samples)(paths))
+    return folder / "index.json"  # the last part to finish writes it
 
 
-def _write(folder: Path, missing: dict[int, range], make: Make, batch: int, workers: int, bar: tqdm) -> None:
-    done: dict[int, set[str]] = {}
-    todo: dict[int, list[range]] = {}
-    for shard, indices in missing.items():
-        done[shard] = {*written_keys(shard_path(folder, shard)), *_read_json(_skipped_path(folder, shard))}
+def skipped_samples(paths: Sequence[Path]) -> dict[str, Any]:
+    """What `make` left out of finished shards, as the index says it: the reasons by key, under "skipped"."""
+    reasons: dict[str, str] = {}
+    for path in paths:
+        reasons |= _read_json(_skipped_path(path))
+    return {"skipped": reasons}
+
+
+def _write(
+    missing: dict[Path, range], make: Make, key_of: Callable[[int], str], batch: int, workers: int, bar: tqdm
+) -> None:
+    done: dict[Path, set[str]] = {}
+    todo: dict[Path, list[range]] = {}
+    for path, indices in missing.items():
+        done[path] = {*written_keys(path), *_read_json(_skipped_path(path))}
         batches = [indices[start : start + batch] for start in range(0, len(indices), batch)]
-        todo[shard] = [part for part in batches if not all(_key(index) in done[shard] for index in part)]
-        bar.update(len(done[shard]))
+        todo[path] = [part for part in batches if not all(key_of(index) in done[path] for index in part)]
+        bar.update(len(done[path]))
     bar.initial = bar.n  # so that the rate counts only what is made now
     results = _in_order(make, list(itertools.chain.from_iterable(todo.values())), workers)
     try:
-        for shard, batches in todo.items():
-            with ShardWriter(shard_path(folder, shard)) as writer:
+        for path, batches in todo.items():
+            with ShardWriter(path) as writer:
                 for index, members in itertools.islice(results, sum(map(len, batches))):
-                    if _key(index) in done[shard]:
+                    key = key_of(index)
+                    if key in done[path]:
                         continue
                     if isinstance(members, str):
-                        path = _skipped_path(folder, shard)
-                        _write_json(path, {**_read_json(path), _key(index): members})
+                        _write_json(_skipped_path(path), {**_read_json(_skipped_path(path)), key: members})
                     else:
-                        writer.write(_key(index), members)
+                        writer.write(key, members)
                     bar.update()
     finally:
         results.close()
@@ -149,12 +160,12 @@ def _start_worker() -> None:
     threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
-def _key(index: int) -> str:
+def _number(index: int) -> str:
     return f"{index:08d}"
 
 
-def _skipped_path(folder: Path, shard: int) -> Path:
-    return shard_path(folder, shard).with_suffix(".skipped.json")
+def _skipped_path(path: Path) -> Path:
+    return path.with_suffix(".skipped.json")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

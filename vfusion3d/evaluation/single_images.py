@@ -47,7 +47,6 @@ def evaluate_single_images(
     size: int,
     views: int | None = None,
     device: torch.device | str = "cpu",
-    progress: bool = True,
 ) -> pd.DataFrame:
     """Mean CLIP similarity of each method's views with the caption and with the input picture (section 4.2).
 
@@ -66,7 +65,7 @@ def evaluate_single_images(
     read = clip.text_features(captions).cpu()
     seen = torch.cat([clip.image_features(one.to(device)).cpu() for one in resize(images, size).split(AT_ONCE)])
     rows = []
-    with tqdm(total=len(keys) * len(methods), desc="single images", unit="turn", disable=not progress) as bar:
+    with tqdm(total=len(keys) * len(methods), desc="single images", unit="turn") as bar:
         for name, method in methods.items():
             for index, key in enumerate(keys):
                 turn = method[key] if isinstance(method, Mapping) else method(images[index : index + 1].to(device))

@@ -22,10 +22,10 @@ from vfusion3d.evaluation.single_images import evaluate_single_images, orbit_of,
 from vfusion3d.experiments.data import finetuning_data, training_data
 from vfusion3d.experiments.variants import Experiments, load_experiments
 from vfusion3d.foundations.roles import Roles
-from vfusion3d.learning.loop import CHECKPOINT, fingerprint
+from vfusion3d.learning.loop import CHECKPOINT, MODEL, fingerprint
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs import layout
-from vfusion3d.runs.claim import SETTINGS, short_name, write_whole
+from vfusion3d.runs.claim import SETTINGS, changes, made_with, record, short_name, write_whole
 from vfusion3d.runs.profiles import Profile, Recipe
 from vfusion3d.training.train import new_model, train_vfusion3d, training_settings
 from vfusion3d.world.unseen import eval_prompts
@@ -127,7 +127,6 @@ def evaluate_variant(profile: Profile, run_dir: Path, model: VFusion3D) -> pd.Da
         keys=[f"{index:03d}" for index in range(len(prompts))],
         size=size,
         device=roles.device,
-        progress=False,
     )
     told["category"], told["common"] = zip(*map(_category, prompts), strict=True)
     columns = ["test", "key", "category", "common", "psnr", "ssim", "lpips", "clip_text", "clip_image"]
@@ -148,13 +147,13 @@ def _trained(
     """The model of a training: another run's of the same settings if there is one, else trained in `folder`."""
     given = start is not None or profile.model.start is not None
     model = new_model(profile, torch.Generator().manual_seed(seed)) if start is None else start
-    settings = json.loads(json.dumps(training_settings(profile, shards, recipe, model, given, seed)))
+    settings = training_settings(profile, shards, recipe, model, given, seed)
     for other in (folder, *_trainings(run_dir)):
-        if (other / "model").is_dir() and json.loads((other / SETTINGS).read_text()) == settings:
-            return other / "model"
+        if (other / MODEL).is_dir() and made_with(other / SETTINGS, settings):
+            return other / MODEL
     train_vfusion3d(profile, shards, folder, recipe=recipe, model=start, seed=seed, overwrite=overwrite)
     (folder / CHECKPOINT).unlink(missing_ok=True)  # many runs: only what they end in stays
-    return folder / "model"
+    return folder / MODEL
 
 
 def _trainings(run_dir: Path) -> list[Path]:
@@ -177,9 +176,9 @@ def _evaluated(profile: Profile, run_dir: Path, name: str, seed: int, path: Path
         "views": profile.experiments.views,
         **{role: asdict(profile.foundations)[role] for role in roles},
     }
-    kept = {"settings": settings, "model": os.path.relpath(path, run_dir), "facts": facts}
-    current = (folder / RESULT).exists() and json.loads((folder / RESULT).read_text())["settings"] == settings
-    if not current or not (folder / SCORES).exists():
+    kept = {"settings": record(settings), "model": os.path.relpath(path, run_dir), "facts": facts}
+    before = json.loads((folder / RESULT).read_text())["settings"] if (folder / RESULT).exists() else {}
+    if changes(before, settings) or not (folder / SCORES).exists():
         scores = evaluate_variant(profile, run_dir, model)
         write_whole(folder / SCORES, lambda partial: scores.to_csv(partial, index=False))
     write_whole(folder / RESULT, lambda partial: partial.write_text(json.dumps(kept, indent=1)))

@@ -1,7 +1,7 @@
 """Image to video: the model that the paper turns into a source of 3D data (its EMU Video; here Stable Video Diffusion).
 
 The rest of the code knows a video model as `VideoModel` says: what of it is temporal, how it is conditioned, how it is
-noised and trained, how it generates. A second model is a second class with these methods.
+noised and trained, how it generates, how it is saved and loaded. A second model is a second class with these methods.
 
 Stable Video Diffusion (Blattmann et al., 2023): a UNet denoises the latents of all frames at once, conditioned on the
 first frame twice (its latents beside every frame's, its CLIP embedding through cross-attention) and on three numbers
@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from diffusers import StableVideoDiffusionPipeline
@@ -61,7 +61,20 @@ class Condition:
 class VideoModel(Protocol):
     """What the project asks of a video model. Videos are (batch, frames, 3, H, W) in [0, 1]."""
 
-    network: nn.Module  # what learns
+    network: nn.Module  # what learns; the rest of the model stays as it is
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, device: torch.device | str, dtype: torch.dtype) -> "VideoModel":
+        """What `save_pretrained` wrote to a folder, or what the hub has by that name.
+
+        Raises OSError, ValueError or RuntimeError where it cannot be had.
+        """
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write all of it to a folder that does not exist yet, the network in the type that it learned in."""
+
+    def to(self, device: torch.device | str) -> None:
+        """Move all of it to a device."""
 
     def temporal_parameters(self) -> list[str]:
         """The names of the network's parameters that fine-tuning may change (section 3.2)."""
@@ -71,18 +84,29 @@ class VideoModel(Protocol):
 
     def condition(
         self, images: Float[Tensor, "batch 3 h w"], buckets: Sequence[int], fps: int, generator: torch.Generator
-    ) -> Condition:
-        """First frames, with how much shall move, as what the network is conditioned on."""
+    ) -> Any:
+        """First frames, with how much shall move (0 to 255), as what the network is conditioned on: for `loss`."""
 
     def loss(
-        self, network: nn.Module, latents: Tensor, condition: Condition, generator: torch.Generator
+        self, network: nn.Module, latents: Tensor, condition: Any, generator: torch.Generator
     ) -> Float[Tensor, ""]:
         """The model's own diffusion loss; network is its network, perhaps wrapped for several devices."""
 
     def generate(
-        self, images: Float[Tensor, "batch 3 h w"], generator: torch.Generator | list[torch.Generator], **options
+        self,
+        images: Float[Tensor, "batch 3 h w"],
+        generator: list[torch.Generator],
+        *,
+        bucket: int,
+        frames: int,
+        steps: int,
+        guidance: tuple[float, float],
+        fps: int,
     ) -> Float[Tensor, "batch frames 3 h w"]:
-        """One video from each first frame; with a list of generators, each from its own random numbers."""
+        """One video from each first frame and from random numbers of its own, on the CPU.
+
+        bucket: how much shall move. steps: of denoising. guidance: of the first and of the last frame.
+        """
 
 
 class StableVideoDiffusion:
@@ -94,10 +118,28 @@ class StableVideoDiffusion:
         if pipeline.device.type == "cpu" and pipeline.unet.config.sample_size <= SHORT:
             pipeline.unet.set_attn_processor(AttnProcessor())
 
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> "StableVideoDiffusion":
+        """From a hub name or a folder; the folder of a miniature also says how its noise was distributed.
+
+        Raises FileNotFoundError that names folder and component where one is missing.
+        """
+        if Path(source).is_dir():
+            check_components(Path(source))
+        pipeline = StableVideoDiffusionPipeline.from_pretrained(source, dtype=dtype, use_safetensors=True).to(device)
+        settings = Path(source) / SETTINGS
+        return cls(pipeline, Noise(**json.loads(settings.read_text())) if settings.exists() else None)
+
     @property
     def network(self) -> nn.Module:
         """The denoising UNet."""
         return self.pipeline.unet
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the pipeline to a device."""
+        self.pipeline.to(device)
 
     def temporal_parameters(self) -> list[str]:
         """Temporal residual blocks, temporal transformer blocks with their position embedding, and the mixers."""
@@ -106,16 +148,17 @@ class StableVideoDiffusion:
     @torch.no_grad()
     def encode(self, videos: Float[Tensor, "batch frames 3 h w"]) -> Float[Tensor, "batch frames c h8 w8"]:
         """Scaled latents."""
-        vae, count = self.pipeline.vae, len(videos)
+        vae = self.pipeline.vae
         pixels = (videos.flatten(0, 1) * 2 - 1).to(vae.device, vae.dtype)
-        return (vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor).unflatten(0, (count, -1))
+        return (vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor).unflatten(0, (len(videos), -1))
 
     @torch.no_grad()
     def condition(
         self, images: Float[Tensor, "batch 3 h w"], buckets: Sequence[int], fps: int, generator: torch.Generator
     ) -> Condition:
         """As the pipeline does it: the embedding of the clean image, the unscaled latents of the noised one."""
-        vae, embedding = self.pipeline.vae, self.embed(images)
+        vae = self.pipeline.vae
+        embedding = self.embed(images)
         noised = images * 2 - 1 + self.noise.augmentation * torch.randn(images.shape, generator=generator).to(images)
         latents = vae.encode(noised.to(vae.device, vae.dtype)).latent_dist.mode()
         return Condition(embedding, latents, self.numbers(buckets, fps).to(embedding))
@@ -198,45 +241,30 @@ class StableVideoDiffusion:
 
 
 @role("image_to_video")
-def image_to_video(profile: Profile) -> StableVideoDiffusion:
+def image_to_video(profile: Profile) -> VideoModel:
     """The profile's video model, on its device, in its dtype. Raises ModelUnavailable where it cannot be had.
 
-    It is loaded once a process: who trains it takes `load_stable_video_diffusion` for a copy of their own.
+    It is loaded once a process: who trains it takes `load_video_model` for a copy of their own.
     """
-    return load_once(profile, "image_to_video", load_stable_video_diffusion)
+    return load_once(profile, "image_to_video", StableVideoDiffusion.from_pretrained)
 
 
 @role("image_to_video")
 def load_video_model(
     profile: Profile, source: str | Path | None = None, dtype: torch.dtype = torch.float32
-) -> StableVideoDiffusion:
+) -> VideoModel:
     """A copy of one's own of the profile's video model, or of a fine-tuned one in a folder, to train it.
 
     dtype: of its numbers; training takes the default. Raises ModelUnavailable where it cannot be had.
     """
     name = str(source) if source is not None else source_of(profile, "image_to_video")
     try:
-        return load_stable_video_diffusion(name, device_of(profile), dtype)
+        return StableVideoDiffusion.from_pretrained(name, device_of(profile), dtype)
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         if source is not None:
             raise ModelUnavailable(f"the video model {name} could not be loaded: {reason}") from error
         raise unavailable(profile, "image_to_video", f"{name}: {reason}") from error
-
-
-def load_stable_video_diffusion(
-    source: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> StableVideoDiffusion:
-    """From a hub name or a folder; the folder of a miniature also says how its noise was distributed.
-
-    Raises FileNotFoundError that names folder and component where one is missing.
-    """
-    if Path(source).is_dir():
-        check_components(Path(source))
-    pipeline = StableVideoDiffusionPipeline.from_pretrained(source, dtype=dtype, use_safetensors=True).to(device)
-    settings = Path(source) / SETTINGS
-    noise = Noise(**json.loads(settings.read_text())) if settings.exists() else Noise()
-    return StableVideoDiffusion(pipeline, noise)
 
 
 def check_components(folder: Path) -> None:

@@ -6,17 +6,18 @@ resumed run repeats the uninterrupted one bit for bit on one CPU.
 """
 
 import csv
+import dataclasses
 import hashlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,11 +29,13 @@ from torch import Tensor, nn
 
 from vfusion3d.learning.muon import MuonAdamW
 from vfusion3d.learning.precision import resolve
-from vfusion3d.runs.claim import write_whole
+from vfusion3d.runs.claim import claim_folder, save_whole, write_whole
 from vfusion3d.runs.progress import tqdm
 
+Recipe = TypeVar("Recipe")  # a dataclass with a field `mixed_precision`
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.csv"
+MODEL = "model"  # of a run that is over: the folder beside them
 
 
 class TrainingError(RuntimeError):
@@ -87,6 +90,30 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def in_precision(recipe: Recipe, device: str | None) -> Recipe:
+    """The recipe with the `mixed_precision` that its own comes to on this machine: what settings record of it.
+
+    device: as for `train`.
+    """
+    there = PartialState(cpu=device == "cpu").device
+    return dataclasses.replace(recipe, mixed_precision=resolve(recipe.mixed_precision, there))
+
+
+def claim_run(
+    folder: str | Path, settings: Mapping[str, Any], *, device: str | None = None, overwrite: bool = False
+) -> bool:
+    """Claim a run's folder for its settings (`claim_folder`), once for all processes, before anything is trained.
+
+    device: as for `train`. Returns whether the run is over: its model is in FOLDER/model. Raises ValueError where the
+    folder holds a run of other settings; with overwrite, that run is deleted.
+    """
+    state = PartialState(cpu=device == "cpu")
+    if state.is_main_process:
+        claim_folder(folder, settings, overwrite=overwrite)
+    state.wait_for_everyone()
+    return (Path(folder) / MODEL).is_dir()
+
+
 def train(
     model: nn.Module,
     batch_of: Callable[[int, int], Any],
@@ -94,6 +121,7 @@ def train(
     settings: LoopSettings,
     folder: str | Path,
     *,
+    save: Callable[[Path], Any] | None = None,
     show: Callable[[int], None] | None = None,
     show_every: int = 0,
     stop_after: float = math.inf,
@@ -102,105 +130,104 @@ def train(
     """Train the parameters of `model` that require gradients; resume from `folder` where a checkpoint is there.
 
     batch_of(step, rank): the batch of a step on a process, drawn ahead of time in a thread. losses_of(model, batch,
-    generator): named scalar losses, among them `loss`, the one to minimise. show(step): called every `show_every` steps
-    and at the end, for pictures. stop_after: seconds after which to write a checkpoint and return. device: where it
-    must run ("cpu", "cuda"), None or "auto": the best there is. The folder gets checkpoint.safetensors, log.csv and
-    TensorBoard events.
+    generator): named scalar losses, among them `loss`, the one to minimise. save(path): writes FOLDER/model when all
+    steps are done. show(step): called every `show_every` steps and at the end, for pictures. stop_after: seconds after
+    which to write a checkpoint and return. device: where it must run ("cpu", "cuda"), None or "auto": the best there
+    is. The folder gets checkpoint.safetensors, log.csv and TensorBoard events.
 
     Returns whether all steps are done. Raises TrainingError where a loss or a gradient is not finite, and where the
     wanted device is not there.
     """
-    folder, device = Path(folder), None if device == "auto" else device
-    folder.mkdir(parents=True, exist_ok=True)
-    AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
-    precision = resolve(settings.mixed_precision, PartialState(cpu=device == "cpu").device)
-    accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu")
-    if device is not None and accelerator.device.type != torch.device(device).type:
-        raise TrainingError(
-            f"training is to run on {device}, but there is only {accelerator.device}: set device to auto"
-        )
+    folder = Path(folder)
+    accelerator = _accelerator(settings, device)
     model.to(accelerator.device).train()
     optimizer = MuonAdamW(_groups(model, settings), lr=0.0, betas=settings.betas)
-    start = load_checkpoint(folder, model, optimizer)
+    done = load_checkpoint(folder, model, optimizer)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     if settings.compile:
         wrapped = torch.compile(wrapped)
-    log = _Log(folder, start) if accelerator.is_main_process else None
     begun = time.monotonic()
     rank = accelerator.process_index
-    bar = tqdm(
-        range(start, settings.steps),
-        initial=start,
-        total=settings.steps,
-        desc=folder.name,
-        unit="step",
-        disable=not accelerator.is_main_process,
-        mininterval=float(os.environ.get("TQDM_MININTERVAL", 1.0)),
-        smoothing=0.05,
-    )
-    with _drawing_ahead(accelerator.device) as ahead, log or nullcontext():
-        upcoming = ahead.submit(batch_of, start, rank) if start < settings.steps else None
-        for step in bar:
-            batch = upcoming.result()
-            if step + 1 < settings.steps:
-                upcoming = ahead.submit(batch_of, step + 1, rank)
+    bar = _bar(folder.name, done, settings.steps, shown=rank == 0)
+    keeper = _Keeper(folder, done, model, optimizer, settings, bar, show, show_every) if rank == 0 else nullcontext()
+    with closing(_drawn_ahead(batch_of, bar, settings.steps, rank, accelerator.device)) as batches, keeper:
+        for step, batch in batches:
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate(step)
             losses = losses_of(wrapped, batch, step_generator(settings.seed, step, rank))
-            if not torch.isfinite(losses["loss"]):
-                values = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
-                raise TrainingError(_not_finite(step, values, batch, folder))
+            _check_finite(losses["loss"], losses, step, batch, folder)
             accelerator.backward(losses["loss"])
             norm = accelerator.clip_grad_norm_(wrapped.parameters(), settings.grad_clip)
-            if not torch.isfinite(norm):
-                raise TrainingError(_not_finite(step, f"gradient norm {norm.item():g}", batch, folder))
+            _check_finite(norm, {"gradient norm": norm}, step, batch, folder)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             done = step + 1
-            if log and (done % settings.log_every == 0 or done == settings.steps):
-                values = {name: value.item() for name, value in losses.items()}
-                log.write(done, {**values, "learning_rate": settings.learning_rate(step), "gradient_norm": float(norm)})
-                bar.set_postfix({"loss": f"{values['loss']:.4f}"}, refresh=False)
             late = time.monotonic() - begun > stop_after
-            if accelerator.is_main_process and (
-                done % settings.checkpoint_every == 0 or done == settings.steps or late
-            ):
-                save_checkpoint(folder, done, model, optimizer)
-            if (
-                show
-                and accelerator.is_main_process
-                and (done == settings.steps or (show_every and done % show_every == 0))
-            ):
-                model.eval()
-                show(done)
-                model.train()
+            if rank == 0:
+                keeper.keep(done, losses, norm, late)
             if late:
                 break
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # autocast stays out of what the model computes later
     model.eval()
-    return start >= settings.steps or done == settings.steps
+    if save and done >= settings.steps and rank == 0:
+        save_whole(save, folder / MODEL)
+    return done >= settings.steps
 
 
-@contextmanager
-def _drawing_ahead(device: torch.device) -> Iterator[ThreadPoolExecutor]:
-    """A thread that draws the next batch; on one core, where the step itself is computed on the CPU.
+def _accelerator(settings: LoopSettings, device: str | None) -> Accelerator:
+    """What puts a model where it must run. Raises TrainingError where that device is not there."""
+    AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
+    on_cpu = device == "cpu"
+    precision = resolve(settings.mixed_precision, PartialState(cpu=on_cpu).device)
+    accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu)
+    if device not in (None, "auto") and accelerator.device.type != torch.device(device).type:
+        raise TrainingError(
+            f"training is to run on {device}, but there is only {accelerator.device}: set device to auto"
+        )
+    return accelerator
+
+
+def _bar(name: str, start: int, steps: int, shown: bool) -> tqdm:
+    return tqdm(
+        range(start, steps),
+        initial=start,
+        total=steps,
+        desc=name,
+        unit="step",
+        disable=not shown,
+        mininterval=float(os.environ.get("TQDM_MININTERVAL", 1.0)),
+        smoothing=0.05,
+    )
+
+
+def _drawn_ahead(
+    batch_of: Callable[[int, int], Any], todo: Iterable[int], steps: int, rank: int, device: torch.device
+) -> Iterator[tuple[int, Any]]:
+    """Each step with its batch, while a thread draws the next; on one core, where the step is computed on the CPU.
 
     On all cores it would compete with the step: 0.48 s a step instead of 0.35, on two cores.
     """
     threads = torch.get_num_threads()  # asking fixes this thread's number: else it would take over the 1 below
     alone = partial(torch.set_num_threads, 1) if device.type == "cpu" else None
+    upcoming = None
     try:
         with ThreadPoolExecutor(1, initializer=alone) as ahead:
-            yield ahead
+            for step in todo:
+                batch = (upcoming or ahead.submit(batch_of, step, rank)).result()
+                if step + 1 < steps:
+                    upcoming = ahead.submit(batch_of, step + 1, rank)
+                yield step, batch
     finally:
         torch.set_num_threads(threads)  # the drawing thread's 1 is also what threads that begin later would take
 
 
-def _not_finite(step: int, values: str, batch: Any, folder: Path) -> str:
-    return (
-        f"step {step}: {values}; the batch holds {getattr(batch, 'keys', None)}. The last checkpoint in {folder} is "
-        "from before this step: lower the learning rate, or look at these samples"
-    )
+def _check_finite(value: Tensor, told: dict[str, Tensor], step: int, batch: Any, folder: Path) -> None:
+    if not torch.isfinite(value):
+        values = ", ".join(f"{name} {one.item():g}" for name, one in told.items())
+        raise TrainingError(
+            f"step {step}: {values}; the batch holds {getattr(batch, 'keys', None)}. The last checkpoint in {folder} "
+            "is from before this step: lower the learning rate, or look at these samples"
+        )
 
 
 def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -259,32 +286,52 @@ def _groups(model: nn.Module, settings: LoopSettings) -> list[dict]:
     return [group for group in groups if group["params"]]
 
 
-class _Log:
-    """log.csv and TensorBoard events, cut back to the checkpoint's step on resuming."""
+@dataclass
+class _Keeper:
+    """What stays of a run: log.csv and TensorBoard events, cut back to the step it begins at; checkpoints; pictures."""
 
-    def __init__(self, folder: Path, start: int):
+    folder: Path
+    start: int
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    settings: LoopSettings
+    bar: tqdm
+    show: Callable[[int], None] | None
+    show_every: int
+
+    def __enter__(self) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.path, self.fields = folder / LOG, None
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= start]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        log = self.folder / LOG
+        if log.exists():
+            with log.open(newline="") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= self.start]
             if rows:
-                write_whole(self.path, partial(_write_rows, rows=rows, mode="w"))
+                write_whole(log, partial(_write_rows, rows=rows, mode="w"))
             else:
-                self.path.unlink()
-        self.events = SummaryWriter(folder / "tensorboard", purge_step=start)
-
-    def __enter__(self) -> "_Log":
-        return self
+                log.unlink()
+        self.events = SummaryWriter(self.folder / "tensorboard", purge_step=self.start)
 
     def __exit__(self, *_) -> None:
         self.events.close()
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        _write_rows(self.path, [{"step": step, **values}])
-        for name, value in values.items():
-            self.events.add_scalar(name, value, step)
+    def keep(self, done: int, losses: dict[str, Tensor], norm: Tensor, late: bool) -> None:
+        """Log, save and show what is due after `done` steps; late: whether training stops here."""
+        last = done == self.settings.steps
+        if last or done % self.settings.log_every == 0:
+            values = {name: value.item() for name, value in losses.items()}
+            self.bar.set_postfix({"loss": f"{values['loss']:.4f}"}, refresh=False)
+            values |= {"learning_rate": self.settings.learning_rate(done - 1), "gradient_norm": float(norm)}
+            _write_rows(self.folder / LOG, [{"step": done, **values}])
+            for name, value in values.items():
+                self.events.add_scalar(name, value, done)
+        if last or late or done % self.settings.checkpoint_every == 0:
+            save_checkpoint(self.folder, done, self.model, self.optimizer)
+        if self.show and (last or (self.show_every and done % self.show_every == 0)):
+            self.model.eval()
+            self.show(done)
+            self.model.train()
 
 
 def _write_rows(path: Path, rows: list[dict], mode: str = "a") -> None:

@@ -25,12 +25,12 @@ from torch import nn
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.foundations.aesthetic_score import AestheticHead
 from vfusion3d.foundations.clip import load_clip
-from vfusion3d.foundations.image_to_video import load_stable_video_diffusion
+from vfusion3d.foundations.image_to_video import StableVideoDiffusion
 from vfusion3d.foundations.perceptual import PerceptualDistance
-from vfusion3d.learning.loop import LOG, read_log
+from vfusion3d.learning.loop import LOG, fingerprint, read_log
 from vfusion3d.miniatures import aesthetic, clip, features, perceptual, vae, video
 from vfusion3d.miniatures.training import Lesson, Training, learn
-from vfusion3d.runs.claim import save_whole
+from vfusion3d.runs.claim import changes, save_whole, short_name
 
 ORDER = ("clip", "image_features", "perceptual_distance", "vae", "image_to_video", "aesthetic_score")
 NAMES = (*ORDER, "vae_decoder")  # the last one only goes on from a vae
@@ -60,8 +60,9 @@ def make_miniature(
 
     image_to_video needs vae and clip in `folder`, aesthetic_score needs clip, vae_decoder (a vae whose decoder learns
     on alone) needs perceptual_distance. start: the model folder of the same miniature, for vae_decoder of a vae, to go
-    on from; by default it starts from nothing. stop_after: seconds. Raises ValueError for an unknown name and for a
-    vae_decoder without a start, FileNotFoundError where one that it needs is missing.
+    on from; by default it starts from nothing. stop_after: seconds. Raises ValueError for an unknown name, for a
+    vae_decoder without a start and where the folder holds one of another training, FileNotFoundError where one that it
+    needs is missing.
     """
     if name not in NAMES:
         raise ValueError(f"there is no miniature {name!r}: the names are {', '.join(NAMES)}")
@@ -70,9 +71,10 @@ def make_miniature(
     folder = Path(folder)
     here = folder / name
     final = here / "model"
-    if final.is_dir():
-        return final
     training = training or TRAININGS[name]
+    if final.is_dir():
+        _check_training(final, training)
+        return final
     until = time.monotonic() + stop_after
     lesson, save = _prepare(name, data, folder, training, start)
     settings = asdict(training)
@@ -80,8 +82,8 @@ def make_miniature(
     if done and name == "perceptual_distance":  # its second step
         weights = replace(perceptual.RANKING, steps=-(-training.steps // 4), batch_size=-(-training.batch_size // 2))
         settings["weights"] = asdict(weights)
-        second, rest = perceptual.ranking_lesson(data, lesson.model, weights), until - time.monotonic()
-        done = learn(second, weights, here / "weights", device=device, stop_after=rest)
+        second = perceptual.ranking_lesson(data, lesson.model, weights)
+        done = learn(second, weights, here / "weights", device=device, stop_after=until - time.monotonic())
     if not done:
         return None
     before = json.loads((Path(start) / NOTE).read_text())["trainings"] if start else []
@@ -102,6 +104,14 @@ def make_miniature(
 
     save_whole(save_with_note, final)
     return final
+
+
+def _check_training(model: Path, training: Training) -> None:
+    """Raise ValueError that names what differs where a finished miniature learned in another way."""
+    known = json.loads((model / NOTE).read_text())["trainings"][-1]
+    kept = {name: value for name, value in known.items() if name not in ("weights", "data", "hours", "machine")}
+    if changed := changes({"training": kept}, {"training": training}):
+        raise ValueError(f"{model} was made with other settings ({'; '.join(changed)}): use another folder")
 
 
 def machine() -> str:
@@ -139,13 +149,15 @@ def _prepare(name: str, data, folder: Path, training: Training, start) -> tuple[
 
 
 def _prepare_video(data, folder: Path, training: Training, start) -> tuple[Lesson, Callable[[Path], None]]:
-    frozen, tower = _needed(folder, "vae"), load_file(_needed(folder, "clip") / clip.WEIGHTS)
+    frozen = _needed(folder, "vae")
+    tower = load_file(_needed(folder, "clip") / clip.WEIGHTS)
     network = AutoencoderKLTemporalDecoder.from_pretrained(frozen)
     whole = video.new_video_model(network, tower, training.seed)
     if start is not None:
-        whole.network.load_state_dict(load_stable_video_diffusion(start).network.state_dict())
+        whole.network.load_state_dict(StableVideoDiffusion.from_pretrained(start).network.state_dict())
     videos = VideoShards(Path(data) / "videos")
-    encoded = video.encode_all(whole, videos, folder / "image_to_video" / "encoded.safetensors")
+    made_of = videos.fingerprint + fingerprint(network) + fingerprint(whole.pipeline.image_encoder)
+    encoded = video.encode_all(whole, videos, folder / "image_to_video" / f"encoded-{short_name(made_of)}.safetensors")
 
     def save(model: Path) -> None:
         whole.save_pretrained(model, torch.float16)

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample
 
 from vfusion3d.data.shards import VideoShards
-from vfusion3d.learning.loop import LoopSettings, fingerprint, train
-from vfusion3d.runs.claim import claim_folder
+from vfusion3d.learning.loop import LoopSettings, claim_run, fingerprint, in_precision, train
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Training:
     weight_decay: float = 0.05
     muon: bool = False
     seed: int = 0
-    mixed_precision: str = "no"  # or "bf16"
+    mixed_precision: str = "no"  # or "bf16", "auto"
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
@@ -66,21 +65,28 @@ def learn(
     """
     settings = {
         "miniature": type(lesson.model).__name__,
-        "training": asdict(training),
+        "training": in_precision(training, device),
         "data": lesson.data,
         "start": fingerprint(lesson.model),
     }
-    claim_folder(folder, settings)
-    loop = LoopSettings(
-        steps=training.steps,
-        learning_rate=training.rate,
-        seed=training.seed,
-        weight_decay=training.weight_decay,
-        muon=training.muon,
-        mixed_precision=training.mixed_precision,
-        checkpoint_every=200,
+    claim_run(folder, settings, device=device)
+    return train(
+        lesson.model,
+        lesson.batch_of,
+        lesson.losses_of,
+        LoopSettings(
+            steps=training.steps,
+            learning_rate=training.rate,
+            seed=training.seed,
+            weight_decay=training.weight_decay,
+            muon=training.muon,
+            mixed_precision=training.mixed_precision,
+            checkpoint_every=200,
+        ),
+        folder,
+        device=device,
+        stop_after=stop_after,
     )
-    return train(lesson.model, lesson.batch_of, lesson.losses_of, loop, folder, device=device, stop_after=stop_after)
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Losses:
+class LossWeights:
     """The weight of each loss. The paper's recipe has LPIPS and opacity; a pixel loss is only its baseline."""
 
     lpips: float = 1.0
@@ -111,7 +111,7 @@ class Recipe:
     warmup_steps: int
     patch_size: int  # pixels a side of what is rendered and compared
     stages: tuple[Stage, ...]
-    losses: Losses
+    losses: LossWeights
     learning_rate: float = 4e-4
     optimizer: Literal["adamw", "muon"] = "adamw"  # the paper's; muon for miniatures: fewer steps are enough
     restart_after_stage: int | None = 2  # the learning rate starts again after this stage, counted from 1; null: never

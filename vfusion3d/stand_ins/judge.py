@@ -111,8 +111,6 @@ def judge_videos(
     videos: VideoShards,
     places: Sequence[int],
     perceptual: PerceptualDistance,
-    *,
-    progress: bool = True,
 ) -> dict[str, Verdict]:
     """Judge those of the videos (by place) that nobody has judged, and write it down. Returns the verdicts by key.
 
@@ -126,7 +124,7 @@ def judge_videos(
     before = [judgements.get(key) for key in videos.keys]
     stale = [place for place, made in enumerate(before) if made and made.simulated and made.judge != SIMULATED]
     todo = dict.fromkeys([*(place for place in places if before[place] is None), *stale])
-    for place in tqdm(todo, desc="judging", unit="video", disable=not progress):
+    for place in tqdm(todo, desc="judging", unit="video"):
         sample = videos[place]
         video = sample.frames.float() / 255
         truth, _ = true_orbit(sample.caption, seed, sample.metadata["index"], len(video), video.shape[-1])

@@ -1,6 +1,5 @@
 """Train VFusion3D on multi-view shards by the recipe of section 3.3: a whole run, from profile to model folder."""
 
-import dataclasses
 import json
 import math
 from functools import partial
@@ -15,11 +14,11 @@ from vfusion3d.data.subset import Subset
 from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.foundations.loading import source_of
 from vfusion3d.foundations.perceptual import perceptual_distance
-from vfusion3d.learning.loop import LoopSettings, fingerprint, train
+from vfusion3d.learning.loop import MODEL, LoopSettings, claim_run, fingerprint, in_precision, train
 from vfusion3d.model.initialise import start_local
 from vfusion3d.model.sizes import SIZES
 from vfusion3d.model.vfusion3d import VFusion3D
-from vfusion3d.runs.claim import claim_folder, save_whole
+from vfusion3d.runs.claim import Arguments
 from vfusion3d.runs.profiles import Profile, Recipe
 from vfusion3d.training.losses import Losses
 from vfusion3d.training.schedule import learning_rate, total_steps
@@ -67,35 +66,38 @@ def train_vfusion3d(
     Raises ValueError where the folder holds a run of another recipe, data set, seed or start; with overwrite, that run
     is deleted.
     """
-    folder, recipe, state = Path(folder), recipe or profile.training, PartialState(cpu=profile.device == "cpu")
+    recipe = recipe or profile.training
     shards = MultiviewShards(data) if isinstance(data, str | Path) else data
-    steps = total_steps(recipe, len(shards))
     given = model is not None or profile.model.start is not None
     model = new_model(profile, torch.Generator().manual_seed(seed)) if model is None else model
     perceptual = perceptual_distance(profile) if recipe.losses.lpips else None
-    if state.is_main_process:
-        settings = training_settings(profile, shards, recipe, model, given, seed)
-        claim_folder(folder, settings, overwrite=overwrite)
-    state.wait_for_everyone()
-    if (folder / "model").is_dir():
-        return VFusion3D.from_pretrained(folder / "model")
-    supervision = Supervision(shards, recipe, model.config.image_size, steps, seed, state.num_processes)
-    losses = Losses(recipe, perceptual)
-    settings = LoopSettings(
-        steps=steps,
-        learning_rate=lambda step: learning_rate(recipe, step, steps),
-        seed=seed,
-        weight_decay=recipe.weight_decay,
-        muon=recipe.optimizer == "muon",
-        grad_clip=recipe.grad_clip,
-        mixed_precision=recipe.mixed_precision,
-        compile=recipe.compile,
-        checkpoint_every=checkpoint_every,
+    settings = training_settings(profile, shards, recipe, model, given, seed)
+    if claim_run(folder, settings, device=profile.device, overwrite=overwrite):
+        return VFusion3D.from_pretrained(Path(folder) / MODEL)
+    steps = total_steps(recipe, len(shards))
+    supervision = Supervision(shards, recipe, model.config.image_size, steps, seed, PartialState().num_processes)
+    train(
+        model,
+        supervision.batch,
+        Losses(recipe, perceptual),
+        LoopSettings(
+            steps=steps,
+            learning_rate=lambda step: learning_rate(recipe, step, steps),
+            seed=seed,
+            weight_decay=recipe.weight_decay,
+            muon=recipe.optimizer == "muon",
+            grad_clip=recipe.grad_clip,
+            mixed_precision=recipe.mixed_precision,
+            compile=recipe.compile,
+            checkpoint_every=checkpoint_every,
+        ),
+        folder,
+        save=partial(save_model, model),
+        show=show and partial(show, model),
+        show_every=show_every,
+        stop_after=stop_after,
+        device=profile.device,
     )
-    watch = {"show": show and partial(show, model), "show_every": show_every, "stop_after": stop_after}
-    done = train(model, supervision.batch, losses, settings, folder, device=profile.device, **watch)
-    if done and state.is_main_process:
-        save_whole(partial(save_model, model), folder / "model")
     return model
 
 
@@ -109,11 +111,12 @@ def training_settings(
 ) -> dict[str, Any]:
     """What a training's folder is claimed with: two trainings that agree in it give the same model.
 
-    model: where it starts; given: whether its weights matter, or are drawn from the seed.
+    model: where it starts; given: whether its weights matter, or are drawn from the seed. The recipe is recorded with
+    the precision that it comes to on this machine.
     """
     return {
-        "training": dataclasses.asdict(recipe),
-        "model": {name: value for name, value in model.config.items() if not name.startswith("_")},
+        "training": in_precision(recipe, profile.device),
+        "model": Arguments(VFusion3D, {name: value for name, value in model.config.items() if name[0] != "_"}),
         "perceptual_distance": profile.foundations.perceptual_distance,
         "data": data.fingerprint,
         "seed": seed,

@@ -7,7 +7,6 @@ convolutions and attentions, so the model keeps what it knows about pictures, an
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -18,9 +17,18 @@ from torch import Tensor, nn
 
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.data.shards import MultiviewShards
-from vfusion3d.foundations.image_to_video import StableVideoDiffusion, VideoModel, load_video_model
-from vfusion3d.learning.loop import LoopSettings, fingerprint, samples_of_step, step_generator, train
-from vfusion3d.runs.claim import claim_folder, save_whole
+from vfusion3d.foundations.image_to_video import VideoModel, load_video_model
+from vfusion3d.foundations.loading import device_of
+from vfusion3d.learning.loop import (
+    MODEL,
+    LoopSettings,
+    claim_run,
+    fingerprint,
+    in_precision,
+    samples_of_step,
+    step_generator,
+    train,
+)
 from vfusion3d.runs.profiles import Profile, Video
 
 LATENTS_KEPT = 1 << 30  # pixels: of data sets up to this size the latents are kept in memory, about 100 MB
@@ -32,14 +40,14 @@ def finetune_video_model(
     folder: str | Path,
     *,
     objects: int | None = None,
-    model: StableVideoDiffusion | None = None,
+    model: VideoModel | None = None,
     seed: int = 0,
-    show: Callable[[StableVideoDiffusion, int], None] | None = None,
+    show: Callable[[VideoModel, int], None] | None = None,
     show_every: int = 0,
     checkpoint_every: int = 50,
     stop_after: float = math.inf,
     overwrite: bool = False,
-) -> StableVideoDiffusion:
+) -> VideoModel:
     """Fine-tune by `profile.video` on the orbits in `data`; the pipeline goes to `FOLDER/model`.
 
     The log goes to `folder` too, and every `checkpoint_every` steps a checkpoint, which holds the whole network.
@@ -49,43 +57,40 @@ def finetune_video_model(
     it stopped; once done, it loads `folder/model` and returns. Raises ValueError where the folder holds a run of other
     settings (overwrite: it is deleted), and for orbits that cannot be made into videos.
     """
-    folder, recipe, state = Path(folder), profile.video, PartialState(cpu=profile.device == "cpu")
     shards = MultiviewShards(data)
-    count = len(shards) if objects is None else objects
-    if not 1 <= count <= len(shards):
+    objects = len(shards) if objects is None else objects
+    if not 1 <= objects <= len(shards):
         raise ValueError(f"objects is {objects}, but {data} holds {len(shards)}")
-    model = model or load_video_model(profile)
-    if state.is_main_process:
-        settings = {
-            "video": asdict(recipe),
-            "start": fingerprint(model.network),
-            "data": shards.fingerprint,
-            "objects": count,
-            "seed": seed,
-        }
-        claim_folder(folder, settings, overwrite=overwrite)
-    state.wait_for_everyone()
-    if (folder / "model").is_dir():
-        return load_video_model(profile, folder / "model")
-    model.pipeline.to(state.device)  # the loop moves only what learns
+    model = load_video_model(profile) if model is None else model
+    settings = {
+        "video": in_precision(profile.video, profile.device),
+        "start": fingerprint(model.network),
+        "data": shards.fingerprint,
+        "objects": objects,
+        "seed": seed,
+    }
+    if claim_run(folder, settings, device=profile.device, overwrite=overwrite):
+        return type(model).from_pretrained(Path(folder) / MODEL, device_of(profile), torch.float32)
+    model.to(PartialState().device)  # the loop moves only what learns
     learn_temporal_only(model)
+    orbits = _Orbits(shards, model, profile.video, objects, seed)
+    train(
+        model.network,
+        orbits.batch,
+        orbits.losses,
+        _loop_settings(profile.video, seed, checkpoint_every),
+        folder,
+        save=model.save_pretrained,
+        show=show and partial(show, model),
+        show_every=show_every,
+        stop_after=stop_after,
+        device=profile.device,
+    )
+    return model
 
-    orbits = _Orbits(shards, model, recipe)
 
-    def batch_of(step: int, rank: int) -> list[tuple[int, int]]:
-        """Random objects, all of them once before any twice, and the view at which the orbit of each begins."""
-        how = {"batch_size": recipe.batch_size, "processes": state.num_processes, "seed": seed}
-        indices = samples_of_step(step, rank, count=count, **how)
-        among = orbits.stored if recipe.any_start else 1
-        starts = torch.randint(among, (len(indices),), generator=step_generator(seed + 1, step, rank))
-        return list(zip(indices, starts.tolist(), strict=True))
-
-    def losses_of(network: nn.Module, batch: list[tuple[int, int]], generator: torch.Generator) -> dict[str, Tensor]:
-        first, latents = orbits(batch)
-        condition = model.condition(first, [recipe.motion_bucket] * len(batch), recipe.fps, generator)
-        return {"loss": model.loss(network, latents, condition, generator)}
-
-    settings = LoopSettings(
+def _loop_settings(recipe: Video, seed: int, checkpoint_every: int) -> LoopSettings:
+    return LoopSettings(
         steps=recipe.steps,
         learning_rate=partial(learning_rate, recipe),
         seed=seed,
@@ -94,11 +99,6 @@ def finetune_video_model(
         mixed_precision=recipe.mixed_precision,
         checkpoint_every=checkpoint_every,
     )
-    watch = {"show": show and partial(show, model), "show_every": show_every, "stop_after": stop_after}
-    done = train(model.network, batch_of, losses_of, settings, folder, device=profile.device, **watch)
-    if done and state.is_main_process:
-        save_whole(model.save_pretrained, folder / "model")
-    return model
 
 
 def learn_temporal_only(model: VideoModel) -> None:
@@ -121,21 +121,47 @@ def learning_rate(recipe: Video, step: int) -> float:
 
 
 class _Orbits:
-    """First frames and latents of orbits; those of a small data set are encoded once and kept in memory.
+    """What a step learns from: the first frames of orbits, and their latents, kept in memory for a small data set.
 
     Raises ValueError where the stored views are no multiple of the recipe's frames, ShardError that names the sample
     where one has fewer views than the first.
     """
 
-    def __init__(self, shards: MultiviewShards, model: VideoModel, recipe: Video):
+    def __init__(self, shards: MultiviewShards, model: VideoModel, recipe: Video, objects: int, seed: int):
         self.shards, self.model, self.recipe = shards, model, recipe
+        self.objects, self.seed = objects, seed
         self.stored = len(shards.picture_names(0))
         self.kept: dict[int, Float[Tensor, "views c h8 w8"]] = {}
         pixels = len(shards) * self.stored * recipe.size**2
         self.keep = pixels <= LATENTS_KEPT
         orbit_views(self.stored, recipe.frames, shards.folder)
 
-    def __call__(self, batch: list[tuple[int, int]]) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b f c h8 w8"]]:
+    def batch(self, step: int, rank: int) -> list[tuple[int, int]]:
+        """Random objects, all of them once before any twice, and the view at which the orbit of each begins."""
+        indices = samples_of_step(
+            step,
+            rank,
+            batch_size=self.recipe.batch_size,
+            processes=PartialState().num_processes,
+            count=self.objects,
+            seed=self.seed,
+        )
+        among = self.stored if self.recipe.any_start else 1
+        starts = torch.randint(among, (len(indices),), generator=step_generator(self.seed + 1, step, rank))
+        return list(zip(indices, starts.tolist(), strict=True))
+
+    def losses(
+        self, network: nn.Module, batch: list[tuple[int, int]], generator: torch.Generator
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The model's own loss for a batch; network is its network, perhaps wrapped for several devices."""
+        first, latents = self.frames_and_latents(batch)
+        buckets = [self.recipe.motion_bucket] * len(batch)
+        condition = self.model.condition(first, buckets, self.recipe.fps, generator)
+        return {"loss": self.model.loss(network, latents, condition, generator)}
+
+    def frames_and_latents(
+        self, batch: list[tuple[int, int]]
+    ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b f c h8 w8"]]:
         """The first frame of each (object, view to begin at), and the latents of its orbit."""
         frames, size = self.recipe.frames, self.recipe.size
         for index, _ in batch:

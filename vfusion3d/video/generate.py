@@ -19,7 +19,7 @@ from vfusion3d.foundations.image_to_video import VideoModel
 from vfusion3d.foundations.text_to_image import TextToImage
 from vfusion3d.learning.loop import fingerprint
 from vfusion3d.learning.precision import autocast, resolve
-from vfusion3d.runs.claim import short_name
+from vfusion3d.runs.claim import Arguments, short_name
 from vfusion3d.runs.profiles import Video
 from vfusion3d.world.captions import CaptionError
 
@@ -40,7 +40,6 @@ def generate_videos(
     part: tuple[int, int] = (0, 1),
     indices: Sequence[int] | None = None,
     overwrite: bool = False,
-    progress: bool = True,
 ) -> Path:
     """One video a prompt, in shards that `VideoShards` reads. Returns the path of `index.json`, written last.
 
@@ -56,44 +55,47 @@ def generate_videos(
     """
     if not prompts:
         raise ValueError("there are no prompts to make videos of")
+    seen = {name: getattr(recipe, name) for name in SETTINGS}
     settings = {
         "prompts": short_name("\n".join(prompts)),
         "text_to_image": drawn_by,
         "model": fingerprint(model.network),
-        "video": {name: getattr(recipe, name) for name in SETTINGS} | {"precision": precision_of(model, recipe)},
+        "video": Arguments(Video, {**seen, "precision": precision_of(model, recipe)}),
         "seed": seed,
         "shard_size": shard_size,
         "indices": None if indices is None else short_name(repr(list(indices))),
     }
     wanted = range(len(prompts)) if indices is None else indices
-
-    def make(places: range) -> list[Members]:
-        made: dict[int, Members] = {}
-        pictures = {}
-        for index in (wanted[place] for place in places):
-            try:
-                pictures[index] = draw_picture(index, prompts, draw, recipe, seed)
-            except CaptionError as error:
-                made[index] = str(error)
-        videos = animate(list(pictures.values()), model, recipe) if pictures else []
-        for index, video in zip(pictures, videos, strict=True):
-            frames = (video * 255).round().byte().permute(0, 2, 3, 1).numpy()
-            known = {"prompt": prompts[index], "index": index, "frames": len(frames)}
-            made[index] = encode_video(frames, prompts[index], known)
-        return [made[wanted[place]] for place in places]
-
     return write_shards(
         folder,
-        make,
+        lambda places: _make([wanted[place] for place in places], prompts, draw, model, recipe, seed),
         len(wanted),
         settings=settings,
         shard_size=shard_size,
         batch=recipe.generate_batch,
         part=part,
         overwrite=overwrite,
-        progress=progress,
         unit="video",
     )
+
+
+def _make(
+    indices: Sequence[int], prompts: Sequence[str], draw: TextToImage, model: VideoModel, recipe: Video, seed: int
+) -> list[Members]:
+    """The videos of some prompts as `ShardWriter.write` takes them, or why there is none."""
+    pictures: dict[int, Picture] = {}
+    made: dict[int, Members] = {}
+    for index in indices:
+        try:
+            pictures[index] = draw_picture(index, prompts, draw, recipe, seed)
+        except CaptionError as error:
+            made[index] = str(error)
+    videos = animate(list(pictures.values()), model, recipe) if pictures else []
+    for index, video in zip(pictures, videos, strict=True):
+        frames = (video * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        known = {"prompt": prompts[index], "index": index, "frames": len(frames)}
+        made[index] = encode_video(frames, prompts[index], known)
+    return [made[index] for index in indices]
 
 
 def generate_batch(

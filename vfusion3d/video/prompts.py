@@ -44,7 +44,6 @@ def collect_prompts(
     corpus: str | Path = WEB_CAPTIONS,
     seed: int = 0,
     overwrite: bool = False,
-    progress: bool = True,
 ) -> Path:
     """Collect `profile.data.prompts` prompts into `folder`/prompts.parquet; returns that path.
 
@@ -84,7 +83,7 @@ def collect_prompts(
             if not ledger.read(source):
                 ledger.write(source, [Prompt(caption, source, "keep", split="eval") for caption in captions])
         start = ledger.trainable
-        with tqdm(total=wanted, initial=start, unit="prompt", desc="collecting prompts", disable=not progress) as bar:
+        with tqdm(total=wanted, initial=start, unit="prompt", desc="collecting prompts") as bar:
             done = ledger.read(OBJECTS)
             left = done < len(shards) and start < wanted
             captions = object_captions(captioner(profile), shards, seed, done) if left else ()

@@ -25,6 +25,7 @@ from vfusion3d import cameras
 from vfusion3d.data.shards import encode_video
 from vfusion3d.data.surfaces import DEFAULT_LIGHT, Light
 from vfusion3d.data.write_shards import Members, write_shards
+from vfusion3d.runs.claim import Arguments
 from vfusion3d.world.captions import describe, with_article
 from vfusion3d.world.catalogue import COLOURS, ObjectSpec
 from vfusion3d.world.motion import motion_of
@@ -64,7 +65,6 @@ def render_web(
     workers: int = 1,
     shard_size: int = 500,
     overwrite: bool = False,
-    progress: bool = True,
 ) -> Path:
     """Make `count` captioned videos of `frames` frames, or pictures (frames=1), as shards for `VideoShards`.
 
@@ -72,17 +72,16 @@ def render_web(
     overwrite: as for `write_shards`, which can be interrupted and goes on. Returns the index's path.
     """
     job = _Job(frames, size, seed, curated)
-    settings = {"source": "web world", "count": count, "shard_size": shard_size, **dataclasses.asdict(job)}
+    known = {"source": "web world", "count": count, "shard_size": shard_size, **dataclasses.asdict(job)}
     unit = "video" if frames > 1 else "picture"
     return write_shards(
         folder,
         job.render,
         count,
-        settings=settings,
+        settings=Arguments(render_web, known),
         workers=workers,
         shard_size=shard_size,
         overwrite=overwrite,
-        progress=progress,
         unit=unit,
     )
 
