@@ -41,6 +41,7 @@ from vfusion3d.data.shards import (
 )
 from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.foundations.image_features import image_features, patch_features
+from vfusion3d.foundations.roles import Roles
 from vfusion3d.foundations.saliency import unlike_the_background
 from vfusion3d.foundations.text_to_image import rendered_prompts
 from vfusion3d.runs.claim import changes, record
@@ -340,17 +341,17 @@ def test_videos_are_judged_in_a_random_order_that_the_seed_fixes():
 
 def test_the_stored_labeller_is_named_by_its_files_and_a_missing_one_by_the_notebook_that_makes_it(tmp_path):
     with pytest.raises(MissingArtifact, match=r"quality\.skops does not exist yet.*notebook 05_filter_and_label"):
-        stored_labeller(load_profile("smoke"), tmp_path)
+        stored_labeller(Roles(load_profile("smoke")), tmp_path)
     folder = tmp_path / "curation"
     rng = np.random.default_rng(0)
     features = rng.normal(size=(40, 3))
     save_model(train_filter(features, features[:, 0] > 0), folder / QUALITY)
     save_model(train_elevation(features, features[:, 1], decay=1.0, epochs=1), folder / ELEVATION)
-    labeller, settings = stored_labeller(load_profile("smoke"), tmp_path)
+    labeller, settings = stored_labeller(Roles(load_profile("smoke")), tmp_path)
     assert np.array_equal(quality_scores(labeller.quality, features) >= 0, features[:, 0] > 0)
     save_model(train_filter(features, features[:, 0] > 0.5), folder / QUALITY)
-    other = stored_labeller(load_profile("smoke"), tmp_path)[1]
+    other = stored_labeller(Roles(load_profile("smoke")), tmp_path)[1]
     (difference,) = changes(record(settings), other)
     assert difference.startswith("quality: ")
-    (difference,) = changes(record(other), stored_labeller(profile_with(image_features="stand-in"), tmp_path)[1])
+    (difference,) = changes(record(other), stored_labeller(Roles(profile_with(image_features="stand-in")), tmp_path)[1])
     assert difference == "features: mini there, stand-in now"

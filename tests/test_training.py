@@ -19,6 +19,7 @@ from vfusion3d.cameras import (
 )
 from vfusion3d.data.shards import MultiviewShards, ShardWriter, encode_sample, shard_path, write_index
 from vfusion3d.foundations.perceptual import PerceptualDistance
+from vfusion3d.foundations.roles import Roles
 from vfusion3d.learning.loop import read_log
 from vfusion3d.model.rendering import Field
 from vfusion3d.runs.claim import changes, record
@@ -26,7 +27,7 @@ from vfusion3d.runs.profiles import LossWeights, Recipe, Stage, load_profile, pr
 from vfusion3d.training.losses import Losses
 from vfusion3d.training.schedule import learning_rate, render_resolution, stage_ends, total_steps
 from vfusion3d.training.supervision import Supervision
-from vfusion3d.training.train import train_vfusion3d, training_settings
+from vfusion3d.training.train import train_vfusion3d, training_lesson
 
 PAPER = load_profile("paper").training
 
@@ -259,14 +260,16 @@ def test_a_new_switch_goes_on_where_it_is_off_and_never_returns_the_old_model_wh
 
 
 def test_a_new_part_of_the_model_s_config_counts_as_its_default(shards):
-    profile, model = load_profile("smoke"), tiny_model()
-    known = record(training_settings(profile, shards, recipe(), model, True, 0))
+    model = tiny_model()
+
+    def settings():
+        return training_lesson(Roles(load_profile("smoke")), shards, recipe(), model, 0)[0].settings
+
+    known = record(settings())
     del known["model"]["samples_per_ray"]  # as an older version wrote it
-    assert changes(known, training_settings(profile, shards, recipe(), model, True, 0)) == [
-        "model.samples_per_ray: 128 there, 16 now"
-    ]
+    assert changes(known, settings()) == ["model.samples_per_ray: 128 there, 16 now"]
     model.register_to_config(samples_per_ray=128)
-    assert changes(known, training_settings(profile, shards, recipe(), model, True, 0)) == []
+    assert changes(known, settings()) == []
 
 
 def test_the_precision_that_auto_comes_to_is_what_is_recorded(shards, tmp_path, monkeypatch):
@@ -280,11 +283,17 @@ def test_the_precision_that_auto_comes_to_is_what_is_recorded(shards, tmp_path, 
         train_vfusion3d(profile, shards.folder, tmp_path / "run", model=tiny_model())
 
 
-def test_a_run_whose_record_says_auto_as_older_versions_wrote_it_goes_on(shards):
-    automatic = recipe(mixed_precision="auto")
-    settings = training_settings(load_profile("smoke"), shards, automatic, tiny_model(), True, 0)
-    assert settings["training"].mixed_precision in ("no", "bf16")
-    assert changes(record({**settings, "training": automatic}), settings) == []
+def test_a_run_whose_record_says_auto_as_older_versions_wrote_it_goes_on(shards, tmp_path):
+    automatic = recipe(rays_per_view=16, losses=LossWeights(lpips=0, mse=1), max_steps=1, mixed_precision="auto")
+    profile = dataclasses.replace(load_profile("smoke"), training=automatic)
+    train_vfusion3d(profile, shards.folder, tmp_path / "run", model=tiny_model())
+    path = tmp_path / "run" / "settings.json"
+    known = json.loads(path.read_text())
+    assert known["training"]["mixed_precision"] in ("no", "bf16")
+    path.write_text(json.dumps({**known, "training": {**known["training"], "mixed_precision": "auto"}}))
+    before = (tmp_path / "run" / "model" / "config.json").stat().st_mtime_ns
+    train_vfusion3d(profile, shards.folder, tmp_path / "run", model=tiny_model())
+    assert (tmp_path / "run" / "model" / "config.json").stat().st_mtime_ns == before
 
 
 def test_asking_for_lpips_on_scattered_rays_is_refused():

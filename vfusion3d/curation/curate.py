@@ -28,6 +28,7 @@ from vfusion3d.curation.quality import FOLDS, QUALITY_FRAMES, REPEATS, C, held_o
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.data.shards import MultiviewShards, Shards, VideoShards
 from vfusion3d.foundations.image_features import ImageFeatures, image_features, patch_features
+from vfusion3d.foundations.roles import Roles
 from vfusion3d.foundations.saliency import saliency
 from vfusion3d.runs.claim import Arguments, changes, made_with, record, short_name, write_record, write_whole
 from vfusion3d.runs.layout import curation_models
@@ -230,7 +231,8 @@ def new_labeller(
 
     A judged video is not scored by the filter that learned from it but by filters that did not (`held_out_scores`).
     """
-    quality, scores, judged = quality_model(folder, image_features(profile), videos, judgements, profile, seed)
+    features = image_features(profile)
+    quality, scores, judged = quality_model(folder, features, videos, judgements, profile, seed)
     elevation, trained = elevation_model(folder, shards, profile, seed)
     settings = {
         "quality": judged,
@@ -239,10 +241,10 @@ def new_labeller(
         "saliency": profile.foundations.saliency,
     }
     held_out = {(videos.fingerprint, key): score for key, score in scores.items()}
-    return _labeller(profile, quality, elevation, held_out), settings
+    return Labeller(features, quality, elevation, saliency(profile), patch_features(profile), held_out), settings
 
 
-def stored_labeller(profile: Profile, run_dir: Path) -> tuple[Labeller, dict[str, str]]:
+def stored_labeller(roles: Roles, run_dir: Path) -> tuple[Labeller, dict[str, str]]:
     """What labels other videos, with the models that a run has already; the settings say what their files hold.
 
     No scores are held out. Raises MissingArtifact that names the notebook which makes them.
@@ -254,20 +256,11 @@ def stored_labeller(profile: Profile, run_dir: Path) -> tuple[Labeller, dict[str
         "quality": short_name(quality.read_bytes()),
         "elevation": short_name(elevation.read_bytes()),
         "elevation_of": ELEVATION_OF,
-        "features": profile.foundations.image_features,
-        "saliency": profile.foundations.saliency,
+        "features": roles.profile.foundations.image_features,
+        "saliency": roles.profile.foundations.saliency,
     }
-    return _labeller(profile, load_model(quality), load_model(elevation)), settings
-
-
-def _labeller(
-    profile: Profile,
-    quality: Pipeline,
-    elevation: TransformedTargetRegressor,
-    held_out: Mapping[tuple[str, str], float] | None = None,
-) -> Labeller:
-    patches = patch_features(profile)
-    return Labeller(image_features(profile), quality, elevation, saliency(profile), patches, held_out or {})
+    models = load_model(quality), load_model(elevation)
+    return Labeller(roles.image_features, *models, roles.saliency, roles.patch_features), settings
 
 
 class _Frames:

@@ -19,9 +19,9 @@ from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.experiments.variants import FEWEST, Scaled
 from vfusion3d.foundations.aesthetic_score import AestheticScore
 from vfusion3d.foundations.roles import Roles
+from vfusion3d.learning.loop import CHECKPOINT
 from vfusion3d.runs import layout
 from vfusion3d.runs.claim import claim_folder, write_whole
-from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.progress import tqdm
 from vfusion3d.video.finetune import finetune_video_model
 from vfusion3d.video.generate import generate_videos
@@ -40,7 +40,7 @@ class TrainingData:
 
 
 def training_data(
-    profile: Profile, run_dir: Path, scaled: Scaled, folder: Path, seed: int, *, overwrite: bool = False
+    roles: Roles, run_dir: Path, scaled: Scaled, folder: Path, seed: int, *, overwrite: bool = False
 ) -> TrainingData:
     """The data of a variant; the videos of a video model of its own are made in `folder` if need be.
 
@@ -52,7 +52,7 @@ def training_data(
     labels = layout.synthetic_labels.need(run_dir)
     if scaled.video_objects is None:
         return good_videos(videos, labels, seed, generated=scaled.generated, wanted=scaled.videos)
-    _own_videos(profile, run_dir, scaled, folder, seed, overwrite)
+    _own_videos(roles, run_dir, scaled, folder, seed, overwrite)
     return good_videos(folder / "videos", folder / "labels", seed, wanted=scaled.videos)
 
 
@@ -100,7 +100,7 @@ def finetuning_data(roles: Roles, run_dir: Path, scaled: Scaled, seed: int) -> M
 def aesthetic_scores(roles: Roles, run_dir: Path, shards: MultiviewShards) -> np.ndarray:
     """How pleasing each 3D object is by the role aesthetic_score (section 4.3), kept in a file of the run."""
     folder = layout.aesthetic_scores(run_dir)
-    judged_by = {"clip": roles.names.clip, "aesthetic_score": roles.names.aesthetic_score}
+    judged_by = {role: getattr(roles.profile.foundations, role) for role in ("clip", "aesthetic_score")}
     claim_folder(folder, {**judged_by, "data": shards.fingerprint, "views": SEEN_VIEWS}, overwrite=True)
     path = folder / "scores.csv"
     if not path.exists():
@@ -124,31 +124,31 @@ def objects_3d(run_dir: Path) -> MultiviewShards:
     return MultiviewShards(layout.objects_3d.need(run_dir))
 
 
-def _own_videos(profile: Profile, run_dir: Path, scaled: Scaled, folder: Path, seed: int, overwrite: bool) -> None:
+def _own_videos(roles: Roles, run_dir: Path, scaled: Scaled, folder: Path, seed: int, overwrite: bool) -> None:
     """Labelled videos of a video model fine-tuned on a part of the 3D data, from images that notebook 04 drew too."""
     orbits = objects_3d(run_dir)
     whole = VideoShards(layout.synthetic_data(run_dir))
     objects = min(scaled.video_objects, len(orbits))
     model = finetune_video_model(
-        profile, orbits.folder, folder / "video_model", objects=objects, seed=seed, overwrite=overwrite
+        roles.profile, orbits.folder, folder / "video_model", objects=objects, seed=seed, overwrite=overwrite
     )
-    (folder / "video_model" / "checkpoint.safetensors").unlink(missing_ok=True)
+    (folder / "video_model" / CHECKPOINT).unlink(missing_ok=True)
     drawn = _order(len(whole), seed)[: scaled.generated]
     asked = {known["index"]: known["prompt"] for known in map(whole.metadata, sorted(drawn))}
     made_with = whole.index["settings"]
     generate_videos(
         folder / "videos",
         [asked.get(index, "") for index in range(max(asked) + 1)],
-        Roles(profile).text_to_image,
+        roles.text_to_image,
         model,
-        profile.video,
+        roles.profile.video,
         drawn_by=made_with["text_to_image"],
         seed=made_with["seed"],
         shard_size=made_with["shard_size"],
         indices=list(asked),
         overwrite=overwrite,
     )
-    labeller, settings = stored_labeller(profile, run_dir)
+    labeller, settings = stored_labeller(roles, run_dir)
     label_videos(folder / "videos", folder / "labels", labeller, settings=settings, overwrite=overwrite)
 
 

@@ -6,28 +6,25 @@ what notebook 06 or 07 trained, or another variant, takes that model, and is onl
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from vfusion3d.data.shards import MultiviewShards
-from vfusion3d.data.subset import Subset
-from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.evaluation.protocol import evaluate_3d, model_predictor
 from vfusion3d.evaluation.single_images import evaluate_single_images, orbit_of, prompt_images
 from vfusion3d.experiments.data import finetuning_data, training_data
 from vfusion3d.experiments.variants import Experiments, load_experiments
 from vfusion3d.foundations.roles import Roles
-from vfusion3d.learning.loop import CHECKPOINT, MODEL, fingerprint
+from vfusion3d.learning.loop import CHECKPOINT, Lesson, LoopSettings, fingerprint, learn
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs import layout
-from vfusion3d.runs.claim import SETTINGS, changes, made_with, record, short_name, write_whole
-from vfusion3d.runs.profiles import Profile, Recipe
-from vfusion3d.training.train import new_model, train_vfusion3d, training_settings
+from vfusion3d.runs.claim import SETTINGS, changes, record, short_name, write_whole
+from vfusion3d.runs.profiles import Profile
+from vfusion3d.training.train import training_lesson
 from vfusion3d.world.unseen import eval_prompts
 
 RESULT, SCORES = "result.json", "scores.csv"
@@ -67,6 +64,7 @@ def run_variant(
     run_dir = Path(run_dir)
     experiments = experiments or load_experiments()
     scaled = experiments.variant(name).at(profile)
+    roles = Roles(profile)
     folder = layout.experiment(run_dir, name, seed)
     start = scaled.variant.start
     if start is not None:
@@ -74,19 +72,19 @@ def run_variant(
         model = begun.model
         facts = dict(begun.facts)
     else:
-        data = training_data(profile, run_dir, scaled, folder, seed, overwrite=overwrite)
+        data = training_data(roles, run_dir, scaled, folder, seed, overwrite=overwrite)
         samples = len(data.shards)
-        recipe = scaled.training.on(samples)
         facts = {"generated": data.generated, "good": data.good, "steps": scaled.training.steps_on(samples)}
         facts["videos" if scaled.variant.data == "synthetic" else "objects"] = samples
-        model = _trained(profile, run_dir, data.shards, folder / "trained", recipe, None, seed, overwrite=overwrite)
+        lesson = training_lesson(roles, data.shards, scaled.training.on(samples), None, seed)
+        model = _learned(lesson, folder / "trained", run_dir, profile.device, overwrite)
     if scaled.finetuning is not None:
-        objects = finetuning_data(Roles(profile), run_dir, scaled, seed)
-        recipe = scaled.finetuning.on(len(objects))
+        objects = finetuning_data(roles, run_dir, scaled, seed)
         facts |= {"objects": len(objects), "finetuning_steps": scaled.finetuning.steps_on(len(objects))}
-        begun = VFusion3D.from_pretrained(model)
-        model = _trained(profile, run_dir, objects, folder / "finetuned", recipe, begun, seed, overwrite=overwrite)
-    return _evaluated(profile, run_dir, name, seed, model, facts)
+        recipe = scaled.finetuning.on(len(objects))
+        lesson = training_lesson(roles, objects, recipe, VFusion3D.from_pretrained(model), seed)
+        model = _learned(lesson, folder / "finetuned", run_dir, profile.device, overwrite)
+    return _evaluated(roles, run_dir, name, seed, model, facts)
 
 
 def read_result(run_dir: str | Path, name: str, seed: int = 0) -> Result:
@@ -104,9 +102,9 @@ def evaluate_variant(profile: Profile, run_dir: Path, model: VFusion3D) -> pd.Da
     One row a test item: `test`, `key`, `category`, `common` and the metrics of its test.
     """
     roles = Roles(profile)
+    shards = MultiviewShards(layout.test_data.need(run_dir))
     prompts = eval_prompts(profile.data.eval_prompts)
     views = profile.experiments.views
-    shards = _test_shards(run_dir)
     model = model.to(roles.device).eval()
     size = min(model.config.image_size, shards.read(0, [0]).rgba.shape[-1])
     seen = evaluate_3d(
@@ -133,48 +131,28 @@ def evaluate_variant(profile: Profile, run_dir: Path, model: VFusion3D) -> pd.Da
     return pd.concat([seen.assign(test="3d"), told.assign(test="text")]).reindex(columns=columns)
 
 
-def _trained(
-    profile: Profile,
-    run_dir: Path,
-    shards: MultiviewShards | SyntheticShards | Subset,
-    folder: Path,
-    recipe: Recipe,
-    start: VFusion3D | None,
-    seed: int,
-    *,
-    overwrite: bool,
-) -> Path:
+def _learned(lesson: tuple[Lesson, LoopSettings], folder: Path, run_dir: Path, device: str, overwrite: bool) -> Path:
     """The model of a training: another run's of the same settings if there is one, else trained in `folder`."""
-    given = start is not None or profile.model.start is not None
-    model = new_model(profile, torch.Generator().manual_seed(seed)) if start is None else start
-    settings = training_settings(profile, shards, recipe, model, given, seed)
-    for other in (folder, *_trainings(run_dir)):
-        if (other / MODEL).is_dir() and made_with(other / SETTINGS, settings):
-            return other / MODEL
-    train_vfusion3d(profile, shards, folder, recipe=recipe, model=start, seed=seed, overwrite=overwrite)
-    (folder / CHECKPOINT).unlink(missing_ok=True)  # many runs: only what they end in stays
-    return folder / MODEL
-
-
-def _trainings(run_dir: Path) -> list[Path]:
-    """The folders of all trainings of VFusion3D in a run."""
-    found = [path.parent for path in sorted((run_dir / "experiments").glob(f"*/seed-*/*/{SETTINGS}"))]
+    trainings = [path.parent for path in sorted((run_dir / "experiments").glob(f"*/seed-*/*/{SETTINGS}"))]
     notebooks = [layout.pretrained_model(run_dir), layout.finetuned_model(run_dir)]
-    return [folder for folder in notebooks + found if (folder / SETTINGS).exists()]
+    model = learn(*lesson, folder, elsewhere=[*notebooks, *trainings], overwrite=overwrite, device=device)
+    (folder / CHECKPOINT).unlink(missing_ok=True)  # many runs: only what they end in stays
+    return model
 
 
-def _evaluated(profile: Profile, run_dir: Path, name: str, seed: int, path: Path, facts: dict[str, Any]) -> Result:
+def _evaluated(roles: Roles, run_dir: Path, name: str, seed: int, path: Path, facts: dict[str, Any]) -> Result:
     """The result of a variant whose model is at `path`; evaluated anew where model or test are others than before."""
     folder = layout.experiment(run_dir, name, seed)
+    profile = roles.profile
     model = VFusion3D.from_pretrained(path)
-    prompts = "\n".join(eval_prompts(profile.data.eval_prompts))
-    roles = ("clip", "perceptual_distance", "text_to_image")
     settings = {
         "model": fingerprint(model),
-        "test": _test_shards(run_dir).fingerprint,
-        "prompts": short_name(prompts),
+        "test": MultiviewShards(layout.test_data.need(run_dir)).fingerprint,
+        "prompts": short_name("\n".join(eval_prompts(profile.data.eval_prompts))),
         "views": profile.experiments.views,
-        **{role: asdict(profile.foundations)[role] for role in roles},
+        "clip": profile.foundations.clip,
+        "perceptual_distance": profile.foundations.perceptual_distance,
+        "text_to_image": profile.foundations.text_to_image,
     }
     kept = {"settings": record(settings), "model": os.path.relpath(path, run_dir), "facts": facts}
     before = json.loads((folder / RESULT).read_text())["settings"] if (folder / RESULT).exists() else {}
@@ -183,10 +161,6 @@ def _evaluated(profile: Profile, run_dir: Path, name: str, seed: int, path: Path
         write_whole(folder / SCORES, lambda partial: scores.to_csv(partial, index=False))
     write_whole(folder / RESULT, lambda partial: partial.write_text(json.dumps(kept, indent=1)))
     return read_result(run_dir, name, seed)
-
-
-def _test_shards(run_dir: Path) -> MultiviewShards:
-    return MultiviewShards(layout.test_data.need(run_dir))
 
 
 def _category(prompt: str) -> tuple[str, bool | None]:

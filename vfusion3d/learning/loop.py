@@ -17,7 +17,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +29,9 @@ from torch import Tensor, nn
 
 from vfusion3d.learning.muon import MuonAdamW
 from vfusion3d.learning.precision import resolve
-from vfusion3d.runs.claim import claim_folder, save_whole, write_whole
+from vfusion3d.runs.claim import SETTINGS, claim_folder, made_with, save_whole, write_whole
 from vfusion3d.runs.progress import tqdm
 
-Recipe = TypeVar("Recipe")  # a dataclass with a field `mixed_precision`
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.csv"
 MODEL = "model"  # of a run that is over: the folder beside them
@@ -69,11 +68,15 @@ def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4099 + rank)
 
 
-def samples_of_step(step: int, rank: int, *, batch_size: int, processes: int, count: int, seed: int) -> list[int]:
+def samples_of_step(
+    step: int, rank: int, *, batch_size: int, count: int, seed: int, processes: int | None = None
+) -> list[int]:
     """Which of `count` samples a process takes in a step: whole epochs in random order, none twice before all once.
 
-    Raises ValueError where the processes cannot share a batch evenly.
+    processes: that share the batch, by default as many as there are. Raises ValueError where they cannot share it
+    evenly.
     """
+    processes = processes or PartialState().num_processes
     if batch_size % processes:
         raise ValueError(f"{processes} processes cannot share batches of {batch_size}: one must divide the other")
     share = batch_size // processes
@@ -90,28 +93,73 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def in_precision(recipe: Recipe, device: str | None) -> Recipe:
-    """The recipe with the `mixed_precision` that its own comes to on this machine: what settings record of it.
+@dataclass(frozen=True)
+class Lesson:
+    """A model, what it learns from, and what that is made of.
 
-    device: as for `train`.
+    batch_of, losses_of: as for `train`. settings: what a run of it is known by (`claim_folder`), beside the weights
+    that the model starts with. given: whether these count, or are drawn from a seed among the settings. save(path):
+    writes the model; None: a run leaves its checkpoint only.
     """
-    there = PartialState(cpu=device == "cpu").device
-    return dataclasses.replace(recipe, mixed_precision=resolve(recipe.mixed_precision, there))
+
+    model: nn.Module
+    batch_of: Callable[[int, int], Any]
+    losses_of: Callable[[nn.Module, Any, torch.Generator], dict[str, Tensor]]
+    settings: Mapping[str, Any]
+    given: bool = True
+    save: Callable[[Path], Any] | None = None
 
 
-def claim_run(
-    folder: str | Path, settings: Mapping[str, Any], *, device: str | None = None, overwrite: bool = False
-) -> bool:
-    """Claim a run's folder for its settings (`claim_folder`), once for all processes, before anything is trained.
+def learn(
+    lesson: Lesson,
+    loop: LoopSettings,
+    folder: str | Path,
+    *,
+    elsewhere: Iterable[Path] = (),
+    overwrite: bool = False,
+    show: Callable[[int], None] | None = None,
+    show_every: int = 0,
+    stop_after: float = math.inf,
+    device: str | None = None,
+) -> Path | None:
+    """A whole run: claim `folder` for the lesson, train or go on, save. Returns FOLDER/model, None if stopped early.
 
-    device: as for `train`. Returns whether the run is over: its model is in FOLDER/model. Raises ValueError where the
-    folder holds a run of other settings; with overwrite, that run is deleted.
+    elsewhere: other runs; the model of one that is over and has the same settings is returned, and nothing is trained.
+    Other options: as for `train`. Settings are recorded with the precision that a recipe's comes to on this machine.
+    Raises ValueError where the folder holds a run of other settings; with overwrite, that run is deleted.
     """
     state = PartialState(cpu=device == "cpu")
+    settings = {name: _in_precision(value, state.device) for name, value in lesson.settings.items()}
+    settings["start"] = fingerprint(lesson.model) if lesson.given else None
+    folder = Path(folder)
+    for run in (folder, *elsewhere):
+        if (run / MODEL).is_dir() and made_with(run / SETTINGS, settings):
+            return run / MODEL
     if state.is_main_process:
         claim_folder(folder, settings, overwrite=overwrite)
     state.wait_for_everyone()
-    return (Path(folder) / MODEL).is_dir()
+    done = train(
+        lesson.model,
+        lesson.batch_of,
+        lesson.losses_of,
+        loop,
+        folder,
+        show=show,
+        show_every=show_every,
+        stop_after=stop_after,
+        device=device,
+    )
+    if done and lesson.save and state.is_main_process:
+        save_whole(lesson.save, folder / MODEL)
+    state.wait_for_everyone()
+    return folder / MODEL if done else None
+
+
+def _in_precision(value: Any, device: torch.device) -> Any:
+    """A recipe with the `mixed_precision` that its own comes to on a device; any other setting as it is."""
+    if not hasattr(value, "mixed_precision"):
+        return value
+    return dataclasses.replace(value, mixed_precision=resolve(value.mixed_precision, device))
 
 
 def train(
@@ -121,7 +169,6 @@ def train(
     settings: LoopSettings,
     folder: str | Path,
     *,
-    save: Callable[[Path], Any] | None = None,
     show: Callable[[int], None] | None = None,
     show_every: int = 0,
     stop_after: float = math.inf,
@@ -130,10 +177,10 @@ def train(
     """Train the parameters of `model` that require gradients; resume from `folder` where a checkpoint is there.
 
     batch_of(step, rank): the batch of a step on a process, drawn ahead of time in a thread. losses_of(model, batch,
-    generator): named scalar losses, among them `loss`, the one to minimise. save(path): writes FOLDER/model when all
-    steps are done. show(step): called every `show_every` steps and at the end, for pictures. stop_after: seconds after
-    which to write a checkpoint and return. device: where it must run ("cpu", "cuda"), None or "auto": the best there
-    is. The folder gets checkpoint.safetensors, log.csv and TensorBoard events.
+    generator): named scalar losses, among them `loss`, the one to minimise. show(step): called every `show_every` steps
+    and at the end, for pictures. stop_after: seconds after which to write a checkpoint and return. device: where it
+    must run ("cpu", "cuda"), None or "auto": the best there is. The folder gets checkpoint.safetensors, log.csv and
+    TensorBoard events.
 
     Returns whether all steps are done. Raises TrainingError where a loss or a gradient is not finite, and where the
     wanted device is not there.
@@ -169,8 +216,6 @@ def train(
                 break
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # autocast stays out of what the model computes later
     model.eval()
-    if save and done >= settings.steps and rank == 0:
-        save_whole(save, folder / MODEL)
     return done >= settings.steps
 
 

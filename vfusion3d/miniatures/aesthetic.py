@@ -14,8 +14,9 @@ from torch.nn.functional import logsigmoid
 
 from vfusion3d.foundations.aesthetic_score import AestheticHead
 from vfusion3d.foundations.clip import Clip
+from vfusion3d.learning.loop import Lesson
 from vfusion3d.miniatures.perceptual import blurred, noisy, shuffled
-from vfusion3d.miniatures.training import Lesson, Training, WebPictures
+from vfusion3d.miniatures.training import Training, WebPictures
 
 SPOILT = (blurred, noisy, shuffled)
 LEAST = 0.2  # of what can be done to a picture: less is hardly seen
@@ -42,7 +43,7 @@ def aesthetic_lesson(
         images = pictures(rng, training.batch_size).images.float() / 255
         return torch.stack([clip.image_features(images), clip.image_features(spoil(images, generator))])
 
-    return Lesson(head, batch_of, _rank, pictures.fingerprints)
+    return Lesson(head, batch_of, _rank, {"data": pictures.fingerprints})
 
 
 def spoil(images: Float[Tensor, "batch 3 h w"], generator: torch.Generator) -> Float[Tensor, "batch 3 h w"]:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from transformers import PreTrainedTokenizerFast
 
-from vfusion3d.miniatures.training import Lesson, Training, WebPictures, random_crops
+from vfusion3d.learning.loop import Lesson
+from vfusion3d.miniatures.training import Training, WebPictures, random_crops
 from vfusion3d.world.captions import FILLERS, PHRASES
 from vfusion3d.world.catalogue import CATEGORY_NAMES, COLOURS, PROPORTIONS
 from vfusion3d.world.patterns import PATTERNS
@@ -56,7 +57,7 @@ def clip_lesson(data: str | Path, training: Training = TRAINING, start: str | Pa
         images = random_crops(drawn.images.float() / 255, generator, drawn.images.shape[-1])
         return images, tokenize(tokenizer, drawn.captions)
 
-    return Lesson(model, batch_of, _contrast, pictures.fingerprints)
+    return Lesson(model, batch_of, _contrast, {"data": pictures.fingerprints})
 
 
 def normalised(images: Float[Tensor, "batch 3 h h"]) -> Float[Tensor, "batch 3 224 224"]:

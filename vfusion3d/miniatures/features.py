@@ -18,7 +18,8 @@ from transformers import Dinov2Config, Dinov2Model
 
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.foundations.image_features import MEAN, STD
-from vfusion3d.miniatures.training import Lesson, Training, WebPictures, jitter_colours, random_crops
+from vfusion3d.learning.loop import Lesson
+from vfusion3d.miniatures.training import Training, WebPictures, jitter_colours, random_crops
 
 CONFIG = {
     "image_size": 64,
@@ -68,7 +69,7 @@ def features_lesson(data: str | Path, training: Training = TRAINING, start: str 
         images = torch.from_numpy(np.stack(pairs)).permute(1, 0, 4, 2, 3).float() / 255
         return torch.stack([_changed(each, generator) for each in images])
 
-    return Lesson(student, batch_of, _alike, pictures.fingerprints)
+    return Lesson(student, batch_of, _alike, {"data": pictures.fingerprints})
 
 
 def normalised(images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 3 h w"]:

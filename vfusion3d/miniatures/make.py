@@ -27,9 +27,9 @@ from vfusion3d.foundations.aesthetic_score import AestheticHead
 from vfusion3d.foundations.clip import load_clip
 from vfusion3d.foundations.image_to_video import StableVideoDiffusion
 from vfusion3d.foundations.perceptual import PerceptualDistance
-from vfusion3d.learning.loop import LOG, fingerprint, read_log
+from vfusion3d.learning.loop import LOG, Lesson, fingerprint, read_log
 from vfusion3d.miniatures import aesthetic, clip, features, perceptual, vae, video
-from vfusion3d.miniatures.training import Lesson, Training, learn
+from vfusion3d.miniatures.training import Training, learn
 from vfusion3d.runs.claim import changes, save_whole, short_name
 
 ORDER = ("clip", "image_features", "perceptual_distance", "vae", "image_to_video", "aesthetic_score")

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
 from vfusion3d.foundations.perceptual import PerceptualDistance
-from vfusion3d.miniatures.training import Lesson, Training, WebPictures, jitter_colours, random_crops
+from vfusion3d.learning.loop import Lesson
+from vfusion3d.miniatures.training import Training, WebPictures, jitter_colours, random_crops
 from vfusion3d.world.catalogue import COLOURS, DRAWN, PROPORTIONS
 from vfusion3d.world.patterns import PATTERNS
 
@@ -83,7 +84,7 @@ def naming_lesson(data: str | Path, training: Training = NAMING, start: str | Pa
         images = random_crops(drawn.images.float() / 255, generator, drawn.images.shape[-1], 0.6, 1.1)
         return images, torch.stack([labels_of(metadata["objects"]) for metadata in drawn.metadata])
 
-    return Lesson(model, batch_of, _naming_loss, pictures.fingerprints)
+    return Lesson(model, batch_of, _naming_loss, {"data": pictures.fingerprints})
 
 
 def ranking_lesson(data: str | Path, naming: Naming, training: Training = RANKING) -> Lesson:
@@ -99,7 +100,7 @@ def ranking_lesson(data: str | Path, naming: Naming, training: Training = RANKIN
         rng, generator = training.random(step, rank)
         return triplets(pictures(rng, training.batch_size).images.float() / 255, generator)
 
-    return Lesson(model, batch_of, _ranking_loss, pictures.fingerprints)
+    return Lesson(model, batch_of, _ranking_loss, {"data": pictures.fingerprints})
 
 
 @torch.no_grad()

@@ -2,19 +2,20 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from vfusion3d.data.shards import VideoShards
-from vfusion3d.learning.loop import LoopSettings, claim_run, fingerprint, in_precision, train
+from vfusion3d.learning import loop
+from vfusion3d.learning.loop import Lesson, LoopSettings
 
 
 @dataclass(frozen=True)
@@ -43,50 +44,26 @@ class Training:
         return rng, torch.Generator().manual_seed(int(rng.integers(2**63)))
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """A model and what it learns from. batch_of(step, rank), losses_of(model, batch, generator): see `loop.train`.
-
-    data: the fingerprints of what the batches are drawn from.
-    """
-
-    model: nn.Module
-    batch_of: Callable[[int, int], Any]
-    losses_of: Callable[[nn.Module, Any, torch.Generator], dict[str, Tensor]]
-    data: list[str]
-
-
 def learn(
     lesson: Lesson, training: Training, folder: str | Path, *, device: str | None = None, stop_after: float = math.inf
 ) -> bool:
     """Train in `folder`, or go on there; returns whether all steps are done.
 
-    stop_after: seconds. Raises ValueError where the folder holds a run of another lesson, training or start.
+    The lesson's settings hold `data`: the fingerprints of what its batches are drawn from. stop_after: seconds. Raises
+    ValueError where the folder holds a run of another lesson, training or start.
     """
-    settings = {
-        "miniature": type(lesson.model).__name__,
-        "training": in_precision(training, device),
-        "data": lesson.data,
-        "start": fingerprint(lesson.model),
-    }
-    claim_run(folder, settings, device=device)
-    return train(
-        lesson.model,
-        lesson.batch_of,
-        lesson.losses_of,
-        LoopSettings(
-            steps=training.steps,
-            learning_rate=training.rate,
-            seed=training.seed,
-            weight_decay=training.weight_decay,
-            muon=training.muon,
-            mixed_precision=training.mixed_precision,
-            checkpoint_every=200,
-        ),
-        folder,
-        device=device,
-        stop_after=stop_after,
+    settings = {"miniature": type(lesson.model).__name__, "training": training, **lesson.settings}
+    steps = LoopSettings(
+        steps=training.steps,
+        learning_rate=training.rate,
+        seed=training.seed,
+        weight_decay=training.weight_decay,
+        muon=training.muon,
+        mixed_precision=training.mixed_precision,
+        checkpoint_every=200,
     )
+    run = loop.learn(replace(lesson, settings=settings), steps, folder, stop_after=stop_after, device=device)
+    return run is not None
 
 
 @dataclass(frozen=True)

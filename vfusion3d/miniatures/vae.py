@@ -21,8 +21,9 @@ from torch.nn.functional import avg_pool2d, mse_loss
 
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.foundations.perceptual import PerceptualDistance
+from vfusion3d.learning.loop import Lesson
 from vfusion3d.learning.precision import autocast
-from vfusion3d.miniatures.training import Lesson, Training, WebPictures, jitter_colours, random_crops
+from vfusion3d.miniatures.training import Training, WebPictures, jitter_colours, random_crops
 
 FRAMES = 4  # neighbours that are decoded together
 WINDOW = 32  # pixels a side of what most steps show
@@ -73,7 +74,7 @@ def vae_lesson(data: str | Path, training: Training = TRAINING, start: str | Pat
         images, frames = batch
         return vae_losses(model, images * 2 - 1, frames, generator)
 
-    return Lesson(vae, batch_of, losses_of, pictures.fingerprints)
+    return Lesson(vae, batch_of, losses_of, {"data": pictures.fingerprints})
 
 
 def decoder_lesson(

@@ -23,8 +23,9 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.foundations.image_to_video import Condition, Noise, StableVideoDiffusion
+from vfusion3d.learning.loop import Lesson
 from vfusion3d.miniatures.clip import EMBEDDING, IMAGE_SIZE, MEAN, STD, VISION
-from vfusion3d.miniatures.training import Lesson, Training
+from vfusion3d.miniatures.training import Training
 from vfusion3d.runs.claim import write_whole
 from vfusion3d.runs.progress import tqdm
 from vfusion3d.world.motion import motion_bucket
@@ -184,4 +185,4 @@ def video_lesson(
         clean, condition = batch
         return {"loss": model.loss(network, clean.to(device), condition.to(device), generator)}
 
-    return Lesson(model.network, batch_of, losses_of, [videos.fingerprint])
+    return Lesson(model.network, batch_of, losses_of, {"data": [videos.fingerprint]})

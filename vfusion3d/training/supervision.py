@@ -45,6 +45,7 @@ class Supervision:
     """Batches of a data set for a recipe; `batch(step, rank)` is a function of its arguments and the seed alone.
 
     image_size: pixels a side of the input. total_steps: of the whole run, which the stages divide among them.
+    processes: that share a batch; by default as many as there are.
     Raises ValueError where the data have fewer views than the recipe wants.
     """
 
@@ -55,7 +56,7 @@ class Supervision:
         image_size: int,
         total_steps: int,
         seed: int = 0,
-        processes: int = 1,
+        processes: int | None = None,
     ):
         self.shards, self.recipe, self.image_size = shards, recipe, image_size
         self.total_steps, self.seed, self.processes = total_steps, seed, processes
@@ -74,8 +75,14 @@ class Supervision:
         """
         generator = step_generator(self.seed + 1, step, rank)
         recipe = self.recipe
-        how = {"batch_size": self.recipe.batch_size, "processes": self.processes, "seed": self.seed}
-        objects = samples_of_step(step, rank, count=len(self.shards), **how)
+        objects = samples_of_step(
+            step,
+            rank,
+            batch_size=recipe.batch_size,
+            processes=self.processes,
+            count=len(self.shards),
+            seed=self.seed,
+        )
         picked = [self._views(index, generator) for index in objects]
         keys, rgba, cam2world, intrinsics = zip(*picked, strict=True)
         rgba, cam2world, intrinsics = torch.stack(rgba), torch.stack(cam2world), torch.stack(intrinsics)

@@ -4,17 +4,15 @@ import json
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.data.subset import Subset
 from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.foundations.loading import source_of
-from vfusion3d.foundations.perceptual import perceptual_distance
-from vfusion3d.learning.loop import MODEL, LoopSettings, claim_run, fingerprint, in_precision, train
+from vfusion3d.foundations.roles import Roles
+from vfusion3d.learning.loop import Lesson, LoopSettings, learn
 from vfusion3d.model.initialise import start_local
 from vfusion3d.model.sizes import SIZES
 from vfusion3d.model.vfusion3d import VFusion3D
@@ -66,62 +64,57 @@ def train_vfusion3d(
     Raises ValueError where the folder holds a run of another recipe, data set, seed or start; with overwrite, that run
     is deleted.
     """
-    recipe = recipe or profile.training
     shards = MultiviewShards(data) if isinstance(data, str | Path) else data
-    given = model is not None or profile.model.start is not None
-    model = new_model(profile, torch.Generator().manual_seed(seed)) if model is None else model
-    perceptual = perceptual_distance(profile) if recipe.losses.lpips else None
-    settings = training_settings(profile, shards, recipe, model, given, seed)
-    if claim_run(folder, settings, device=profile.device, overwrite=overwrite):
-        return VFusion3D.from_pretrained(Path(folder) / MODEL)
-    steps = total_steps(recipe, len(shards))
-    supervision = Supervision(shards, recipe, model.config.image_size, steps, seed, PartialState().num_processes)
-    train(
-        model,
-        supervision.batch,
-        Losses(recipe, perceptual),
-        LoopSettings(
-            steps=steps,
-            learning_rate=lambda step: learning_rate(recipe, step, steps),
-            seed=seed,
-            weight_decay=recipe.weight_decay,
-            muon=recipe.optimizer == "muon",
-            grad_clip=recipe.grad_clip,
-            mixed_precision=recipe.mixed_precision,
-            compile=recipe.compile,
-            checkpoint_every=checkpoint_every,
-        ),
+    lesson, loop = training_lesson(Roles(profile), shards, recipe or profile.training, model, seed, checkpoint_every)
+    trained = learn(
+        lesson,
+        loop,
         folder,
-        save=partial(save_model, model),
-        show=show and partial(show, model),
+        overwrite=overwrite,
+        show=show and partial(show, lesson.model),
         show_every=show_every,
         stop_after=stop_after,
         device=profile.device,
     )
-    return model
+    return lesson.model if trained is None else VFusion3D.from_pretrained(trained)
 
 
-def training_settings(
-    profile: Profile,
+def training_lesson(
+    roles: Roles,
     data: MultiviewShards | SyntheticShards | Subset,
     recipe: Recipe,
-    model: VFusion3D,
-    given: bool,
+    model: VFusion3D | None,
     seed: int,
-) -> dict[str, Any]:
-    """What a training's folder is claimed with: two trainings that agree in it give the same model.
+    checkpoint_every: int = 50,
+) -> tuple[Lesson, LoopSettings]:
+    """What `learn` takes to train on a data set by a recipe: two trainings of equal settings give the same model.
 
-    model: where it starts; given: whether its weights matter, or are drawn from the seed. The recipe is recorded with
-    the precision that it comes to on this machine.
+    model: where it starts, else `new_model`. Raises ValueError where the data have fewer views than the recipe wants.
     """
-    return {
-        "training": in_precision(recipe, profile.device),
+    given = model is not None or roles.profile.model.start is not None
+    model = new_model(roles.profile, torch.Generator().manual_seed(seed)) if model is None else model
+    steps = total_steps(recipe, len(data))
+    supervision = Supervision(data, recipe, model.config.image_size, steps, seed)
+    losses = Losses(recipe, roles.perceptual_distance if recipe.losses.lpips else None)
+    settings = {
+        "training": recipe,
         "model": Arguments(VFusion3D, {name: value for name, value in model.config.items() if name[0] != "_"}),
-        "perceptual_distance": profile.foundations.perceptual_distance,
+        "perceptual_distance": roles.profile.foundations.perceptual_distance,
         "data": data.fingerprint,
         "seed": seed,
-        "start": fingerprint(model) if given else None,
     }
+    loop = LoopSettings(
+        steps=steps,
+        learning_rate=lambda step: learning_rate(recipe, step, steps),
+        seed=seed,
+        weight_decay=recipe.weight_decay,
+        muon=recipe.optimizer == "muon",
+        grad_clip=recipe.grad_clip,
+        mixed_precision=recipe.mixed_precision,
+        compile=recipe.compile,
+        checkpoint_every=checkpoint_every,
+    )
+    return Lesson(model, supervision.batch, losses, settings, given, partial(save_model, model)), loop
 
 
 def save_model(model: VFusion3D, folder: Path) -> None:
