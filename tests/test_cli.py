@@ -202,14 +202,14 @@ def test_render_refuses_half_an_order(arguments, complaint, capsys):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["finetune-video"], "`vfusion3d render --profile smoke` makes it"),
-        (["generate"], "prompts.parquet does not exist yet; `vfusion3d prompts --profile smoke` makes it"),
-        (["train"], "synthetic/index.json does not exist yet; `vfusion3d generate --profile smoke` makes it"),
-        (["train", "--finetune"], "vfusion3d/model does not exist yet; `vfusion3d train --profile smoke` makes it"),
-        (["train", "--data", "nowhere"], "`vfusion3d render --profile smoke` makes it"),
-        (["prompts"], "`vfusion3d render --profile smoke` makes it"),
+        (["finetune-video"], "`vfusion3d render --profile smoke` or"),
+        (["generate"], "prompts.parquet does not exist yet; `vfusion3d prompts --profile smoke` or"),
+        (["train"], "synthetic/index.json does not exist yet; `vfusion3d generate --profile smoke` or"),
+        (["train", "--finetune"], "vfusion3d/model does not exist yet; `vfusion3d train --profile smoke` or"),
+        (["train", "--data", "nowhere"], "nowhere/index.json is missing: render the data"),
+        (["prompts"], "`vfusion3d render --profile smoke` or"),
         (["prompts", "--corpus", "nowhere.txt"], "nowhere.txt does not exist: give a file of captions"),
-        (["evaluate"], "`vfusion3d render --profile smoke` makes it"),
+        (["evaluate"], "`vfusion3d render --profile smoke` or"),
         (["render", "--objects", "nowhere", "-o", "shards"], "--objects nowhere: no such folder"),
     ],
 )
@@ -293,7 +293,7 @@ def test_every_page_of_help_has_an_example_that_parses(command, capsys):
 
 def test_help_needs_no_heavy_import():
     code = (
-        "import sys; from vfusion3d.cli.main import build_parser; build_parser().format_help();"
+        "import sys, vfusion3d.cli.main as cli; cli.build_parser().format_help();"
         "print([m for m in ('torch', 'numpy', 'diffusers', 'cv2', 'trimesh') if m in sys.modules])"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -334,7 +334,7 @@ def _synthetic_run(run_dir):
     """Two generated videos of which the filter keeps the first, and one rendered object."""
     from vfusion3d.curation.labels import Labeller, label_videos
     from vfusion3d.data.shards import ShardWriter, encode_video, shard_path, write_index
-    from vfusion3d.runs.layout import synthetic_data, synthetic_labels
+    from vfusion3d.runs.layout import objects_3d, synthetic_data, synthetic_labels
 
     videos = synthetic_data(run_dir)
     with ShardWriter(shard_path(videos, 0)) as writer:

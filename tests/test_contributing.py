@@ -143,7 +143,7 @@ def functions_of_roles() -> dict[str, object]:
         importlib.import_module(f"{package.__name__}.{info.name}") for info in pkgutil.iter_modules(package.__path__)
     ]
     roles = [field.name for field in fields(Foundations)]
-    return {role: next(getattr(module, role) for module in modules if hasattr(module, role)) for role in roles}
+    return {role: next(filter(callable, (getattr(module, role, None) for module in modules))) for role in roles}
 
 
 @pytest.mark.parametrize("role", [field.name for field in fields(Foundations)])
