@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from vfusion3d.runs.claim import Arguments, changes, claim_folder, made_with, record, save_whole, write_record
+from vfusion3d.runs.claim import DEFAULTS, Arguments, changes, claim_folder, made_with, record, save_whole, write_record
 
 SETTINGS = {"views": 16, "objects": {"name": "primitives", "count": 3}, "elevation": (0.0, 0.5)}
 
@@ -63,7 +63,7 @@ def render(count: int, light: str = "day") -> None:
 def record_of(**settings) -> dict:
     """A folder's record as a version wrote it that kept no defaults beside the settings."""
     known = json.loads(json.dumps(record(settings)))
-    del known["defaults"]
+    del known[DEFAULTS]
     return known
 
 

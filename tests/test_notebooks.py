@@ -138,7 +138,7 @@ def test_the_workflow_knows_what_the_notebook_imports(source):
         modules.add(getattr(thing, "__module__", "") or getattr(thing, "__name__", ""))
     parts = {module.split(".")[1] for module in modules if module.startswith("vfusion3d.")}
     used = {Path(part).parts[0].removesuffix(".py") for part in WORKFLOW[source.stem]["uses"]}
-    assert parts - {"book", "runs"} <= used  # these say what is run, and where; they change no result
+    assert parts - {"runs"} <= used  # that room says what is run, and where; it changes no result
 
 
 def test_the_workflow_lists_the_notebooks_that_there_are_in_their_order():

@@ -20,6 +20,7 @@ from vfusion3d.data.render import render_views
 from vfusion3d.data.render_dataset import MeshFolder, render_dataset
 from vfusion3d.data.shards import MultiviewShards, VideoShards, encode_video, written_keys
 from vfusion3d.data.write_shards import write_shards
+from vfusion3d.runs.claim import DEFAULTS
 from vfusion3d.world.sources import ProceduralObjects, RandomPrimitives
 
 pytest.importorskip("pyvista")
@@ -180,7 +181,7 @@ def test_shards_have_the_sizes_and_samples_the_keys_that_are_asked_for(tmp_path)
 def test_a_render_of_an_older_version_that_knew_no_backend_goes_on(tmp_path):
     render_dataset(tmp_path, RandomPrimitives(), 1, **SETTINGS)
     known = json.loads((tmp_path / "settings.json").read_text())
-    del known["backend"], known["defaults"]
+    del known["backend"], known[DEFAULTS]
     (tmp_path / "settings.json").write_text(json.dumps(known))
     render_dataset(tmp_path, RandomPrimitives(), 1, **SETTINGS)
     with pytest.raises(ValueError, match="backend: pyvista there, blender now"):

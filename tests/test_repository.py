@@ -1,5 +1,6 @@
 """What holds the repository together: one place for versions, the make targets, and nothing that does not belong."""
 
+import json
 import os
 import re
 import shutil
@@ -218,3 +219,16 @@ def test_the_licence_is_apache_2():
     assert "Apache License\n                           Version 2.0, January 2004" in text
     assert "END OF TERMS AND CONDITIONS" in text
     assert PROJECT["license"] == "Apache-2.0"
+
+
+def test_no_name_is_undefined(repository):
+    """Ruff's F821, which the project's settings leave out: jaxtyping's shapes, in quotes, are no names."""
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select=F821", "--output-format=json"]
+    found = subprocess.run([*command, "vfusion3d", "tests"], cwd=repository, capture_output=True, text=True)
+    undefined = []
+    for one in json.loads(found.stdout):
+        row, column = one["location"]["row"], one["location"]["column"]
+        line = Path(one["filename"]).read_text(encoding="utf-8").splitlines()[row - 1]
+        if line[: column - 1].count('"') % 2 == 0:
+            undefined.append(f"{one['filename']}:{row}: {one['message']}")
+    assert not undefined

@@ -263,7 +263,7 @@ def test_a_new_part_of_the_model_s_config_counts_as_its_default(shards):
     model = tiny_model()
 
     def settings():
-        return training_lesson(Roles(load_profile("smoke")), shards, recipe(), model, 0)[0].settings
+        return training_lesson(Roles(load_profile("smoke")), shards, recipe(), model, 0).settings
 
     known = record(settings())
     del known["model"]["samples_per_ray"]  # as an older version wrote it
@@ -281,19 +281,6 @@ def test_the_precision_that_auto_comes_to_is_what_is_recorded(shards, tmp_path, 
     monkeypatch.setattr("vfusion3d.learning.precision.has_bfloat16", lambda: True)
     with pytest.raises(ValueError, match=r"training\.mixed_precision: no there, bf16 now"):
         train_vfusion3d(profile, shards.folder, tmp_path / "run", model=tiny_model())
-
-
-def test_a_run_whose_record_says_auto_as_older_versions_wrote_it_goes_on(shards, tmp_path):
-    automatic = recipe(rays_per_view=16, losses=LossWeights(lpips=0, mse=1), max_steps=1, mixed_precision="auto")
-    profile = dataclasses.replace(load_profile("smoke"), training=automatic)
-    train_vfusion3d(profile, shards.folder, tmp_path / "run", model=tiny_model())
-    path = tmp_path / "run" / "settings.json"
-    known = json.loads(path.read_text())
-    assert known["training"]["mixed_precision"] in ("no", "bf16")
-    path.write_text(json.dumps({**known, "training": {**known["training"], "mixed_precision": "auto"}}))
-    before = (tmp_path / "run" / "model" / "config.json").stat().st_mtime_ns
-    train_vfusion3d(profile, shards.folder, tmp_path / "run", model=tiny_model())
-    assert (tmp_path / "run" / "model" / "config.json").stat().st_mtime_ns == before
 
 
 def test_asking_for_lpips_on_scattered_rays_is_refused():

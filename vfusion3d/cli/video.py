@@ -125,7 +125,7 @@ def run_generate(options: argparse.Namespace) -> int:
         text_to_image(profile),
         model,
         profile.video,
-        drawn_by=profile.foundations.text_to_image,
+        drawn_by=name_of(profile, "text_to_image"),
         seed=options.seed,
         part=part,
         overwrite=options.overwrite,

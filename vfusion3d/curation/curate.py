@@ -28,6 +28,7 @@ from vfusion3d.curation.quality import FOLDS, QUALITY_FRAMES, REPEATS, C, held_o
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.data.shards import MultiviewShards, Shards, VideoShards
 from vfusion3d.foundations.image_features import ImageFeatures, image_features, patch_features
+from vfusion3d.foundations.loading import name_of
 from vfusion3d.foundations.roles import Roles
 from vfusion3d.foundations.saliency import saliency
 from vfusion3d.runs.claim import Arguments, changes, made_with, record, short_name, write_record, write_whole
@@ -159,7 +160,7 @@ def quality_model(
     `folder`/held_out.json. Both are made anew where the judgements changed.
     """
     settings = {
-        "features": profile.foundations.image_features,
+        "features": name_of(profile, "image_features"),
         "videos": videos.fingerprint,
         "judgements": judgements.digest,
         "C": C,
@@ -188,7 +189,7 @@ def elevation_model(
     It reads `image_features.patch_features`.
     """
     settings = {
-        "features": profile.foundations.image_features,
+        "features": name_of(profile, "image_features"),
         "data": shards.fingerprint,
         "size": profile.video.size,
         "samples": {"groups": GROUPS, "orbits": ORBITS, "others": OTHERS, "most_others": ENOUGH},
@@ -238,7 +239,7 @@ def new_labeller(
         "quality": judged,
         "elevation": trained,
         "elevation_of": ELEVATION_OF,
-        "saliency": profile.foundations.saliency,
+        "saliency": name_of(profile, "saliency"),
     }
     held_out = {(videos.fingerprint, key): score for key, score in scores.items()}
     return Labeller(features, quality, elevation, saliency(profile), patch_features(profile), held_out), settings
@@ -256,8 +257,8 @@ def stored_labeller(roles: Roles, run_dir: Path) -> tuple[Labeller, dict[str, st
         "quality": short_name(quality.read_bytes()),
         "elevation": short_name(elevation.read_bytes()),
         "elevation_of": ELEVATION_OF,
-        "features": roles.profile.foundations.image_features,
-        "saliency": roles.profile.foundations.saliency,
+        "features": name_of(roles.profile, "image_features"),
+        "saliency": name_of(roles.profile, "saliency"),
     }
     models = load_model(quality), load_model(elevation)
     return Labeller(roles.image_features, *models, roles.saliency, roles.patch_features), settings

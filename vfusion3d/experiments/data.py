@@ -18,6 +18,7 @@ from vfusion3d.data.subset import Subset
 from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.experiments.variants import FEWEST, Scaled
 from vfusion3d.foundations.aesthetic_score import AestheticScore
+from vfusion3d.foundations.loading import name_of
 from vfusion3d.foundations.roles import Roles
 from vfusion3d.learning.loop import CHECKPOINT
 from vfusion3d.runs import layout
@@ -100,7 +101,7 @@ def finetuning_data(roles: Roles, run_dir: Path, scaled: Scaled, seed: int) -> M
 def aesthetic_scores(roles: Roles, run_dir: Path, shards: MultiviewShards) -> np.ndarray:
     """How pleasing each 3D object is by the role aesthetic_score (section 4.3), kept in a file of the run."""
     folder = layout.aesthetic_scores(run_dir)
-    judged_by = {role: getattr(roles.profile.foundations, role) for role in ("clip", "aesthetic_score")}
+    judged_by = {role: name_of(roles.profile, role) for role in ("clip", "aesthetic_score")}
     claim_folder(folder, {**judged_by, "data": shards.fingerprint, "views": SEEN_VIEWS}, overwrite=True)
     path = folder / "scores.csv"
     if not path.exists():

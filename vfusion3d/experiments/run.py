@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from accelerate import PartialState
 
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.evaluation.protocol import evaluate_3d, model_predictor
 from vfusion3d.evaluation.single_images import evaluate_single_images, orbit_of, prompt_images
 from vfusion3d.experiments.data import finetuning_data, training_data
 from vfusion3d.experiments.variants import Experiments, load_experiments
+from vfusion3d.foundations.loading import name_of
 from vfusion3d.foundations.roles import Roles
-from vfusion3d.learning.loop import CHECKPOINT, Lesson, LoopSettings, fingerprint, learn
+from vfusion3d.learning.loop import CHECKPOINT, Lesson, fingerprint, learn
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs import layout
 from vfusion3d.runs.claim import SETTINGS, changes, record, short_name, write_whole
@@ -64,6 +66,7 @@ def run_variant(
     run_dir = Path(run_dir)
     experiments = experiments or load_experiments()
     scaled = experiments.variant(name).at(profile)
+    PartialState(cpu=profile.device == "cpu")  # gives each process its GPU, before anything is loaded
     roles = Roles(profile)
     folder = layout.experiment(run_dir, name, seed)
     start = scaled.variant.start
@@ -131,11 +134,11 @@ def evaluate_variant(profile: Profile, run_dir: Path, model: VFusion3D) -> pd.Da
     return pd.concat([seen.assign(test="3d"), told.assign(test="text")]).reindex(columns=columns)
 
 
-def _learned(lesson: tuple[Lesson, LoopSettings], folder: Path, run_dir: Path, device: str, overwrite: bool) -> Path:
+def _learned(lesson: Lesson, folder: Path, run_dir: Path, device: str, overwrite: bool) -> Path:
     """The model of a training: another run's of the same settings if there is one, else trained in `folder`."""
     trainings = [path.parent for path in sorted((run_dir / "experiments").glob(f"*/seed-*/*/{SETTINGS}"))]
     notebooks = [layout.pretrained_model(run_dir), layout.finetuned_model(run_dir)]
-    model = learn(*lesson, folder, elsewhere=[*notebooks, *trainings], overwrite=overwrite, device=device)
+    model = learn(lesson, folder, elsewhere=[*notebooks, *trainings], overwrite=overwrite, device=device)
     (folder / CHECKPOINT).unlink(missing_ok=True)  # many runs: only what they end in stays
     return model
 
@@ -150,9 +153,9 @@ def _evaluated(roles: Roles, run_dir: Path, name: str, seed: int, path: Path, fa
         "test": MultiviewShards(layout.test_data.need(run_dir)).fingerprint,
         "prompts": short_name("\n".join(eval_prompts(profile.data.eval_prompts))),
         "views": profile.experiments.views,
-        "clip": profile.foundations.clip,
-        "perceptual_distance": profile.foundations.perceptual_distance,
-        "text_to_image": profile.foundations.text_to_image,
+        "clip": name_of(profile, "clip"),
+        "perceptual_distance": name_of(profile, "perceptual_distance"),
+        "text_to_image": name_of(profile, "text_to_image"),
     }
     kept = {"settings": record(settings), "model": os.path.relpath(path, run_dir), "facts": facts}
     before = json.loads((folder / RESULT).read_text())["settings"] if (folder / RESULT).exists() else {}

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from vfusion3d.runs.claim import short_name
 from vfusion3d.runs.profiles import Profile, ProfileError
 
 Model = TypeVar("Model")
@@ -68,6 +69,20 @@ def _own_file(profile: Profile, role: str) -> ModuleType:
             raise unavailable(profile, role, f"{type(error).__name__}: {error}") from error
         _loaded[key] = module
     return _loaded[key]
+
+
+def name_of(profile: Profile, role: str) -> str:
+    """What settings record of the model that plays a role: its name; of a Python file, its name and what it holds.
+
+    Raises ModelUnavailable where there is no such file.
+    """
+    name = getattr(profile.foundations, role)
+    if not name.endswith(".py"):
+        return name
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise unavailable(profile, role, "there is no such file")
+    return f"{path.name} {short_name(path.read_bytes())}"
 
 
 def device_of(profile: Profile) -> torch.device:

@@ -17,12 +17,13 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ from vfusion3d.learning.precision import resolve
 from vfusion3d.runs.claim import SETTINGS, claim_folder, made_with, save_whole, write_whole
 from vfusion3d.runs.progress import tqdm
 
+Recipe = TypeVar("Recipe")  # a dataclass with a field `mixed_precision`
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.csv"
 MODEL = "model"  # of a run that is over: the folder beside them
@@ -93,26 +95,35 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def in_precision(recipe: Recipe, device: str | None) -> Recipe:
+    """The recipe with the `mixed_precision` that its own comes to on this machine: what settings record of it.
+
+    device: as for `train`.
+    """
+    there = PartialState(cpu=device == "cpu").device
+    return dataclasses.replace(recipe, mixed_precision=resolve(recipe.mixed_precision, there))
+
+
 @dataclass(frozen=True)
 class Lesson:
-    """A model, what it learns from, and what that is made of.
+    """A model, what it learns from and how, and what that is known by.
 
-    batch_of, losses_of: as for `train`. settings: what a run of it is known by (`claim_folder`), beside the weights
-    that the model starts with. given: whether these count, or are drawn from a seed among the settings. save(path):
-    writes the model; None: a run leaves its checkpoint only.
+    batch_of, losses_of, loop: as for `train`. settings: what a run of it is claimed with (`claim_folder`), beside the
+    weights that the model starts with. given: whether these count, or are drawn from a seed among the settings.
+    save(path): writes the model; None: a run leaves its checkpoint only.
     """
 
     model: nn.Module
     batch_of: Callable[[int, int], Any]
     losses_of: Callable[[nn.Module, Any, torch.Generator], dict[str, Tensor]]
     settings: Mapping[str, Any]
+    loop: LoopSettings | None = None
     given: bool = True
     save: Callable[[Path], Any] | None = None
 
 
 def learn(
     lesson: Lesson,
-    loop: LoopSettings,
     folder: str | Path,
     *,
     elsewhere: Iterable[Path] = (),
@@ -125,24 +136,31 @@ def learn(
     """A whole run: claim `folder` for the lesson, train or go on, save. Returns FOLDER/model, None if stopped early.
 
     elsewhere: other runs; the model of one that is over and has the same settings is returned, and nothing is trained.
-    Other options: as for `train`. Settings are recorded with the precision that a recipe's comes to on this machine.
-    Raises ValueError where the folder holds a run of other settings; with overwrite, that run is deleted.
+    Other options: as for `train`. Raises ValueError where the folder holds a run of other settings; with overwrite,
+    that run is deleted.
     """
-    state = PartialState(cpu=device == "cpu")
-    settings = {name: _in_precision(value, state.device) for name, value in lesson.settings.items()}
-    settings["start"] = fingerprint(lesson.model) if lesson.given else None
     folder = Path(folder)
-    for run in (folder, *elsewhere):
-        if (run / MODEL).is_dir() and made_with(run / SETTINGS, settings):
-            return run / MODEL
-    if state.is_main_process:
-        claim_folder(folder, settings, overwrite=overwrite)
-    state.wait_for_everyone()
+    state = PartialState(cpu=device == "cpu")
+    settings = {**lesson.settings, "start": fingerprint(lesson.model) if lesson.given else None}
+    found: list[Any] = [None, None]  # a model that is there already, and what is wrong with the folder
+    if state.is_main_process:  # one process looks, for files may change between two looks
+        try:
+            over = (run / MODEL for run in (folder, *elsewhere) if made_with(run / SETTINGS, settings))
+            found[0] = next(filter(Path.is_dir, over), None)
+            if found[0] is None:
+                claim_folder(folder, settings, overwrite=overwrite)
+        except (ValueError, OSError) as error:
+            found[1] = error
+    there, wrong = broadcast_object_list(found)
+    if wrong is not None:
+        raise wrong
+    if there is not None:
+        return there
     done = train(
         lesson.model,
         lesson.batch_of,
         lesson.losses_of,
-        loop,
+        lesson.loop,
         folder,
         show=show,
         show_every=show_every,
@@ -153,13 +171,6 @@ def learn(
         save_whole(lesson.save, folder / MODEL)
     state.wait_for_everyone()
     return folder / MODEL if done else None
-
-
-def _in_precision(value: Any, device: torch.device) -> Any:
-    """A recipe with the `mixed_precision` that its own comes to on a device; any other setting as it is."""
-    if not hasattr(value, "mixed_precision"):
-        return value
-    return dataclasses.replace(value, mixed_precision=resolve(value.mixed_precision, device))
 
 
 def train(

@@ -15,7 +15,7 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.learning import loop
-from vfusion3d.learning.loop import Lesson, LoopSettings
+from vfusion3d.learning.loop import Lesson, LoopSettings, in_precision
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,11 @@ def learn(
     The lesson's settings hold `data`: the fingerprints of what its batches are drawn from. stop_after: seconds. Raises
     ValueError where the folder holds a run of another lesson, training or start.
     """
-    settings = {"miniature": type(lesson.model).__name__, "training": training, **lesson.settings}
+    settings = {
+        "miniature": type(lesson.model).__name__,
+        "training": in_precision(training, device),
+        **lesson.settings,
+    }
     steps = LoopSettings(
         steps=training.steps,
         learning_rate=training.rate,
@@ -62,8 +66,8 @@ def learn(
         mixed_precision=training.mixed_precision,
         checkpoint_every=200,
     )
-    run = loop.learn(replace(lesson, settings=settings), steps, folder, stop_after=stop_after, device=device)
-    return run is not None
+    whole = replace(lesson, settings=settings, loop=steps)
+    return loop.learn(whole, folder, stop_after=stop_after, device=device) is not None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 SETTINGS = "settings.json"
-DEFAULTS = "defaults"  # a key of records: the defaults of what is in them, by dotted names
+DEFAULTS = "(defaults)"  # a key of records: the defaults of what is in them, by dotted names
 
 
 class Arguments(dict):
@@ -151,7 +151,7 @@ def _changes(name: str, old: Any, new: Any, defaults: Mapping[str, Any]) -> Iter
             inner = f"{name}.{key}" if name else key
             missing = defaults.get(inner)
             yield from _changes(inner, old.get(key, missing), new.get(key, missing), defaults)
-    elif old != new and not (old == "auto" and name.endswith("mixed_precision")):  # which older versions wrote down
+    elif old != new:
         yield f"{name}: {old} there, {new} now"
 
 

@@ -8,7 +8,7 @@ that the paper states (sections 3.2, 3.3, 4.1 and 4.3).
 
 import difflib
 import types
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -254,6 +254,8 @@ def load_profile(name_or_path: str | Path) -> Profile:
         raise ProfileError(f"{path.name} is not YAML: {error}") from error
     try:
         profile = read_config(Profile, content)
+        own = {role: str(path.parent / name) for role, name in vars(profile.foundations).items() if name[-3:] == ".py"}
+        profile = replace(profile, foundations=replace(profile.foundations, **own))  # as seen from the profile
     except ProfileError as error:
         raise ProfileError(f"{path.name}: {error}") from error
     if path.resolve().parent != FOLDER.resolve() and (FOLDER / f"{profile.name}.yaml").is_file():

@@ -31,7 +31,7 @@ def simulate_raters(
     noise: float = 0.5,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The answers of simulated raters, in the form that people's have (`user_study.COLUMNS`).
+    """The answers of simulated raters, in the form that people's have (`study.answers.COLUMNS`).
 
     Quality is the mean CLIP similarity of the seen frames to the item's caption, faithfulness that to its picture; the
     video with more of it wins. So that raters differ, each sees `frames` moments of every video, drawn anew for every

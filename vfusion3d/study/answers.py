@@ -132,7 +132,7 @@ def video_problem(path: Path) -> str:
 
 
 def read_video(path: Path) -> Float[Tensor, "frames 3 h w"]:
-    """All frames of a video as a browser shows them, in [0, 1] (`method_folders.read_turn` is slower and stricter).
+    """All frames of a video as a browser shows them, in [0, 1] (`evaluation.methods.read_turn` is slower and stricter).
 
     Raises StudyError where there are none.
     """

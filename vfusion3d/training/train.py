@@ -6,13 +6,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.data.subset import Subset
 from vfusion3d.data.synthetic import SyntheticShards
-from vfusion3d.foundations.loading import source_of
+from vfusion3d.foundations.loading import device_of, name_of, source_of, unavailable
 from vfusion3d.foundations.roles import Roles
-from vfusion3d.learning.loop import Lesson, LoopSettings, learn
+from vfusion3d.learning.loop import Lesson, LoopSettings, in_precision, learn
 from vfusion3d.model.initialise import start_local
 from vfusion3d.model.sizes import SIZES
 from vfusion3d.model.vfusion3d import VFusion3D
@@ -36,6 +37,8 @@ def new_model(profile: Profile, generator: torch.Generator) -> VFusion3D:
     if profile.model.size == "released":
         from transformers import Dinov2Model
 
+        if profile.foundations.image_features.endswith(".py"):
+            raise unavailable(profile, "image_features", "the encoder's weights come from a DINOv2, not from a file")
         model.encoder.model = Dinov2Model.from_pretrained(source_of(profile, "image_features"), use_safetensors=True)
         model.encoder.model.embeddings.mask_token.requires_grad_(False)
         return model
@@ -64,11 +67,11 @@ def train_vfusion3d(
     Raises ValueError where the folder holds a run of another recipe, data set, seed or start; with overwrite, that run
     is deleted.
     """
+    PartialState(cpu=profile.device == "cpu")  # gives each process its GPU, before anything is loaded
     shards = MultiviewShards(data) if isinstance(data, str | Path) else data
-    lesson, loop = training_lesson(Roles(profile), shards, recipe or profile.training, model, seed, checkpoint_every)
+    lesson = training_lesson(Roles(profile), shards, recipe or profile.training, model, seed, checkpoint_every)
     trained = learn(
         lesson,
-        loop,
         folder,
         overwrite=overwrite,
         show=show and partial(show, lesson.model),
@@ -76,7 +79,7 @@ def train_vfusion3d(
         stop_after=stop_after,
         device=profile.device,
     )
-    return lesson.model if trained is None else VFusion3D.from_pretrained(trained)
+    return lesson.model if trained is None else VFusion3D.from_pretrained(trained).to(device_of(profile))
 
 
 def training_lesson(
@@ -86,7 +89,7 @@ def training_lesson(
     model: VFusion3D | None,
     seed: int,
     checkpoint_every: int = 50,
-) -> tuple[Lesson, LoopSettings]:
+) -> Lesson:
     """What `learn` takes to train on a data set by a recipe: two trainings of equal settings give the same model.
 
     model: where it starts, else `new_model`. Raises ValueError where the data have fewer views than the recipe wants.
@@ -97,9 +100,9 @@ def training_lesson(
     supervision = Supervision(data, recipe, model.config.image_size, steps, seed)
     losses = Losses(recipe, roles.perceptual_distance if recipe.losses.lpips else None)
     settings = {
-        "training": recipe,
+        "training": in_precision(recipe, roles.profile.device),
         "model": Arguments(VFusion3D, {name: value for name, value in model.config.items() if name[0] != "_"}),
-        "perceptual_distance": roles.profile.foundations.perceptual_distance,
+        "perceptual_distance": name_of(roles.profile, "perceptual_distance"),
         "data": data.fingerprint,
         "seed": seed,
     }
@@ -114,7 +117,7 @@ def training_lesson(
         compile=recipe.compile,
         checkpoint_every=checkpoint_every,
     )
-    return Lesson(model, supervision.batch, losses, settings, given, partial(save_model, model)), loop
+    return Lesson(model, supervision.batch, losses, settings, loop, given, partial(save_model, model))
 
 
 def save_model(model: VFusion3D, folder: Path) -> None:

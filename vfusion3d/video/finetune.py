@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from vfusion3d.data.images import on_white, resize
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.foundations.image_to_video import VideoModel, load_video_model
 from vfusion3d.foundations.loading import device_of
-from vfusion3d.learning.loop import Lesson, learn, samples_of_step, step_generator
+from vfusion3d.learning.loop import Lesson, LoopSettings, in_precision, learn, samples_of_step, step_generator
 from vfusion3d.runs.profiles import Profile, Video
 
 LATENTS_KEPT = 1 << 30  # pixels: of data sets up to this size the latents are kept in memory, about 100 MB
@@ -47,11 +48,10 @@ def finetune_video_model(
     it stopped; once done, it loads `folder/model` and returns. Raises ValueError where the folder holds a run of other
     settings (overwrite: it is deleted), and for orbits that cannot be made into videos.
     """
+    PartialState(cpu=profile.device == "cpu")  # gives each process its GPU, before anything is loaded
     model = load_video_model(profile) if model is None else model
-    lesson = orbit_lesson(profile.video, MultiviewShards(data), objects, model, seed)
     tuned = learn(
-        lesson,
-        _loop_settings(profile.video, seed, checkpoint_every),
+        orbit_lesson(profile, MultiviewShards(data), objects, model, seed, checkpoint_every),
         folder,
         overwrite=overwrite,
         show=show and partial(show, model),
@@ -62,18 +62,36 @@ def finetune_video_model(
     return model if tuned is None else type(model).from_pretrained(tuned, device_of(profile), torch.float32)
 
 
-def orbit_lesson(recipe: Video, shards: MultiviewShards, objects: int | None, model: VideoModel, seed: int) -> Lesson:
+def orbit_lesson(
+    profile: Profile, shards: MultiviewShards, objects: int | None, model: VideoModel, seed: int, checkpoint_every: int
+) -> Lesson:
     """What `learn` takes to fine-tune a video model on the orbits of the first `objects` objects (None: all).
 
     Raises ValueError for more objects than there are and for orbits that cannot be made into videos.
     """
+    recipe = profile.video
     objects = len(shards) if objects is None else objects
     if not 1 <= objects <= len(shards):
         raise ValueError(f"objects is {objects}, but {shards.folder} holds {len(shards)}")
+    model.to(PartialState().device)  # the loop moves only what learns
     learn_temporal_only(model)
     orbits = _Orbits(shards, model, recipe, objects, seed)
-    settings = {"video": recipe, "data": shards.fingerprint, "objects": objects, "seed": seed}
-    return Lesson(model.network, orbits.batch, orbits.losses, settings, save=model.save_pretrained)
+    settings = {
+        "video": in_precision(recipe, profile.device),
+        "data": shards.fingerprint,
+        "objects": objects,
+        "seed": seed,
+    }
+    loop = LoopSettings(
+        steps=recipe.steps,
+        learning_rate=partial(learning_rate, recipe),
+        seed=seed,
+        weight_decay=recipe.weight_decay,
+        muon=recipe.optimizer == "muon",
+        mixed_precision=recipe.mixed_precision,
+        checkpoint_every=checkpoint_every,
+    )
+    return Lesson(model.network, orbits.batch, orbits.losses, settings, loop, save=model.save_pretrained)
 
 
 def learn_temporal_only(model: VideoModel) -> None:
@@ -103,9 +121,11 @@ class _Orbits:
     """
 
     def __init__(self, shards: MultiviewShards, model: VideoModel, recipe: Video, objects: int, seed: int):
-        self.shards, self.model, self.recipe = shards, model, recipe
-        self.objects, self.seed = objects, seed
-        self.placed = False  # whether all of the model is where its network learns
+        self.shards = shards
+        self.model = model
+        self.recipe = recipe
+        self.objects = objects
+        self.seed = seed
         self.stored = len(shards.picture_names(0))
         self.kept: dict[int, Float[Tensor, "views c h8 w8"]] = {}
         pixels = len(shards) * self.stored * recipe.size**2
@@ -129,9 +149,6 @@ class _Orbits:
         self, network: nn.Module, batch: list[tuple[int, int]], generator: torch.Generator
     ) -> dict[str, Float[Tensor, ""]]:
         """The model's own loss for a batch; network is its network, perhaps wrapped for several devices."""
-        if not self.placed:  # the loop moves only what learns
-            self.model.to(next(network.parameters()).device)
-            self.placed = True
         first, latents = self.frames_and_latents(batch)
         buckets = [self.recipe.motion_bucket] * len(batch)
         condition = self.model.condition(first, buckets, self.recipe.fps, generator)

@@ -43,7 +43,7 @@ def generate_videos(
 ) -> Path:
     """One video a prompt, in shards that `VideoShards` reads. Returns the path of `index.json`, written last.
 
-    draw: the text-to-image role; drawn_by: the name of its model (`profile.foundations.text_to_image`). model: the
+    draw: the text-to-image role; drawn_by: the name of its model (`name_of(profile, "text_to_image")`). model: the
     fine-tuned video model. The settings beside the shards hold that name, a fingerprint of the model's network, and
     what of the recipe changes a video.
 

@@ -16,6 +16,7 @@ from vfusion3d.data.images import on_white, uniform_frames
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.foundations.caption_rules import OVERLONG
 from vfusion3d.foundations.captioner import Captioner, captioner
+from vfusion3d.foundations.loading import name_of
 from vfusion3d.foundations.prompt_filter import Decision, PromptFilter, prompt_filter
 from vfusion3d.runs.claim import claim_folder, short_name
 from vfusion3d.runs.profiles import Profile
@@ -65,8 +66,8 @@ def collect_prompts(
     shards = [] if objects is None else MultiviewShards(objects)
     settings = {
         "prompts": wanted,
-        "prompt_filter": profile.foundations.prompt_filter,
-        "captioner": profile.foundations.captioner,
+        "prompt_filter": name_of(profile, "prompt_filter"),
+        "captioner": name_of(profile, "captioner"),
         "corpus": check_corpus(corpus),
         "objects": shards.fingerprint if shards else None,
         "held_out": _checksum(held_out),
