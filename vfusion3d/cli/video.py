@@ -107,7 +107,7 @@ vfusion3d generate --profile paper --shard 3 --shards 64                      (o
 def run_generate(options: argparse.Namespace) -> int:
     part = part_of(options)
     from vfusion3d.foundations.image_to_video import load_video_model
-    from vfusion3d.foundations.loading import dtype_of
+    from vfusion3d.foundations.loading import dtype_of, name_of
     from vfusion3d.foundations.text_to_image import text_to_image
     from vfusion3d.video.generate import generate_videos
     from vfusion3d.video.prompts import PROMPTS, read_prompts
