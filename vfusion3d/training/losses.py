@@ -27,9 +27,8 @@ class Losses:
         rays = rays_through(batch.pixels, batch.cam2world, batch.intrinsics)
         origins, directions = (r.flatten(1, 2).to(device) for r in rays)
         with autocast(self.recipe.mixed_precision, device):
-            rgb, opacity, _ = render_rays(
-                bare.field, planes, origins, directions, samples=self.recipe.samples_per_ray, generator=generator
-            )
+            options = {"samples": self.recipe.samples_per_ray, "radius": bare.config.radius}
+            rgb, opacity, _ = render_rays(bare.field, planes, origins, directions, generator=generator, **options)
         target, mask = batch.rgb.flatten(1, 2).to(device), batch.mask.flatten(1, 2).to(device)
         weights, losses = self.recipe.losses, {}
         if weights.lpips:
