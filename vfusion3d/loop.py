@@ -45,6 +45,7 @@ class LoopSettings:
 
     mixed_precision: "no", "bf16" or "auto". compile: through torch.compile. Betas and weight decay are AdamW's (only
     matrices decay). muon: matrices and convolutions of repeated blocks (in an nn.ModuleList) learn by Muon.
+    average: decay a step of an exponential moving average of the weights, which the model has in the end; 0: none.
     checkpoint_every, log_every: in steps.
     """
 
@@ -55,6 +56,7 @@ class LoopSettings:
     betas: tuple[float, float] = (0.9, 0.95)
     muon: bool = False
     grad_clip: float = 1.0
+    average: float = 0.0
     mixed_precision: str = "no"
     compile: bool = False
     checkpoint_every: int = 500
@@ -120,8 +122,11 @@ def train(
             f"training is to run on {device}, but there is only {accelerator.device}: set device to auto"
         )
     model.to(accelerator.device).train()
-    optimizer = MuonAdamW(_groups(model, settings), lr=0.0, betas=settings.betas)
-    start = load_checkpoint(folder, model, optimizer)
+    optimizer = MuonAdamW(
+        _groups(model, settings), lr=0.0, betas=settings.betas, fused=accelerator.device.type == "cpu"
+    )
+    average = WeightAverage(model, settings.average) if settings.average else None
+    start = load_checkpoint(folder, model, optimizer, average)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     if settings.compile:
         wrapped = torch.compile(wrapped)
@@ -157,6 +162,8 @@ def train(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             done = step + 1
+            if average:
+                average.update(model, done)
             if log and (done % settings.log_every == 0 or done == settings.steps):
                 values = {name: value.item() for name, value in losses.items()}
                 log.write(done, {**values, "learning_rate": settings.learning_rate(step), "gradient_norm": float(norm)})
@@ -165,20 +172,51 @@ def train(
             if accelerator.is_main_process and (
                 done % settings.checkpoint_every == 0 or done == settings.steps or late
             ):
-                save_checkpoint(folder, done, model, optimizer)
+                save_checkpoint(folder, done, model, optimizer, average)
             if (
                 show
                 and accelerator.is_main_process
                 and (done == settings.steps or (show_every and done % show_every == 0))
             ):
                 model.eval()
-                show(done)
+                with average.in_place(model) if average else nullcontext():
+                    show(done)
                 model.train()
             if late:
                 break
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # autocast stays out of what the model computes later
     model.eval()
-    return start >= settings.steps or done == settings.steps
+    finished = start >= settings.steps or done == settings.steps
+    if average and finished:
+        model.load_state_dict(average.weights, strict=False)
+    return finished
+
+
+class WeightAverage:
+    """An exponential moving average of a model's parameters, for smoother weights than the last step's.
+
+    decay: how much of the average stays in a step; less in the first steps, when 1 - decay = 9 / (10 + step).
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.weights = {name: value.detach().clone() for name, value in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after `step` steps."""
+        share = max(1 - self.decay, 9 / (10 + step))
+        torch._foreach_lerp_(list(self.weights.values()), [p.detach() for p in model.parameters()], share)
+
+    @contextmanager
+    def in_place(self, model: nn.Module) -> Iterator[None]:
+        """The model with the averaged weights, for as long as the block lasts."""
+        learning = {name: value.detach().clone() for name, value in model.named_parameters()}
+        model.load_state_dict(self.weights, strict=False)
+        try:
+            yield
+        finally:
+            model.load_state_dict(learning, strict=False)
 
 
 @contextmanager
@@ -203,12 +241,19 @@ def _not_finite(step: int, values: str, batch: Any, folder: Path) -> str:
     )
 
 
-def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Weights, moments and the step, to a temporary name that is renamed when whole."""
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None = None,
+) -> None:
+    """Weights, their average, moments and the step, to a temporary name that is renamed when whole."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     for parameter, moments in optimizer.state.items():
         tensors |= {f"optimizer/{names[parameter]}/{key}": value for key, value in moments.items()}
+    tensors |= {f"average/{name}": value for name, value in average.weights.items()} if average else {}
     tensors = {
         name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()
     }  # tied ones too
@@ -217,8 +262,10 @@ def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: torch.
     write_whole(folder / CHECKPOINT, partial(save_file, tensors, metadata={"step": str(step)}))
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Put the checkpoint of `folder`, if there is one, into the model and the optimizer; returns the steps done."""
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None
+) -> int:
+    """Put the checkpoint of `folder`, if there is one, into model, optimizer and average; returns the steps done."""
     path = folder / CHECKPOINT
     if not path.exists():
         return 0
@@ -231,6 +278,8 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     except RuntimeError as error:
         raise TrainingError(f"{path} is of another model: use a new folder for a new model ({error})") from error
     for name, parameter in model.named_parameters():
+        if average:
+            average.weights[name] = tensors.get(f"average/{name}", parameter.detach().clone()).to(parameter.device)
         prefix = f"optimizer/{name}/"
         moments = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         if moments:

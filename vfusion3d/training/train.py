@@ -108,6 +108,7 @@ def train_vfusion3d(
         weight_decay=recipe.weight_decay,
         muon=recipe.optimizer == "muon",
         grad_clip=recipe.grad_clip,
+        average=recipe.average,
         mixed_precision=recipe.mixed_precision,
         compile=recipe.compile,
         checkpoint_every=checkpoint_every,
