@@ -59,6 +59,10 @@ AS_BUNDLED = Pilot("sizes and recipe of the bundled base", recipe={"average": 0.
 BALL = AS_BUNDLED.also("rays and tokens within 0.8 only, 16 samples a ray", {"radius": 0.8}, samples_per_ray=16)
 HEADS = BALL.also("2 heads in place of 4", {"heads": 2})
 BATCH = HEADS.also("batch 16", batch_size=16)
+SHARP = BATCH.also(
+    "patches of 4, 4 encoder layers, 16 tokens a plane's side",
+    {"patch_size": 4, "position_grid": 16, "encoder_layers": 4, "triplane_size": 16},
+)
 PILOTS = {
     "as_bundled": AS_BUNDLED,
     "ball": BALL,
@@ -69,10 +73,8 @@ PILOTS = {
         "patches of 4, 4 encoder layers", {"patch_size": 4, "position_grid": 16, "encoder_layers": 4}
     ),
     "tokens_16": BATCH.also("16 tokens a plane's side", {"triplane_size": 16}),
-    "sharp": BATCH.also(
-        "patches of 4, 4 encoder layers, 16 tokens a plane's side",
-        {"patch_size": 4, "position_grid": 16, "encoder_layers": 4, "triplane_size": 16},
-    ),
+    "sharp": SHARP,
+    "sharp_varied": SHARP.also("also mirrored, colours permuted", variety=True),
     "deep": BATCH.also("6 layers in place of 3", {"layers": 6}),
     "wide": BATCH.also("192 wide, 3 heads", {"width": 192, "heads": 3}),
     "rate_3": BATCH.also("learning rate 3e-3", learning_rate=3e-3),

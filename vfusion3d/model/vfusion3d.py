@@ -196,8 +196,8 @@ class TriplaneTransformer(nn.Module):
     ):
         super().__init__()
         self.size = size
-        read = tokens_within(size, radius).repeat(3).nonzero().flatten()
-        self.register_buffer("read", None if radius is None else read, persistent=False)
+        read = None if radius is None else tokens_within(size, radius).repeat(3).nonzero().flatten()
+        self.register_buffer("read", read, persistent=False)
         self.gradient_checkpointing = False
         self.pos_embed = nn.Parameter(torch.randn(1, 3 * size * size, width) * width**-0.5)
         self.layers = nn.ModuleList(TransformerLayer(width, heads, image_width, camera_width) for _ in range(layers))
@@ -222,15 +222,15 @@ class TriplaneTransformer(nn.Module):
         return planes.unflatten(0, (-1, 3))
 
 
-def tokens_within(size: int, radius: float | None) -> Bool[Tensor, "size*size"]:
-    """Which tokens of a plane over [-1, 1]^2, row by row, a point within `radius` of the origin can read; None: all.
+def tokens_within(size: int, radius: float) -> Bool[Tensor, "size*size"]:
+    """Which tokens of a plane over [-1, 1]^2, row by row, a point within `radius` of the origin can read.
 
     Each covers two texels a side, and interpolation reads half a texel further.
     """
     side = 2 / size
     nearest = ((torch.arange(size) + 0.5) * side - 1).abs() - side / 2 - side / 4
     nearest = nearest.clamp(min=0).square()
-    return (nearest[:, None] + nearest < (2.0 if radius is None else radius**2)).flatten()
+    return (nearest[:, None] + nearest < radius**2).flatten()
 
 
 class TransformerLayer(nn.Module):
