@@ -16,7 +16,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import Dinov2Config, Dinov2Model
+from transformers import AttentionInterface, Dinov2Config, Dinov2Model
 
 from vfusion3d.model.mesh import extract_mesh
 from vfusion3d.model.rendering import Field, Rendering, render
@@ -24,6 +24,7 @@ from vfusion3d.precision import has_bfloat16
 
 BUNDLED_WEIGHTS = Path(__file__).parents[1] / "weights"
 QUERIES = 512  # whose scores are in memory at once
+ATTENTION = "vfusion3d"  # the name under which transformers knows `attend`
 RELEASED_NAME = "facebook/vfusion3d"
 
 
@@ -155,14 +156,12 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: Dinov2Config):
         super().__init__()
         self.model = Dinov2Model(config)
+        self.model.set_attn_implementation(ATTENTION)
         self.model.embeddings.mask_token.requires_grad_(False)  # DINOv2's own training only; DDP wants all to learn
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens width"]:
-        half = torch.is_autocast_enabled("cpu") or self.model.dtype == torch.bfloat16
-        plain = half and torch.is_grad_enabled() and image.device.type == "cpu" and has_bfloat16()
-        self.model.config._attn_implementation = "eager" if plain else "sdpa"  # as in `Attention`
         return self.model((image - self.mean) / self.std).last_hidden_state
 
 
@@ -254,11 +253,7 @@ class TransformerLayer(nn.Module):
 
 
 class Attention(nn.MultiheadAttention):
-    """The weights of `nn.MultiheadAttention` without biases, used as the device does it fastest.
-
-    In bfloat16 a CPU with instructions for it takes 2.7 times as long for torch's fused attention as for the plain
-    products; one without takes 20 times as long for the products.
-    """
+    """The weights of `nn.MultiheadAttention` without biases, used as the device does it fastest."""
 
     def forward(
         self, x: Float[Tensor, "batch queries width"], seen: Float[Tensor, "batch keys seen_width"]
@@ -273,9 +268,28 @@ class Attention(nn.MultiheadAttention):
             nn.functional.linear(one, weight).unflatten(-1, heads).transpose(1, 2)
             for one, weight in zip(inputs, weights, strict=True)
         )
-        plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and has_bfloat16()
-        attend = plain_attention if plain else nn.functional.scaled_dot_product_attention
         return self.out_proj(attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+def attend(
+    q: Float[Tensor, "batch heads queries width"],
+    k: Float[Tensor, "batch heads keys width"],
+    v: Float[Tensor, "batch heads keys width"],
+) -> Float[Tensor, "batch heads queries width"]:
+    """softmax(q k^T / sqrt(width)) v, by torch's fused attention or by the plain products, whichever is faster.
+
+    In bfloat16 a CPU with instructions for it takes 2.7 times as long for the fused attention as for the products; one
+    without takes 20 times as long for the products.
+    """
+    plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and has_bfloat16()
+    return (plain_attention if plain else nn.functional.scaled_dot_product_attention)(q, k, v)
+
+
+def _attend_in_encoder(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, *_, **__) -> tuple[Tensor, None]:
+    return attend(q, k, v).transpose(1, 2), None
+
+
+AttentionInterface.register(ATTENTION, _attend_in_encoder)
 
 
 def plain_attention(

@@ -17,7 +17,7 @@ from vfusion3d.foundations.loading import source_of
 from vfusion3d.foundations.perceptual import perceptual_distance
 from vfusion3d.loop import LoopSettings, fingerprint, train
 from vfusion3d.model.initialise import start_local
-from vfusion3d.model.vfusion3d import VFusion3D
+from vfusion3d.model.vfusion3d import ATTENTION, VFusion3D
 from vfusion3d.profiles import Profile, Recipe
 from vfusion3d.settings import claim_folder, save_whole
 from vfusion3d.training.losses import Losses
@@ -59,7 +59,8 @@ def new_model(profile: Profile, generator: torch.Generator) -> VFusion3D:
     if profile.model.size == "released":
         from transformers import Dinov2Model
 
-        model.encoder.model = Dinov2Model.from_pretrained(source_of(profile, "image_features"), use_safetensors=True)
+        options = {"use_safetensors": True, "attn_implementation": ATTENTION}
+        model.encoder.model = Dinov2Model.from_pretrained(source_of(profile, "image_features"), **options)
         model.encoder.model.embeddings.mask_token.requires_grad_(False)
         return model
     return start_local(model, generator)
