@@ -44,15 +44,16 @@ METRICS = ["psnr", "ssim", "lpips"]
 
 @dataclass(frozen=True)
 class Pilot:
-    """What differs from the bundled `base` (sizes of the model, entries of the recipe), and from what it is a step."""
+    """What differs from how `base` was trained: sizes of the model, entries of the recipe. start: weights, or None."""
 
     what: str
     size: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
+    start: str | None = None
 
     def also(self, what: str, size: dict[str, Any] | None = None, **recipe) -> "Pilot":
         """This pilot with one thing more."""
-        return Pilot(what, self.size | (size or {}), self.recipe | recipe)
+        return dataclasses.replace(self, what=what, size=self.size | (size or {}), recipe=self.recipe | recipe)
 
 
 AS_BUNDLED = Pilot("sizes and recipe of the bundled base", recipe={"average": 0.99, "cooldown": 0.0})
@@ -63,7 +64,12 @@ SHARP = BATCH.also(
     "patches of 4, 4 encoder layers, 16 tokens a plane's side",
     {"patch_size": 4, "position_grid": 16, "encoder_layers": 4, "triplane_size": 16},
 )
+FURTHER = BALL.also(
+    "on from the bundled base: batch 16, MSE, mirrored, colours permuted, cooling down",
+    batch_size=16, variety=True, learning_rate=7e-4, warmup_steps=20, cooldown=0.6,
+)  # fmt: skip
 PILOTS = {
+    "further": dataclasses.replace(FURTHER, start="base"),
     "as_bundled": AS_BUNDLED,
     "ball": BALL,
     "heads": HEADS,
@@ -92,10 +98,7 @@ def run(name: str, options: argparse.Namespace) -> None:
     data = MultiviewShards(options.data)
     epochs = (dataclasses.replace(recipe.stages[0], epochs=steps * recipe.batch_size / len(data)),)
     recipe = dataclasses.replace(recipe, stages=epochs, max_steps=steps)
-    generator = torch.Generator().manual_seed(options.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
-        model = start_local(VFusion3D(image_size=64, **(SIZES["mini"] | pilot.size)), generator)
+    model = new_model(pilot, options.seed)
     distance, seen = perceptual_distance(load_profile("laptop")), {"evaluating": 0.0}
     table, begun = options.folder / f"{name}.csv", time.process_time()
 
@@ -119,6 +122,16 @@ def run(name: str, options: argparse.Namespace) -> None:
     profile = dataclasses.replace(profile, training=recipe)
     how = {"show": show, "show_every": marks, "checkpoint_every": marks, "seed": options.seed}
     train_vfusion3d(profile, data, folder, model=model, **how)
+
+
+def new_model(pilot: Pilot, seed: int) -> VFusion3D:
+    """Where a pilot begins."""
+    if pilot.start:
+        return VFusion3D.from_pretrained(pilot.start, **pilot.size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = VFusion3D(image_size=64, **(SIZES["mini"] | pilot.size))
+    return start_local(model, torch.Generator().manual_seed(seed))
 
 
 def score(model: VFusion3D, test: Path, distance: PerceptualDistance, options: argparse.Namespace) -> dict[str, float]:
