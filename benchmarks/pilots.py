@@ -68,6 +68,7 @@ FURTHER = BALL.also(
     "on from the bundled base: batch 16, MSE, mirrored, colours permuted, cooling down",
     batch_size=16, variety=True, learning_rate=7e-4, warmup_steps=20, cooldown=0.6,
 )  # fmt: skip
+SHARP_VARIED = SHARP.also("also mirrored, colours permuted", variety=True)
 PILOTS = {
     "further": dataclasses.replace(FURTHER, start="base"),
     "as_bundled": AS_BUNDLED,
@@ -80,7 +81,11 @@ PILOTS = {
     ),
     "tokens_16": BATCH.also("16 tokens a plane's side", {"triplane_size": 16}),
     "sharp": SHARP,
-    "sharp_varied": SHARP.also("also mirrored, colours permuted", variety=True),
+    "sharp_varied": SHARP_VARIED,
+    "sharp_rate_3": SHARP_VARIED.also("that, with a learning rate of 3e-3", learning_rate=3e-3),
+    "sharp_deep": SHARP_VARIED.also("that, with 6 layers in place of 3", {"layers": 6}),
+    "sharp_rays": SHARP_VARIED.also("that, with 192 rays a view", rays_per_view=192),
+    "sharp_thin": SHARP_VARIED.also("that, with an encoder 96 wide", {"encoder_width": 96, "encoder_heads": 3}),
     "deep": BATCH.also("6 layers in place of 3", {"layers": 6}),
     "wide": BATCH.also("192 wide, 3 heads", {"width": 192, "heads": 3}),
     "rate_3": BATCH.also("learning rate 3e-3", learning_rate=3e-3),
