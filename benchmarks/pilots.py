@@ -21,6 +21,7 @@ import dataclasses
 import math
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,12 @@ from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.data.subset import Subset
 from vfusion3d.evaluation.protocol import evaluate_3d, model_predictor
 from vfusion3d.foundations.perceptual import PerceptualDistance, perceptual_distance
+from vfusion3d.loop import load_weights
 from vfusion3d.model.initialise import start_local
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.profiles import load_profile
-from vfusion3d.training.train import SIZES, train_vfusion3d
+from vfusion3d.settings import save_whole
+from vfusion3d.training.train import SIZES, save_model, train_vfusion3d
 
 PROFILE = Path(__file__).parents[1] / "vfusion3d" / "weights" / "base.yaml"
 METRICS = ["psnr", "ssim", "lpips"]
@@ -151,6 +154,7 @@ def main() -> None:
     page = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     page.add_argument("names", nargs="*", choices=[[], *PILOTS], metavar="NAME", help="pilots; --list shows them")
     page.add_argument("--list", action="store_true", help="show the pilots, and do nothing")
+    page.add_argument("--export", action="store_true", help="write the averaged weights so far to FOLDER/NAME/average")
     page.add_argument("--samples", type=int, default=8000, help="objects shown, each with an input view of its own")
     page.add_argument("--every", type=int, default=2000, help="samples between two marks")
     page.add_argument("--objects", type=int, default=20, help="scored of each test set")
@@ -170,7 +174,13 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     PartialState(cpu=True)
     for name in options.names:
-        run(name, options)
+        if options.export:
+            model = new_model(PILOTS[name], options.seed)
+            step = load_weights(options.folder / name, model)
+            save_whole(partial(save_model, model), options.folder / name / "average")
+            print(f"{options.folder / name / 'average'}: after {step:,} steps")
+        else:
+            run(name, options)
 
 
 if __name__ == "__main__":

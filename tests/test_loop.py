@@ -17,6 +17,7 @@ from vfusion3d.loop import (
     LoopSettings,
     TrainingError,
     WeightAverage,
+    load_weights,
     read_log,
     samples_of_step,
     step_generator,
@@ -275,6 +276,18 @@ def test_a_run_ends_with_the_average_of_its_weights_and_a_stopped_one_with_the_s
         assert torch.equal(value, saved[f"average/{name}"])
         assert torch.equal(value, again.get_parameter(name))
         assert torch.equal(value, model.get_parameter(name))
+
+
+def test_a_run_that_is_not_done_gives_its_average_away(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_weights(tmp_path, regression()[0])
+    run(tmp_path / "plain", 21)
+    run(tmp_path / "averaged", 21, average=0.9)
+    for name, kind in {"plain": "model", "averaged": "average"}.items():
+        model, _, _ = regression()
+        assert load_weights(tmp_path / name, model) == 21
+        saved = load_file(tmp_path / name / "checkpoint.safetensors")
+        assert all(torch.equal(value, saved[f"{kind}/{key}"]) for key, value in model.named_parameters())
 
 
 def test_processes_share_an_epoch_and_every_sample_comes_once_before_any_twice():

@@ -288,6 +288,19 @@ def load_checkpoint(
     return step
 
 
+def load_weights(folder: str | Path, model: nn.Module) -> int:
+    """Put the weights of a run that is not done yet into a model: their average, where it has one. Returns the step.
+
+    Raises FileNotFoundError where the folder has no checkpoint.
+    """
+    with safe_open(Path(folder) / CHECKPOINT, framework="pt") as file:
+        names = list(file.keys())
+        for kind in ("model/", "average/"):
+            tensors = {name.removeprefix(kind): file.get_tensor(name) for name in names if name.startswith(kind)}
+            model.load_state_dict(tensors, strict=kind == "model/")
+        return int(file.metadata()["step"])
+
+
 def read_log(folder: str | Path):
     """The log of a run as a DataFrame, one row a logged step."""
     import pandas
