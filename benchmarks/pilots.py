@@ -74,11 +74,17 @@ FURTHER = BALL.also(
 SHARP_VARIED = SHARP.also("also mirrored, colours permuted", variety=True)
 PILOTS = {
     "further": dataclasses.replace(FURTHER, start="base"),
+    "further_on": dataclasses.replace(
+        FURTHER.also("on from the bundled base at a rate of 1e-3 that stays", learning_rate=1e-3, cooldown=0.0),
+        start="base",
+    ),
     "as_bundled": AS_BUNDLED,
     "ball": BALL,
     "heads": HEADS,
     "batch_16": BATCH,
     "variety": BATCH.also("mirrored, colours permuted", variety=True),
+    "batch_8": HEADS.also("mirrored, colours permuted, batch 8", variety=True),
+    "batch_4": HEADS.also("mirrored, colours permuted, batch 4", variety=True, batch_size=4),
     "patch_4": BATCH.also(
         "patches of 4, 4 encoder layers", {"patch_size": 4, "position_grid": 16, "encoder_layers": 4}
     ),
