@@ -75,7 +75,12 @@ SHARP_VARIED = SHARP.also("also mirrored, colours permuted", variety=True)
 PILOTS = {
     "further": dataclasses.replace(FURTHER, start="base"),
     "further_on": dataclasses.replace(
-        FURTHER.also("on from the bundled base at a rate of 1e-3 that stays", learning_rate=1e-3, cooldown=0.0),
+        FURTHER.also(
+            "on from the bundled base: batch 8 at a rate of 1.5e-3 that stays",
+            batch_size=8,
+            learning_rate=1.5e-3,
+            cooldown=0.0,
+        ),
         start="base",
     ),
     "as_bundled": AS_BUNDLED,
@@ -92,6 +97,7 @@ PILOTS = {
     "sharp": SHARP,
     "sharp_varied": SHARP_VARIED,
     "sharp_rate_3": SHARP_VARIED.also("that, with a learning rate of 3e-3", learning_rate=3e-3),
+    "sharp_8": SHARP_VARIED.also("that, with batch 8 and a learning rate of 3e-3", batch_size=8, learning_rate=3e-3),
     "sharp_deep": SHARP_VARIED.also("that, with 6 layers in place of 3", {"layers": 6}),
     "sharp_rays": SHARP_VARIED.also("that, with 192 rays a view", rays_per_view=192),
     "sharp_thin": SHARP_VARIED.also("that, with an encoder 96 wide", {"encoder_width": 96, "encoder_heads": 3}),
