@@ -37,7 +37,7 @@ from vfusion3d.foundations.perceptual import PerceptualDistance, perceptual_dist
 from vfusion3d.loop import load_weights
 from vfusion3d.model.initialise import start_local
 from vfusion3d.model.vfusion3d import VFusion3D
-from vfusion3d.profiles import load_profile
+from vfusion3d.profiles import Losses, load_profile
 from vfusion3d.settings import save_whole
 from vfusion3d.training.train import SIZES, save_model, train_vfusion3d
 
@@ -74,6 +74,22 @@ FURTHER = BALL.also(
 SHARP_VARIED = SHARP.also("also mirrored, colours permuted", variety=True)
 PILOTS = {
     "further": dataclasses.replace(FURTHER, start="base"),
+    "cool": dataclasses.replace(
+        FURTHER.also(
+            "on from --start: patches of 32 with LPIPS and MSE, cooling down from the first step",
+            losses=Losses(lpips=0.5, opacity=0.5, mse=1.5),
+            rays_per_view=0,
+            patch_size=32,
+            views=3,
+            batch_size=8,
+            cooldown=0.95,
+        ),
+        start="base",
+    ),
+    "further_l1": dataclasses.replace(
+        FURTHER.also("on from the bundled base as `further`, with L1 beside MSE", losses=Losses(0.0, 0.3, 0.5, 0.5)),
+        start="base",
+    ),
     "further_on": dataclasses.replace(
         FURTHER.also(
             "on from the bundled base: batch 8 at a rate of 1.5e-3 that stays",
@@ -118,7 +134,7 @@ def run(name: str, options: argparse.Namespace) -> None:
     data = MultiviewShards(options.data)
     epochs = (dataclasses.replace(recipe.stages[0], epochs=steps * recipe.batch_size / len(data)),)
     recipe = dataclasses.replace(recipe, stages=epochs, max_steps=steps)
-    model = new_model(pilot, options.seed)
+    model = new_model(pilot, options)
     distance, seen = perceptual_distance(load_profile("laptop")), {"evaluating": 0.0}
     table, begun = options.folder / f"{name}.csv", time.process_time()
 
@@ -140,18 +156,21 @@ def run(name: str, options: argparse.Namespace) -> None:
     marks = max(1, round(options.every / recipe.batch_size))
     options.folder.mkdir(parents=True, exist_ok=True)
     profile = dataclasses.replace(profile, training=recipe)
+    if recipe.losses.lpips:
+        roles = dataclasses.replace(profile.foundations, perceptual_distance="mini")
+        profile = dataclasses.replace(profile, foundations=roles)
     how = {"show": show, "show_every": marks, "checkpoint_every": marks, "seed": options.seed}
     train_vfusion3d(profile, data, folder, model=model, **how)
 
 
-def new_model(pilot: Pilot, seed: int) -> VFusion3D:
+def new_model(pilot: Pilot, options: argparse.Namespace) -> VFusion3D:
     """Where a pilot begins."""
-    if pilot.start:
-        return VFusion3D.from_pretrained(pilot.start, **pilot.size)
+    if start := options.start or pilot.start:
+        return VFusion3D.from_pretrained(start, **({} if options.start else pilot.size))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(options.seed)
         model = VFusion3D(image_size=64, **(SIZES["mini"] | pilot.size))
-    return start_local(model, torch.Generator().manual_seed(seed))
+    return start_local(model, torch.Generator().manual_seed(options.seed))
 
 
 def score(model: VFusion3D, test: Path, distance: PerceptualDistance, options: argparse.Namespace) -> dict[str, float]:
@@ -175,6 +194,7 @@ def main() -> None:
     page.add_argument("--held", type=Path, default=Path("runs/pilots/held"), help="primitives to score on")
     page.add_argument("--unseen", type=Path, default=Path("runs/laptop/data/test"), help="objects to score on")
     page.add_argument("--folder", type=Path, default=Path("runs/pilots"), help="for the runs and their CSV files")
+    page.add_argument("--start", metavar="WEIGHTS", help="to go on from, in place of the pilot's own start")
     page.add_argument("--seed", type=int, default=0, help="of weights, batches and samples")
     page.add_argument("--threads", type=int, help="of this process (default: one a core)")
     options = page.parse_args()
@@ -187,7 +207,7 @@ def main() -> None:
     PartialState(cpu=True)
     for name in options.names:
         if options.export:
-            model = new_model(PILOTS[name], options.seed)
+            model = new_model(PILOTS[name], options)
             step = load_weights(options.folder / name, model)
             save_whole(partial(save_model, model), options.folder / name / "average")
             print(f"{options.folder / name / 'average'}: after {step:,} steps")

@@ -19,7 +19,7 @@ from vfusion3d.cameras import (
 from vfusion3d.data.shards import MultiviewShards, ShardWriter, encode_sample, shard_path, write_index
 from vfusion3d.foundations.perceptual import PerceptualDistance
 from vfusion3d.loop import read_log
-from vfusion3d.model.rendering import Field
+from vfusion3d.model.rendering import Field, render_rays
 from vfusion3d.profiles import Losses as LossWeights
 from vfusion3d.profiles import Stage, load_profile, profile_path
 from vfusion3d.training.losses import Losses
@@ -273,6 +273,23 @@ def test_a_run_of_another_recipe_data_set_or_start_is_not_taken_for_this_one(sha
     with pytest.raises(ValueError, match=r"training\.weight_decay: 0\.05 there, 0\.1 now"):
         train_vfusion3d(changed, shards.folder, tmp_path / "run", model=tiny_model())
     train_vfusion3d(changed, shards.folder, tmp_path / "run", model=tiny_model(), overwrite=True)
+
+
+def test_every_loss_is_what_its_name_says_and_counts_by_its_weight(shards):
+    weights = LossWeights(lpips=0.0, opacity=0.5, mse=2.0, l1=3.0)
+    settings = recipe(rays_per_view=32, losses=weights, samples_per_ray=8)
+    model, batch = tiny_model(), Supervision(shards, settings, 64, 100).batch(0)
+    losses = Losses(settings, None)(model, batch, torch.Generator().manual_seed(0))
+    rays = (ray.flatten(1, 2) for ray in rays_through(batch.pixels, batch.cam2world, batch.intrinsics))
+    planes, generator = model(batch.image, batch.camera), torch.Generator().manual_seed(0)
+    rgb, opacity, _ = render_rays(model.field, planes, *rays, samples=8, generator=generator)
+    away = rgb - batch.rgb.flatten(1, 2)
+    seen = opacity - batch.mask.flatten(1, 2)
+    expected = {"mse": away.square().mean(), "l1": away.abs().mean(), "opacity": seen.square().mean()}
+    assert losses.keys() == {"loss", *expected}
+    assert all(losses[name].item() == pytest.approx(value.item(), rel=1e-4) for name, value in expected.items())
+    whole = 2 * expected["mse"] + 3 * expected["l1"] + 0.5 * expected["opacity"]
+    assert losses["loss"].item() == pytest.approx(whole.item(), rel=1e-4)
 
 
 def test_asking_for_lpips_on_scattered_rays_is_refused():

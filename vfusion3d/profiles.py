@@ -91,11 +91,12 @@ class Losses:
     lpips: float = 1.0
     opacity: float = 1.0
     mse: float = 0.0
+    l1: float = 0.0  # sharper than mse where two answers are possible: it prefers the likelier one to their mean
 
     def __post_init__(self):
-        weights = (self.lpips, self.opacity, self.mse)
+        weights = (self.lpips, self.opacity, self.mse, self.l1)
         if not all(0 <= weight < float("inf") for weight in weights) or not any(weights):
-            raise ProfileError(f"the weights of lpips, opacity, mse must be 0 or more and not all 0, not {weights}")
+            raise ProfileError(f"the weights of lpips, opacity, mse, l1 must be 0 or more and not all 0, not {weights}")
 
 
 @dataclass(frozen=True)

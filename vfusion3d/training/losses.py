@@ -1,8 +1,8 @@
-"""The losses of section 3.3: LPIPS and opacity; MSE for the baseline, and for the miniatures trained on single rays."""
+"""The losses of section 3.3: LPIPS and opacity; MSE for its baseline, MSE and L1 for what learns from single rays."""
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
+from torch.nn.functional import l1_loss, mse_loss
 
 from vfusion3d.cameras import rays_through
 from vfusion3d.model.rendering import render_rays
@@ -36,6 +36,8 @@ class Losses:
             losses["lpips"] = self.perceptual(shown, wanted).mean()
         if weights.mse:
             losses["mse"] = mse_loss(rgb, target)
+        if weights.l1:
+            losses["l1"] = l1_loss(rgb, target)
         if weights.opacity:
             losses["opacity"] = mse_loss(opacity, mask)
         total = sum(getattr(weights, name) * value for name, value in losses.items())
