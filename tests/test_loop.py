@@ -13,7 +13,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vfusion3d.learning import muon
-from vfusion3d.learning.loop import LoopSettings, TrainingError, read_log, samples_of_step, step_generator, train
+from vfusion3d.learning.loop import (
+    LoopSettings,
+    TrainingError,
+    WeightAverage,
+    load_weights,
+    read_log,
+    samples_of_step,
+    step_generator,
+    train,
+)
 from vfusion3d.learning.muon import MuonAdamW
 
 RUN = """
@@ -236,6 +245,49 @@ def test_muon_takes_the_matrices_of_repeated_blocks_and_resumes(tmp_path):
     assert "optimizer/first.weight/exp_avg" in saved
     train(halves, batches, losses, settings, tmp_path / "halves", device="cpu")
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), halves.parameters(), strict=True))
+
+
+def test_the_average_of_weights_that_jump_once_follows_the_closed_form():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    average = WeightAverage(model, 0.99)
+    nn.init.ones_(model.weight)
+    for step in range(2000, 2050):
+        average.update(model, step)
+    assert average.weights["weight"].item() == pytest.approx(1 - 0.99**50, rel=1e-5)
+    with average.in_place(model):
+        assert model.weight.item() == pytest.approx(1 - 0.99**50, rel=1e-5)
+    assert model.weight.item() == 1
+
+
+def test_a_run_ends_with_the_average_of_its_weights_and_a_stopped_one_with_the_same(tmp_path):
+    last, _ = run(tmp_path / "last")
+    whole, _ = run(tmp_path / "whole", average=0.9)
+    again, _ = run(tmp_path / "whole", average=0.9)  # finished: only loaded
+    saved = load_file(tmp_path / "whole" / "checkpoint.safetensors")
+    model, batch_of, losses_of = regression(wait=0.01)
+    done = False
+    while not done:
+        options = {"device": "cpu", "stop_after": 0.1}
+        done = train(model, batch_of, losses_of, settings(60, average=0.9), tmp_path / "halves", **options)
+    for name, value in whole.named_parameters():
+        assert torch.equal(saved[f"model/{name}"], last.get_parameter(name))
+        assert not torch.equal(value, last.get_parameter(name))
+        assert torch.equal(value, saved[f"average/{name}"])
+        assert torch.equal(value, again.get_parameter(name))
+        assert torch.equal(value, model.get_parameter(name))
+
+
+def test_a_run_that_is_not_done_gives_its_average_away(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_weights(tmp_path, regression()[0])
+    run(tmp_path / "plain", 21)
+    run(tmp_path / "averaged", 21, average=0.9)
+    for name, kind in {"plain": "model", "averaged": "average"}.items():
+        model, _, _ = regression()
+        assert load_weights(tmp_path / name, model) == 21
+        saved = load_file(tmp_path / name / "checkpoint.safetensors")
+        assert all(torch.equal(value, saved[f"{kind}/{key}"]) for key, value in model.named_parameters())
 
 
 def test_processes_share_an_epoch_and_every_sample_comes_once_before_any_twice():

@@ -6,6 +6,8 @@ from vfusion3d import VFusion3D
 from vfusion3d.cameras import camera_vector, default_intrinsics, orbit_cameras
 from vfusion3d.model import vfusion3d as vfusion3d_module
 from vfusion3d.model.initialise import start_local
+from vfusion3d.model.rendering import corners
+from vfusion3d.model.vfusion3d import tokens_within
 
 
 @pytest.fixture
@@ -92,3 +94,31 @@ def test_attention_is_that_of_torch_with_and_without_gradients(kind, dtype, fast
     assert (layer(x, seen) - expected).abs().max() <= bound
     with torch.no_grad():
         assert (layer(x, seen) - expected).abs().max() <= bound
+
+
+@pytest.mark.parametrize("size", [4, 5, 12])
+def test_only_the_tokens_that_a_ball_reads_are_computed(size):
+    points = torch.nn.functional.normalize(torch.randn(200_000, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    points = points * 0.8 * torch.rand(len(points), 1, generator=torch.Generator().manual_seed(1)) ** (1 / 3)
+    rows, weights = corners(points, torch.zeros(len(points), dtype=torch.long), 2 * size)
+    texels = torch.zeros(3, 2 * size, 2 * size, dtype=torch.bool)
+    texels.view(-1)[rows[weights > 0].long()] = True
+    read = texels.view(3, size, 2, size, 2).any(4).any(2)
+    kept = tokens_within(size, 0.8).view(size, size)
+    assert not (read & ~kept).any()  # all that is read is there
+    assert (kept & ~read.all(0)).float().mean() < 0.1  # and little else: a ball's rim is hit by few points
+
+
+def test_a_model_with_a_radius_makes_planes_of_the_same_shape_and_nothing_where_nothing_is_read(inputs):
+    torch.manual_seed(0)
+    config = {name: value for name, value in tiny_model().config.items() if not name.startswith("_")}
+    model = VFusion3D(**(config | {"triplane_size": 8, "radius": 0.8})).eval()
+    with torch.no_grad():
+        planes = model(*inputs)
+    assert planes.shape[-2:] == (16, 16)
+    corner = planes[:, :, :, 0, 0]
+    assert torch.allclose(corner, model.transformer.deconv.bias.expand_as(corner), atol=1e-6)
+    assert not torch.allclose(planes[:, :, :, 8, 8], corner, atol=1e-3)
+    _, density = model.query(planes, torch.tensor([[[0.0, 0.0, 0.79], [0.0, 0.0, 0.81]]]).expand(len(planes), -1, -1))
+    assert (density[:, 0] > 0).all()
+    assert (density[:, 1] == 0).all()

@@ -7,7 +7,16 @@ from fields import ball_field
 
 from vfusion3d.cameras import default_intrinsics, look_at_origin, orbit_cameras, sphere_position
 from vfusion3d.model import rendering
-from vfusion3d.model.rendering import Field, corners, cube_interval, importance_samples, ray_weights, render
+from vfusion3d.model.rendering import (
+    Field,
+    ball_interval,
+    corners,
+    cube_interval,
+    importance_samples,
+    ray_weights,
+    render,
+    render_rays,
+)
 
 
 def random_field(channels=6, resolution=12, seed=0):
@@ -148,6 +157,37 @@ def test_the_cube_is_entered_and_left_where_geometry_says():
     near, far = cube_interval(torch.tensor([[3.0, 0, 0], [0, 0, 0.5]]), torch.tensor([[-1.0, 0, 0], [0, 1.0, 0]]))
     assert near.tolist() == [2, 0]
     assert far.tolist() == [4, 1]
+
+
+def test_the_ball_is_entered_and_left_where_geometry_says():
+    origins = torch.tensor([[3.0, 0, 0], [3.0, 0.3, 0], [0, 0, 0.1], [3.0, 0.6, 0]])
+    directions = torch.tensor([[-1.0, 0, 0], [-1.0, 0, 0], [0, 0, 1.0], [-1.0, 0, 0]])
+    near, far = ball_interval(origins, directions, 0.5)
+    assert near.tolist() == pytest.approx([2.5, 2.6, 0, 3.0], abs=1e-6)
+    assert far.tolist() == pytest.approx([3.5, 3.4, 0.4, 3.0], abs=1e-6)  # the last one misses it
+
+
+def test_fog_that_fills_a_ball_is_as_thick_as_each_rays_chord():
+    field, planes = random_field()
+    density = math.log1p(math.exp(0.5))
+    with torch.no_grad():
+        field.net[-1].weight.zero_()
+        field.net[-1].bias[0] = 1.5
+    beside = torch.linspace(0, 0.99, 40)
+    origins = torch.stack([torch.full_like(beside, 2.0), beside, torch.zeros_like(beside)], dim=-1)
+    directions = torch.tensor([-1.0, 0, 0]).expand_as(origins)
+    _, opacity, _ = render_rays(field, planes[:1], origins[None], directions[None], samples=64, radius=0.6)
+    chord = 2 * (0.6**2 - beside.square()).clamp(min=0).sqrt()
+    assert torch.allclose(opacity[0, :, 0], 1 - torch.exp(-density * chord), atol=0.03)
+    assert opacity[0, beside > 0.6].max() == 0
+
+
+def test_a_ball_around_all_there_is_changes_the_picture_by_sampling_alone():
+    field, planes = ball_field(channels=16, resolution=64, radius=0.5)
+    view = orbit_cameras(1, 0.3)[None], default_intrinsics(1, 1), 48
+    with torch.no_grad():
+        whole, within = (render(field, planes, *view, samples=128, radius=radius).rgb for radius in (None, 0.75))
+    assert -10 * math.log10((whole - within).square().mean().item()) > 35
 
 
 @pytest.mark.parametrize("samples", [4, 6, 15])

@@ -21,12 +21,12 @@ from vfusion3d.data.shards import MultiviewShards, ShardWriter, encode_sample, s
 from vfusion3d.foundations.perceptual import PerceptualDistance
 from vfusion3d.foundations.roles import Roles
 from vfusion3d.learning.loop import read_log
-from vfusion3d.model.rendering import Field
+from vfusion3d.model.rendering import Field, render_rays
 from vfusion3d.runs.claim import changes, record
 from vfusion3d.runs.profiles import LossWeights, Recipe, Stage, load_profile, profile_path
 from vfusion3d.training.losses import Losses
 from vfusion3d.training.schedule import learning_rate, render_resolution, stage_ends, total_steps
-from vfusion3d.training.supervision import Supervision
+from vfusion3d.training.supervision import Supervision, varied
 from vfusion3d.training.train import train_vfusion3d, training_lesson
 
 PAPER = load_profile("paper").training
@@ -123,6 +123,44 @@ def test_camera_noise_reaches_the_condition_and_not_the_supervision(shards):
     assert difference.min() > 0
     assert difference.max() <= 0.02 + 1e-6
     assert torch.equal(still.cam2world, noisy.cam2world)
+
+
+def test_a_cooldown_keeps_the_rate_and_lets_it_fall_to_zero_in_its_share_of_the_steps():
+    settings = dataclasses.replace(PAPER, cooldown=0.25, warmup_steps=10, learning_rate=1.0)
+    rates = [learning_rate(settings, step, 100) for step in range(100)]
+    assert rates[9:76] == [1.0] * 67
+    assert rates[76:] == pytest.approx([step / 25 for step in range(24, 0, -1)])
+
+
+def ball_seen(cam2world, intrinsics, centre, size=32, radius=0.2):
+    """Which pixels of each view show a ball at `centre`."""
+    ticks = (torch.arange(size) + 0.5) / size
+    v, u = torch.meshgrid(ticks, ticks, indexing="ij")
+    pixels = torch.stack([u, v], dim=-1).reshape(1, -1, 2).expand(len(cam2world), -1, -1)
+    origins, directions = rays_through(pixels, cam2world, intrinsics)
+    return (torch.linalg.cross(origins - centre, directions).norm(dim=-1) < radius).view(-1, size, size)
+
+
+def test_a_varied_object_is_its_mirror_image_seen_by_the_mirrored_cameras_in_other_colours():
+    centre, mirror = torch.tensor([0.1, 0.3, 0.2]), torch.tensor([1.0, -1.0, 1.0])
+    cameras, intrinsics = orbit_cameras(5, 0.4), default_intrinsics(5)
+    intrinsics[:, 2] = 0.45
+    seen = ball_seen(cameras, intrinsics, centre)
+    rgba = torch.zeros(5, 4, 32, 32, dtype=torch.uint8)
+    rgba[:, :3] = torch.tensor([10, 20, 30], dtype=torch.uint8)[:, None, None] * seen[:, None]
+    rgba[:, 3] = seen * 255
+    many = [each.expand(16, *each.shape) for each in (rgba, cameras, intrinsics)]
+    others, moved, lenses = varied(*many, torch.Generator().manual_seed(0))
+    mirrored = moved[:, 1, 1, 3] < 0  # the second camera stood at positive y
+    colours = set()
+    for pictures, cam2world, lens, flipped in zip(others, moved, lenses, mirrored.tolist(), strict=True):
+        expected = ball_seen(cam2world, lens, centre * mirror if flipped else centre)
+        assert torch.equal(pictures[:, 3] > 0, expected)
+        assert torch.allclose(torch.linalg.det(cam2world[:, :, :3]), torch.ones(5))
+        colours.add(tuple(pictures[:, :3].amax((0, 2, 3)).tolist()))
+    assert 0 < mirrored.sum() < 16
+    assert len(colours) > 2
+    assert {tuple(sorted(colour)) for colour in colours} == {(10, 20, 30)}
 
 
 def test_batches_depend_on_the_step_alone_and_an_epoch_shows_every_object_once(shards):
@@ -281,6 +319,23 @@ def test_the_precision_that_auto_comes_to_is_what_is_recorded(shards, tmp_path, 
     monkeypatch.setattr("vfusion3d.learning.precision.has_bfloat16", lambda: True)
     with pytest.raises(ValueError, match=r"training\.mixed_precision: no there, bf16 now"):
         train_vfusion3d(profile, shards.folder, tmp_path / "run", model=tiny_model())
+
+
+def test_every_loss_is_what_its_name_says_and_counts_by_its_weight(shards):
+    weights = LossWeights(lpips=0.0, opacity=0.5, mse=2.0, l1=3.0)
+    settings = recipe(rays_per_view=32, losses=weights, samples_per_ray=8)
+    model, batch = tiny_model(), Supervision(shards, settings, 64, 100).batch(0)
+    losses = Losses(settings, None)(model, batch, torch.Generator().manual_seed(0))
+    rays = (ray.flatten(1, 2) for ray in rays_through(batch.pixels, batch.cam2world, batch.intrinsics))
+    planes, generator = model(batch.image, batch.camera), torch.Generator().manual_seed(0)
+    rgb, opacity, _ = render_rays(model.field, planes, *rays, samples=8, generator=generator)
+    away = rgb - batch.rgb.flatten(1, 2)
+    seen = opacity - batch.mask.flatten(1, 2)
+    expected = {"mse": away.square().mean(), "l1": away.abs().mean(), "opacity": seen.square().mean()}
+    assert losses.keys() == {"loss", *expected}
+    assert all(losses[name].item() == pytest.approx(value.item(), rel=1e-4) for name, value in expected.items())
+    whole = 2 * expected["mse"] + 3 * expected["l1"] + 0.5 * expected["opacity"]
+    assert losses["loss"].item() == pytest.approx(whole.item(), rel=1e-4)
 
 
 def test_asking_for_lpips_on_scattered_rays_is_refused():

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,7 @@ class LoopSettings:
 
     mixed_precision: "no", "bf16" or "auto". compile: through torch.compile. Betas and weight decay are AdamW's (only
     matrices decay). muon: matrices and convolutions of repeated blocks (in an nn.ModuleList) learn by Muon.
+    average: decay a step of an exponential moving average of the weights, which the model has in the end; 0: none.
     checkpoint_every, log_every: in steps.
     """
 
@@ -59,6 +60,7 @@ class LoopSettings:
     betas: tuple[float, float] = (0.9, 0.95)
     muon: bool = False
     grad_clip: float = 1.0
+    average: float = 0.0
     mixed_precision: str = "no"
     compile: bool = False
     checkpoint_every: int = 500
@@ -199,15 +201,20 @@ def train(
     folder = Path(folder)
     accelerator = _accelerator(settings, device)
     model.to(accelerator.device).train()
-    optimizer = MuonAdamW(_groups(model, settings), lr=0.0, betas=settings.betas)
-    done = load_checkpoint(folder, model, optimizer)
+    optimizer = MuonAdamW(
+        _groups(model, settings), lr=0.0, betas=settings.betas, fused=accelerator.device.type == "cpu"
+    )
+    average = WeightAverage(model, settings.average) if settings.average else None
+    done = load_checkpoint(folder, model, optimizer, average)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     if settings.compile:
         wrapped = torch.compile(wrapped)
     begun = time.monotonic()
     rank = accelerator.process_index
     bar = _bar(folder.name, done, settings.steps, shown=rank == 0)
-    keeper = _Keeper(folder, done, model, optimizer, settings, bar, show, show_every) if rank == 0 else nullcontext()
+    keeper = _Keeper(folder, done, model, optimizer, average, settings, bar, show, show_every)
+    if rank != 0:
+        keeper = nullcontext()
     with closing(_drawn_ahead(batch_of, bar, settings.steps, rank, accelerator.device)) as batches, keeper:
         for step, batch in batches:
             for group in optimizer.param_groups:
@@ -220,6 +227,8 @@ def train(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             done = step + 1
+            if average:
+                average.update(model, done)
             late = time.monotonic() - begun > stop_after
             if rank == 0:
                 keeper.keep(done, losses, norm, late)
@@ -227,7 +236,36 @@ def train(
                 break
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # autocast stays out of what the model computes later
     model.eval()
+    if average and done >= settings.steps:
+        model.load_state_dict(average.weights, strict=False)
     return done >= settings.steps
+
+
+class WeightAverage:
+    """An exponential moving average of a model's parameters, for smoother weights than the last step's.
+
+    decay: how much of the average stays in a step; less in the first steps, when 1 - decay = 9 / (10 + step).
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.weights = {name: value.detach().clone() for name, value in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after `step` steps."""
+        share = max(1 - self.decay, 9 / (10 + step))
+        torch._foreach_lerp_(list(self.weights.values()), [p.detach() for p in model.parameters()], share)
+
+    @contextmanager
+    def in_place(self, model: nn.Module) -> Iterator[None]:
+        """The model with the averaged weights, for as long as the block lasts."""
+        learning = {name: value.detach().clone() for name, value in model.named_parameters()}
+        model.load_state_dict(self.weights, strict=False)
+        try:
+            yield
+        finally:
+            model.load_state_dict(learning, strict=False)
 
 
 def _accelerator(settings: LoopSettings, device: str | None) -> Accelerator:
@@ -286,12 +324,19 @@ def _check_finite(value: Tensor, told: dict[str, Tensor], step: int, batch: Any,
         )
 
 
-def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Weights, moments and the step, to a temporary name that is renamed when whole."""
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None = None,
+) -> None:
+    """Weights, their average, moments and the step, to a temporary name that is renamed when whole."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     for parameter, moments in optimizer.state.items():
         tensors |= {f"optimizer/{names[parameter]}/{key}": value for key, value in moments.items()}
+    tensors |= {f"average/{name}": value for name, value in average.weights.items()} if average else {}
     tensors = {
         name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()
     }  # tied ones too
@@ -300,8 +345,10 @@ def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: torch.
     write_whole(folder / CHECKPOINT, partial(save_file, tensors, metadata={"step": str(step)}))
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Put the checkpoint of `folder`, if there is one, into the model and the optimizer; returns the steps done."""
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None
+) -> int:
+    """Put the checkpoint of `folder`, if there is one, into model, optimizer and average; returns the steps done."""
     path = folder / CHECKPOINT
     if not path.exists():
         return 0
@@ -314,12 +361,27 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     except RuntimeError as error:
         raise TrainingError(f"{path} is of another model: use a new folder for a new model ({error})") from error
     for name, parameter in model.named_parameters():
+        if average:
+            average.weights[name] = tensors.get(f"average/{name}", parameter.detach().clone()).to(parameter.device)
         prefix = f"optimizer/{name}/"
         moments = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         if moments:
             # AdamW keeps its step counter on the CPU, moments and momentum stand beside the parameter.
             optimizer.state[parameter] = {k: t if k == "step" else t.to(parameter.device) for k, t in moments.items()}
     return step
+
+
+def load_weights(folder: str | Path, model: nn.Module) -> int:
+    """Put the weights of a run that is not done yet into a model: their average, where it has one. Returns the step.
+
+    Raises FileNotFoundError where the folder has no checkpoint.
+    """
+    with safe_open(Path(folder) / CHECKPOINT, framework="pt") as file:
+        names = list(file.keys())
+        for kind in ("model/", "average/"):
+            tensors = {name.removeprefix(kind): file.get_tensor(name) for name in names if name.startswith(kind)}
+            model.load_state_dict(tensors, strict=kind == "model/")
+        return int(file.metadata()["step"])
 
 
 def read_log(folder: str | Path):
@@ -350,6 +412,7 @@ class _Keeper:
     start: int
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    average: WeightAverage | None
     settings: LoopSettings
     bar: tqdm
     show: Callable[[int], None] | None
@@ -383,10 +446,11 @@ class _Keeper:
             for name, value in values.items():
                 self.events.add_scalar(name, value, done)
         if last or late or done % self.settings.checkpoint_every == 0:
-            save_checkpoint(self.folder, done, self.model, self.optimizer)
+            save_checkpoint(self.folder, done, self.model, self.optimizer, self.average)
         if self.show and (last or (self.show_every and done % self.show_every == 0)):
             self.model.eval()
-            self.show(done)
+            with self.average.in_place(self.model) if self.average else nullcontext():
+                self.show(done)
             self.model.train()
 
 

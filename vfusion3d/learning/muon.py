@@ -66,7 +66,8 @@ def orthogonalised(matrices: Float[Tensor, "*batch rows columns"]) -> Float[Tens
     x = matrices.bfloat16() if matrices.is_cuda or has_bfloat16() else matrices
     x = x.mT if tall else x
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    for _ in range(STEPS):
+    x = x.flatten(0, -3) if x.ndim > 2 else x[None]
+    for _ in range(STEPS):  # x <- a x + (b gram + c gram^2) x; `baddbmm` adds while it multiplies
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype).contiguous()
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices.dtype).contiguous().view(matrices.shape)

@@ -24,18 +24,23 @@ class NoSurfaceError(ValueError):
 
 
 def extract_mesh(
-    field: Field, planes: Float[Tensor, "1 3 channels res res"], resolution: int = 256, threshold: float = 1.0
+    field: Field,
+    planes: Float[Tensor, "1 3 channels res res"],
+    resolution: int = 256,
+    threshold: float = 1.0,
+    radius: float | None = None,
 ) -> trimesh.Trimesh:
     """The surface where the density crosses `threshold`, as a mesh with vertex colours, in world coordinates.
 
     resolution: points along each side of [-1, 1]^3, ends included. threshold: density per world unit.
+    radius: of the ball around the origin outside of which there is nothing; None: the whole cube.
     Raises NoSurfaceError where the density never crosses the threshold, ValueError for a resolution under 8.
     """
     if resolution < 8:
         raise ValueError(f"a mesh needs a grid of at least 8 points a side, not {resolution}")
     with torch.no_grad():
         table = field.table(planes)
-        density = density_grid(field, table, planes.shape[-1], resolution, threshold)
+        density = density_grid(field, table, planes.shape[-1], resolution, threshold, radius)
         inside = density > threshold
         if not inside.any() or inside.all():
             raise NoSurfaceError(
@@ -53,7 +58,12 @@ def extract_mesh(
 
 
 def density_grid(
-    field: Field, table: Float[Tensor, "rows hidden"], plane_resolution: int, resolution: int, threshold: float
+    field: Field,
+    table: Float[Tensor, "rows hidden"],
+    plane_resolution: int,
+    resolution: int,
+    threshold: float,
+    radius: float | None = None,
 ) -> Float[Tensor, "x y z"]:
     """Density at `resolution`^3 points of [-1, 1]^3, exact near the surface, on the right side elsewhere."""
     ticks = torch.linspace(-1, 1, resolution, device=table.device)
@@ -61,7 +71,8 @@ def density_grid(
     def density_at(index: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         points = torch.stack([ticks[i] for i in index], dim=-1)
         _, raw = field.in_chunks(table, plane_resolution, points, points.new_zeros(len(points), dtype=torch.int))
-        return softplus(raw - 1)
+        density = softplus(raw - 1)
+        return density if radius is None else density * (points.norm(dim=-1) <= radius)
 
     step = 2 ** min(MOST_LEVELS, max(0, (resolution // COARSE_POINTS).bit_length() - 1))
     axis = _level(resolution, step, ticks.device)

@@ -17,7 +17,7 @@ from torch.nn.functional import avg_pool1d, embedding_bag, linear, max_pool1d, m
 from vfusion3d.cameras import pixel_centres, rays_through
 
 HIDDEN = 64
-EMPTY = -1000.0  # the raw density of a sample outside of the cube
+EMPTY = -1000.0  # the raw density of a sample outside of the cube or the ball
 POINTS_AT_ONCE = 1 << 15  # the lookups of so many points stay in a CPU's cache, and their memory is used again
 RAYS_AT_ONCE = 1 << 12  # at inference: bounds memory whatever the image's size
 OCCUPANCY_CELLS = (32, 64)  # along a side of the cube: as many as texels along a plane, within these
@@ -143,18 +143,20 @@ def render(
     samples: int = 128,
     generator: torch.Generator | None = None,
     skip_empty: bool | None = None,
+    radius: float | None = None,
 ) -> Rendering:
     """Square pictures of `size` pixels of each object from its own cameras, on a white background.
 
     samples: along each ray, half of them coarse. generator: jitters the samples as in training; without one the result
-    is deterministic. skip_empty: leave out empty space (by default when no gradient is needed).
+    is deterministic. skip_empty: leave out empty space (by default when no gradient is needed). radius: of the ball
+    around the origin outside of which there is nothing, in world units; None: the whole cube.
     """
     b, v = cam2world.shape[:2]
     pixels = pixel_centres(size, planes.device).expand(b, v, -1, -1)
     origins, directions = rays_through(pixels, cam2world.float(), intrinsics.float())
     rays = (origins.flatten(1, 2), directions.flatten(1, 2))
     if torch.is_grad_enabled():
-        rgb, opacity, depth = render_rays(field, planes, *rays, samples=samples, generator=generator)
+        rgb, opacity, depth = render_rays(field, planes, *rays, samples=samples, generator=generator, radius=radius)
     else:
         skip_empty = True if skip_empty is None else skip_empty
         parts = []
@@ -164,7 +166,14 @@ def render(
             occupied = occupancy_grid(field, table, scene.shape[-1]) if skip_empty else None
             for ray in zip(*(r[one : one + 1].split(RAYS_AT_ONCE, dim=1) for r in rays), strict=True):
                 part = render_rays(
-                    field, scene, *ray, samples=samples, generator=generator, table=table, occupied=occupied
+                    field,
+                    scene,
+                    *ray,
+                    samples=samples,
+                    generator=generator,
+                    table=table,
+                    occupied=occupied,
+                    radius=radius,
                 )
                 parts.append(part)
         rgb, opacity, depth = (torch.cat([p[0] for p in part]) for part in zip(*parts, strict=True))
@@ -185,10 +194,13 @@ def render_rays(
     generator: torch.Generator | None = None,
     table: Float[Tensor, "rows hidden"] | None = None,
     occupied: Bool[Tensor, "cells cells cells"] | None = None,
+    radius: float | None = None,
 ) -> tuple[Float[Tensor, "batch rays 3"], Float[Tensor, "batch rays 1"], Float[Tensor, "batch rays 1"]]:
     """Colour on white, opacity and depth of rays with unit directions. Differentiable in the planes and the field.
 
     table: `field.table(planes)` where it is at hand. occupied: `occupancy_grid` (for one object) to skip empty space.
+    radius: of the ball around the origin outside of which there is nothing: rays that miss it cost nothing, and all
+    samples of the others lie in it. None: the cube [-1, 1]^3.
     """
     if samples < 8 or samples % 2:
         raise ValueError(f"samples is {samples}; half of them are coarse and half fine: give an even number from 8 up")
@@ -196,19 +208,23 @@ def render_rays(
     b, n = origins.shape[:2]
     batch = torch.arange(b, device=origins.device).repeat_interleave(n)
     origins, directions = origins.reshape(-1, 3), directions.reshape(-1, 3)
-    near, far = cube_interval(origins, directions)
+    near, far = cube_interval(origins, directions) if radius is None else ball_interval(origins, directions, radius)
     coarse = stratified_samples(near, far, samples // 2, generator)
 
     hit = far > near
     if occupied is not None:
-        hit &= (_inside(origins, directions, coarse) & _is_occupied(origins, directions, coarse, occupied)).any(-1)
+        hit &= (_between(coarse, near, far) & _is_occupied(origins, directions, coarse, occupied)).any(-1)
     rgb, opacity, depth = origins.new_ones(b * n, 3), origins.new_zeros(b * n, 1), origins.new_zeros(b * n, 1)
     alive = hit.nonzero().squeeze(1)
     if len(alive):
         origins, directions, batch, coarse = origins[alive], directions[alive], batch[alive], coarse[alive]
+        near, far = near[alive], far[alive]
 
         def evaluate(t: Tensor) -> tuple[Tensor, Tensor]:
-            return _evaluate(field, table, planes.shape[-1], origins, directions, t, batch, occupied)
+            wanted = _between(t, near, far)
+            if occupied is not None:
+                wanted &= _is_occupied(origins, directions, t, occupied)
+            return _evaluate(field, table, planes.shape[-1], origins, directions, t, batch, wanted)
 
         coarse_rgb, coarse_raw = evaluate(coarse)
         with torch.no_grad():
@@ -233,6 +249,18 @@ def cube_interval(origins: Float[Tensor, "rays 3"], directions: Float[Tensor, "r
     directions = torch.where(directions.abs() < 1e-9, 1e-9, directions)
     sides = torch.stack([(-1 - origins) / directions, (1 - origins) / directions])
     return sides.amin(0).amax(-1).clamp(min=0), sides.amax(0).amin(-1)
+
+
+def ball_interval(
+    origins: Float[Tensor, "rays 3"], directions: Float[Tensor, "rays 3"], radius: float
+) -> tuple[Tensor, Tensor]:
+    """Distances at which rays enter and leave the ball around the origin, `(rays,)` each; far <= near where they miss.
+
+    With unit directions d: |o + t d| = radius at t = -o.d -+ sqrt((o.d)^2 - o.o + radius^2).
+    """
+    middle = -(origins * directions).sum(-1)
+    half = (middle.square() - origins.square().sum(-1) + radius**2).clamp(min=0).sqrt()
+    return (middle - half).clamp(min=0), middle + half
 
 
 def stratified_samples(near: Tensor, far: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
@@ -290,11 +318,8 @@ def occupancy_grid(field: Field, table: Float[Tensor, "rows hidden"], resolution
     return max_pool3d(max_pool3d(dense, 2, 1), 3, 1, padding=1)[0, 0] > 0
 
 
-def _evaluate(field, table, resolution, origins, directions, t, batch, occupied) -> tuple[Tensor, Tensor]:
-    """Colour (rays, samples, 3) and raw density (rays, samples); outside of the cube colour 0 and no density."""
-    wanted = _inside(origins, directions, t)
-    if occupied is not None:
-        wanted &= _is_occupied(origins, directions, t, occupied)
+def _evaluate(field, table, resolution, origins, directions, t, batch, wanted) -> tuple[Tensor, Tensor]:
+    """Colour (rays, samples, 3) and raw density (rays, samples); where none is wanted colour 0 and no density."""
     ray, sample = wanted.nonzero(as_tuple=True)
     points = origins[ray] + t[ray, sample][:, None] * directions[ray]
     rgb, raw = field.in_chunks(table, resolution, points, batch[ray])
@@ -304,8 +329,7 @@ def _evaluate(field, table, resolution, origins, directions, t, batch, occupied)
     return full_rgb.view(*t.shape, 3), full_raw.view(t.shape)
 
 
-def _inside(origins: Tensor, directions: Tensor, t: Tensor) -> Bool[Tensor, "rays samples"]:
-    near, far = cube_interval(origins, directions)
+def _between(t: Float[Tensor, "rays samples"], near: Tensor, far: Tensor) -> Bool[Tensor, "rays samples"]:
     return (t >= near[:, None]) & (t <= far[:, None])
 
 

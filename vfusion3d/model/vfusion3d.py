@@ -14,9 +14,9 @@ import torch
 import trimesh
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import Dinov2Config, Dinov2Model
+from transformers import AttentionInterface, Dinov2Config, Dinov2Model
 
 from vfusion3d.foundations.loading import BUNDLED
 from vfusion3d.learning.precision import has_bfloat16
@@ -24,6 +24,7 @@ from vfusion3d.model.mesh import extract_mesh
 from vfusion3d.model.rendering import Field, Rendering, render
 
 QUERIES = 512  # whose scores are in memory at once
+ATTENTION = "vfusion3d"  # the name under which transformers knows `attend`
 RELEASED_NAME = "facebook/vfusion3d"
 
 
@@ -34,7 +35,8 @@ class VFusion3D(ModelMixin, ConfigMixin):
     camera_width: width of the camera embedding. width, layers, heads: the triplane transformer.
     triplane_size: tokens along a plane's side; the planes have twice that resolution, with triplane_channels channels.
     samples_per_ray: half of them coarse, half fine. source_distance, source_elevation (world units, radians): where the
-    camera of a plain photograph is assumed to stand, at azimuth 0.
+    camera of a plain photograph is assumed to stand, at azimuth 0. radius: of the ball around the origin outside of
+    which the field is empty, in world units; None, as released: it fills the cube.
     """
 
     _supports_gradient_checkpointing = True
@@ -58,6 +60,7 @@ class VFusion3D(ModelMixin, ConfigMixin):
         samples_per_ray: int = 128,
         source_distance: float = 1.0,
         source_elevation: float = 0.0,
+        radius: float | None = None,
     ):
         super().__init__()
         self.encoder = ImageEncoder(
@@ -71,7 +74,7 @@ class VFusion3D(ModelMixin, ConfigMixin):
         )
         self.camera_embedder = CameraEmbedder(camera_width)
         self.transformer = TriplaneTransformer(
-            width, layers, heads, encoder_width, camera_width, triplane_size, triplane_channels
+            width, layers, heads, encoder_width, camera_width, triplane_size, triplane_channels, radius
         )
         self.synthesizer = Synthesizer(triplane_channels)
 
@@ -95,6 +98,7 @@ class VFusion3D(ModelMixin, ConfigMixin):
     ) -> Rendering:
         """Volume-render square views of `size` pixels: see `rendering.render` for the options and what comes back."""
         options.setdefault("samples", self.config.samples_per_ray)
+        options.setdefault("radius", self.config.radius)
         return render(self.field, planes, cam2world, intrinsics, size, **options)
 
     def query(
@@ -102,7 +106,10 @@ class VFusion3D(ModelMixin, ConfigMixin):
     ) -> tuple[Float[Tensor, "batch points 3"], Float[Tensor, "batch points 1"]]:
         """Colour in about [0, 1] and density (per world unit, 0 or more) at world points of the cube [-1, 1]^3."""
         rgb, raw = self.field(planes, points)
-        return rgb, nn.functional.softplus(raw - 1)
+        density = nn.functional.softplus(raw - 1)
+        if self.config.radius is not None:
+            density = density * (points.norm(dim=-1, keepdim=True) <= self.config.radius)
+        return rgb, density
 
     def extract_mesh(
         self,
@@ -111,7 +118,7 @@ class VFusion3D(ModelMixin, ConfigMixin):
         threshold: float = 1.0,
     ) -> trimesh.Trimesh:
         """The surface where the density crosses `threshold`, with vertex colours: see `mesh.extract_mesh`."""
-        return extract_mesh(self.field, planes, resolution, threshold)
+        return extract_mesh(self.field, planes, resolution, threshold, self.config.radius)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options) -> "VFusion3D":
@@ -149,6 +156,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: Dinov2Config):
         super().__init__()
         self.model = Dinov2Model(config)
+        self.model.set_attn_implementation(ATTENTION)
         self.model.embeddings.mask_token.requires_grad_(False)  # DINOv2's own training only; DDP wants all to learn
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
@@ -169,13 +177,26 @@ class CameraEmbedder(nn.Module):
 
 
 class TriplaneTransformer(nn.Module):
-    """Learned triplane tokens look at the image tokens and at each other, then become planes (section 3.1)."""
+    """Learned triplane tokens look at the image tokens and at each other, then become planes (section 3.1).
+
+    With a radius only the tokens whose texels are read within it are computed: 62% of 16x16 for 0.8.
+    """
 
     def __init__(
-        self, width: int, layers: int, heads: int, image_width: int, camera_width: int, size: int, channels: int
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        image_width: int,
+        camera_width: int,
+        size: int,
+        channels: int,
+        radius: float | None = None,
     ):
         super().__init__()
         self.size = size
+        read = None if radius is None else tokens_within(size, radius).repeat(3).nonzero().flatten()
+        self.register_buffer("read", read, persistent=False)
         self.gradient_checkpointing = False
         self.pos_embed = nn.Parameter(torch.randn(1, 3 * size * size, width) * width**-0.5)
         self.layers = nn.ModuleList(TransformerLayer(width, heads, image_width, camera_width) for _ in range(layers))
@@ -185,15 +206,30 @@ class TriplaneTransformer(nn.Module):
     def forward(
         self, image_tokens: Float[Tensor, "batch tokens image_width"], camera: Float[Tensor, "batch camera_width"]
     ) -> Float[Tensor, "batch 3 channels resolution resolution"]:
-        x = self.pos_embed.expand(len(image_tokens), -1, -1)  # planes, then rows, then columns
+        tokens = self.pos_embed if self.read is None else self.pos_embed[:, self.read]
+        x = tokens.expand(len(image_tokens), -1, -1)  # planes, then rows, then columns
         for layer in self.layers:
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = self._gradient_checkpointing_func(layer, x, image_tokens, camera)
             else:
                 x = layer(x, image_tokens, camera)
-        x = self.norm(x).unflatten(1, (3, self.size, self.size))
+        x = self.norm(x)
+        if self.read is not None:
+            x = x.new_zeros(len(x), *self.pos_embed.shape[1:]).index_copy(1, self.read, x)
+        x = x.unflatten(1, (3, self.size, self.size))
         planes = self.deconv(x.flatten(0, 1).permute(0, 3, 1, 2))  # (batch * 3, channels, 2 size, 2 size)
         return planes.unflatten(0, (-1, 3))
+
+
+def tokens_within(size: int, radius: float) -> Bool[Tensor, "size*size"]:
+    """Which tokens of a plane over [-1, 1]^2, row by row, a point within `radius` of the origin can read.
+
+    Each covers two texels a side, and interpolation reads half a texel further.
+    """
+    side = 2 / size
+    nearest = ((torch.arange(size) + 0.5) * side - 1).abs() - side / 2 - side / 4
+    nearest = nearest.clamp(min=0).square()
+    return (nearest[:, None] + nearest < radius**2).flatten()
 
 
 class TransformerLayer(nn.Module):
@@ -217,11 +253,7 @@ class TransformerLayer(nn.Module):
 
 
 class Attention(nn.MultiheadAttention):
-    """The weights of `nn.MultiheadAttention` without biases, used as the device does it fastest.
-
-    In bfloat16 a CPU with instructions for it takes 2.7 times as long for torch's fused attention as for the plain
-    products; one without takes 20 times as long for the products.
-    """
+    """The weights of `nn.MultiheadAttention` without biases, used as the device does it fastest."""
 
     def forward(
         self, x: Float[Tensor, "batch queries width"], seen: Float[Tensor, "batch keys seen_width"]
@@ -236,9 +268,28 @@ class Attention(nn.MultiheadAttention):
             nn.functional.linear(one, weight).unflatten(-1, heads).transpose(1, 2)
             for one, weight in zip(inputs, weights, strict=True)
         )
-        plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and has_bfloat16()
-        attend = plain_attention if plain else nn.functional.scaled_dot_product_attention
         return self.out_proj(attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+def attend(
+    q: Float[Tensor, "batch heads queries width"],
+    k: Float[Tensor, "batch heads keys width"],
+    v: Float[Tensor, "batch heads keys width"],
+) -> Float[Tensor, "batch heads queries width"]:
+    """softmax(q k^T / sqrt(width)) v, by torch's fused attention or by the plain products, whichever is faster.
+
+    In bfloat16 a CPU with instructions for it takes 2.7 times as long for the fused attention as for the products; one
+    without takes 20 times as long for the products.
+    """
+    plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and has_bfloat16()
+    return (plain_attention if plain else nn.functional.scaled_dot_product_attention)(q, k, v)
+
+
+def _attend_in_encoder(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, *_, **__) -> tuple[Tensor, None]:
+    return attend(q, k, v).transpose(1, 2), None
+
+
+AttentionInterface.register(ATTENTION, _attend_in_encoder)
 
 
 def plain_attention(

@@ -92,11 +92,12 @@ class LossWeights:
     lpips: float = 1.0
     opacity: float = 1.0
     mse: float = 0.0
+    l1: float = 0.0  # sharper than mse where two answers are possible: it prefers the likelier one to their mean
 
     def __post_init__(self):
-        weights = (self.lpips, self.opacity, self.mse)
+        weights = (self.lpips, self.opacity, self.mse, self.l1)
         if not all(0 <= weight < float("inf") for weight in weights) or not any(weights):
-            raise ProfileError(f"the weights of lpips, opacity, mse must be 0 or more and not all 0, not {weights}")
+            raise ProfileError(f"the weights of lpips, opacity, mse, l1 must be 0 or more and not all 0, not {weights}")
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ class Recipe:
     learning_rate: float = 4e-4
     optimizer: Literal["adamw", "muon"] = "adamw"  # the paper's; muon for miniatures: fewer steps are enough
     restart_after_stage: int | None = 2  # the learning rate starts again after this stage, counted from 1; null: never
+    cooldown: float | None = None  # share of the steps, the last, in which a constant learning rate falls; null: cosine
     multi_stage: bool = True
     views: int = 4  # supervised views an object, the input among them
     rays_per_view: int = 0  # above 0: scattered rays near the object in place of patches (how the miniatures learn)
@@ -122,6 +124,8 @@ class Recipe:
     camera_noise: float = 0.02  # uniform in [-camera_noise, camera_noise], on extrinsics and intrinsics
     weight_decay: float = 0.05
     grad_clip: float = 1.0  # largest gradient norm
+    average: float = 0.0  # decay a step of a moving average of the weights, which is what is kept; 0: the last weights
+    variety: bool = False  # half of the objects mirrored left-right, all with their colour channels in a random order
     mixed_precision: Literal["no", "bf16", "auto"] = "no"  # auto: bf16 where the device has instructions for it
     compile: bool = False  # the network through torch.compile; the renderer's shapes change from step to step
     max_steps: int | None = None  # ends training early
@@ -129,6 +133,7 @@ class Recipe:
     def __post_init__(self):
         _positive(self, "batch_size", "patch_size", "views", "learning_rate", "grad_clip")
         _not_negative(self, "warmup_steps", "camera_noise", "weight_decay", "rays_per_view")
+        _share(self, "average", "cooldown")
         if self.samples_per_ray < 8 or self.samples_per_ray % 2:
             raise ProfileError(f"samples_per_ray must be even and at least 8, not {self.samples_per_ray}")
         if self.rays_per_view and self.losses.lpips:
@@ -317,6 +322,12 @@ def _positive(config: Any, *names: str) -> None:
     for name in names:
         if not 0 < getattr(config, name) < float("inf"):
             raise ProfileError(f"{name} must be above 0, not {getattr(config, name)}")
+
+
+def _share(config: Any, *names: str) -> None:
+    for name in names:
+        if (value := getattr(config, name)) is not None and not 0 <= value < 1:
+            raise ProfileError(f"{name} must be at least 0 and below 1, not {value}")
 
 
 def _not_negative(config: Any, *names: str) -> None:

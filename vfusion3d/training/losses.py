@@ -1,8 +1,8 @@
-"""The losses of section 3.3: LPIPS and opacity; MSE for the baseline, and for the miniatures trained on single rays."""
+"""The losses of section 3.3: LPIPS and opacity; MSE for its baseline, MSE and L1 for what learns from single rays."""
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
+from torch.nn.functional import l1_loss, mse_loss
 
 from vfusion3d.cameras import rays_through
 from vfusion3d.learning.precision import autocast
@@ -27,9 +27,8 @@ class Losses:
         rays = rays_through(batch.pixels, batch.cam2world, batch.intrinsics)
         origins, directions = (r.flatten(1, 2).to(device) for r in rays)
         with autocast(self.recipe.mixed_precision, device):
-            rgb, opacity, _ = render_rays(
-                bare.field, planes, origins, directions, samples=self.recipe.samples_per_ray, generator=generator
-            )
+            options = {"samples": self.recipe.samples_per_ray, "radius": bare.config.radius}
+            rgb, opacity, _ = render_rays(bare.field, planes, origins, directions, generator=generator, **options)
         target, mask = batch.rgb.flatten(1, 2).to(device), batch.mask.flatten(1, 2).to(device)
         weights, losses = self.recipe.losses, {}
         if weights.lpips:
@@ -37,6 +36,8 @@ class Losses:
             losses["lpips"] = self.perceptual(shown, wanted).mean()
         if weights.mse:
             losses["mse"] = mse_loss(rgb, target)
+        if weights.l1:
+            losses["l1"] = l1_loss(rgb, target)
         if weights.opacity:
             losses["opacity"] = mse_loss(opacity, mask)
         total = sum(getattr(weights, name) * value for name, value in losses.items())

@@ -43,6 +43,7 @@ def render_resolution(recipe: Recipe, step: int, steps: int, generator: torch.Ge
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     """Linear warm-up, then cosine annealing to 0; with the multi-stage recipe it restarts after the second stage.
 
+    With a cooldown the rate stays where it is after the warm-up, and falls linearly to 0 in the last steps.
     Where a run is too short for the recipe's warm-up, the warm-up takes a tenth of it.
     """
     restarts = recipe.multi_stage and recipe.restart_after_stage
@@ -50,5 +51,7 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     warmup = min(recipe.warmup_steps, steps // 10)
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup
+    if recipe.cooldown is not None:
+        return recipe.learning_rate * min(1.0, (steps - step) / max(1.0, recipe.cooldown * steps))
     begin, end = (warmup, restart) if step < restart else (max(restart, warmup), steps)
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - begin) / max(1, end - begin)))

@@ -7,7 +7,7 @@ the others come from the rest of the orbit. Everything is drawn from the step's 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
@@ -87,6 +87,8 @@ class Supervision:
         keys, rgba, cam2world, intrinsics = zip(*picked, strict=True)
         rgba, cam2world, intrinsics = torch.stack(rgba), torch.stack(cam2world), torch.stack(intrinsics)
         cam2world = turn_to_input(cam2world, cam2world[:, 0])
+        if recipe.variety:
+            rgba, cam2world, intrinsics = varied(rgba, cam2world, intrinsics, generator)
 
         source, lens = cam2world[:, 0], intrinsics[:, 0]
         if recipe.camera_noise:
@@ -126,6 +128,29 @@ class Supervision:
             self._cached[index] = self.shards[index]
         sample = self._cached[index]
         return sample.key, sample.rgba[chosen], sample.cam2world[chosen], sample.intrinsics[chosen]
+
+
+def varied(
+    rgba: UInt8[Tensor, "B V 4 H W"],
+    cam2world: Float[Tensor, "B V 3 4"],
+    intrinsics: Float[Tensor, "B V 4"],
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same objects, every other one (at random) mirrored left-right, and all in other colours.
+
+    The mirror is the plane y = 0, in which a camera at azimuth 0 stands: pictures flip left-right, and a camera's right
+    stays right. Red, green and blue change places.
+    """
+    rgba, cam2world, intrinsics = rgba.clone(), cam2world.clone(), intrinsics.clone()
+    for one, mirrored in enumerate((torch.rand(len(rgba), generator=generator) < 0.5).tolist()):
+        order = torch.randperm(3, generator=generator).tolist()
+        rgba[one] = rgba[one, :, [*order, 3]]
+        if mirrored:
+            rgba[one] = rgba[one].flip(-1)
+            cam2world[one, :, 1] *= -1
+            cam2world[one, :, :, 0] *= -1
+            intrinsics[one, :, 2] = 1 - intrinsics[one, :, 2]
+    return rgba, cam2world, intrinsics
 
 
 def patch_pixels(

@@ -16,7 +16,7 @@ from vfusion3d.foundations.roles import Roles
 from vfusion3d.learning.loop import Lesson, LoopSettings, in_precision, learn
 from vfusion3d.model.initialise import start_local
 from vfusion3d.model.sizes import SIZES
-from vfusion3d.model.vfusion3d import VFusion3D
+from vfusion3d.model.vfusion3d import ATTENTION, VFusion3D
 from vfusion3d.runs.claim import Arguments
 from vfusion3d.runs.profiles import Profile, Recipe
 from vfusion3d.training.losses import Losses
@@ -39,7 +39,8 @@ def new_model(profile: Profile, generator: torch.Generator) -> VFusion3D:
 
         if profile.foundations.image_features.endswith(".py"):
             raise unavailable(profile, "image_features", "the encoder's weights come from a DINOv2, not from a file")
-        model.encoder.model = Dinov2Model.from_pretrained(source_of(profile, "image_features"), use_safetensors=True)
+        source = source_of(profile, "image_features")
+        model.encoder.model = Dinov2Model.from_pretrained(source, use_safetensors=True, attn_implementation=ATTENTION)
         model.encoder.model.embeddings.mask_token.requires_grad_(False)
         return model
     return start_local(model, generator)
@@ -113,6 +114,7 @@ def training_lesson(
         weight_decay=recipe.weight_decay,
         muon=recipe.optimizer == "muon",
         grad_clip=recipe.grad_clip,
+        average=recipe.average,
         mixed_precision=recipe.mixed_precision,
         compile=recipe.compile,
         checkpoint_every=checkpoint_every,
