@@ -39,7 +39,7 @@ from vfusion3d.model.initialise import start_local
 from vfusion3d.model.sizes import SIZES
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs.claim import save_whole
-from vfusion3d.runs.profiles import load_profile
+from vfusion3d.runs.profiles import LossWeights, load_profile
 from vfusion3d.training.train import save_model, train_vfusion3d
 
 PROFILE = Path(__file__).parents[1] / "vfusion3d" / "weights" / "base.yaml"
@@ -88,7 +88,9 @@ PILOTS = {
         start="base",
     ),
     "further_l1": dataclasses.replace(
-        FURTHER.also("on from the bundled base as `further`, with L1 beside MSE", losses=LossWeights(0.0, 0.3, 0.5, 0.5)),
+        FURTHER.also(
+            "on from the bundled base as `further`, with L1 beside MSE", losses=LossWeights(0.0, 0.3, 0.5, 0.5)
+        ),
         start="base",
     ),
     "further_on": dataclasses.replace(
