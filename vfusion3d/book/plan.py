@@ -23,7 +23,7 @@ from vfusion3d.book.summary import PARTS
 from vfusion3d.evaluation.methods import TURN_FRAMES
 from vfusion3d.evaluation.protocol import NOVEL_VIEWS, TEST_VIEWS
 from vfusion3d.evaluation.single_images import ORBIT_VIEWS
-from vfusion3d.experiments.plan import Planned, Training, finetuning, planned_runs, pretraining
+from vfusion3d.experiments.plan import Planned, Training, finetuning, main_videos, planned_runs, pretraining
 from vfusion3d.experiments.variants import load_experiments
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.study.answers import QUESTIONS, RATERS
@@ -110,18 +110,18 @@ def _finetune_video(profile: Profile, shares: Shares) -> list[Step]:
 
 
 def _generate(profile: Profile, shares: Shares) -> list[Step]:
-    return _videos(profile, _main_videos(profile))
+    return _videos(profile, main_videos(profile))
 
 
 def _curate(profile: Profile, shares: Shares) -> list[Step]:
     from vfusion3d.curation.curate import ELEVATION_VIEWS, ENOUGH, ORBITS, OTHERS, QUALITY_FRAMES  # takes seconds
 
-    judged = min(profile.data.judged_videos, _main_videos(profile))
+    judged = min(profile.data.judged_videos, main_videos(profile))
     orbits = ORBITS * profile.data.objects_3d + 3 * min(OTHERS * profile.data.objects_3d, ENOUGH)
     return [
         Step("videos judged good or bad", judged, "by a person"),
         Step("frames that the filter learns from", QUALITY_FRAMES * judged, "image features"),
-        *_labels(profile, _main_videos(profile)),
+        *_labels(profile, main_videos(profile)),
         Step("views for the elevation's training", ELEVATION_VIEWS * orbits, "render view"),
         Step("the same, each also in a mirror", 2 * ELEVATION_VIEWS * orbits, "image features"),
     ]
@@ -227,10 +227,6 @@ STEPS: dict[str, Callable[[Profile, Shares], list[Step]]] = {
 
 
 # -------------------------------------------------------------------------------------------- what several of them do
-
-
-def _main_videos(profile: Profile) -> int:
-    return min(profile.data.videos, profile.data.prompts)
 
 
 def _video_model(profile: Profile, what: str, models: int = 1) -> Step:
