@@ -9,24 +9,7 @@ from vfusion3d.runs.layout import objects_3d, prompt_table, test_data
 
 
 def add_render(commands) -> None:
-    page = new_page(
-        commands,
-        "render",
-        run_render,
-        "3D objects to multi-view shards (section 3.2)",
-        "Render objects from orbits of cameras into WebDataset shards.\n\n"
-        "Without --objects: what the profile needs, that is the 3D training objects (common categories) in\n"
-        "RUN_DIR/data/train_3d and the unseen test objects (all categories) in RUN_DIR/data/test.\n"
-        "With --objects: your own set, in the folder given by -o.\n"
-        "Interrupt it at any time: the same command goes on where it stopped.",
-        """
-vfusion3d render --profile laptop
-vfusion3d render --objects my_meshes/ -o shards/ --views 32 --size 128
-vfusion3d render --objects primitives --count 1000 -o shards/
-vfusion3d render --objects common,robot --count 100 -o shards/
-vfusion3d render --profile paper --shard 3 --shards 64       (on the 4th of 64 machines)
-""",
-    )
+    page = new_page(commands, "render", run_render)
     add_run(page)
     page.add_argument(
         "--objects",
@@ -44,6 +27,22 @@ vfusion3d render --profile paper --shard 3 --shards 64       (on the 4th of 64 m
 
 
 def run_render(options: argparse.Namespace) -> int:
+    """3D objects to multi-view shards (section 3.2).
+
+    Render objects from orbits of cameras into WebDataset shards.
+
+    Without --objects: what the profile needs, that is the 3D training objects (common categories) in
+    RUN_DIR/data/train_3d and the unseen test objects (all categories) in RUN_DIR/data/test.
+    With --objects: your own set, in the folder given by -o.
+    Interrupt it at any time: the same command goes on where it stopped.
+
+    examples:
+      vfusion3d render --profile laptop
+      vfusion3d render --objects my_meshes/ -o shards/ --views 32 --size 128
+      vfusion3d render --objects primitives --count 1000 -o shards/
+      vfusion3d render --objects common,robot --count 100 -o shards/
+      vfusion3d render --profile paper --shard 3 --shards 64       (on the 4th of 64 machines)
+    """
     if (options.objects is None) != (options.output is None):
         options.parser.error("--objects and -o belong together: which objects, and where their shards go")
     part = part_of(options)
@@ -99,24 +98,7 @@ def _object_source(which: str):
 
 
 def add_prompts(commands) -> None:
-    page = new_page(
-        commands,
-        "prompts",
-        run_prompts,
-        "captions of the web and of 3D objects to prompts (section 3.2)",
-        "Collect as many prompts as the profile wants into RUN_DIR/data/prompts/prompts.parquet: captions of the 3D\n"
-        "objects in RUN_DIR/data/train_3d (made by `vfusion3d render`), then captions of a corpus, cleaned, without\n"
-        "duplicates, and only those that describe a single object. The table has a row for every caption that was\n"
-        "read, with the reason where it was dropped. No prompt to train on means the same as an evaluation prompt or\n"
-        "as the caption of an unseen object in RUN_DIR/data/test: these are the table's split `eval`.\n"
-        "A corpus of any size is read bit by bit, no further than needed.\n"
-        "Interrupt it at any time: the same command goes on where it stopped.",
-        """
-vfusion3d prompts --profile laptop
-vfusion3d prompts --profile gpu --corpus captions.parquet
-vfusion3d prompts --profile paper --corpus laion.txt.gz --eval-prompts mvdream.txt
-""",
-    )
+    page = new_page(commands, "prompts", run_prompts)
     add_run(page)
     page.add_argument(
         "--corpus",
@@ -134,6 +116,21 @@ vfusion3d prompts --profile paper --corpus laion.txt.gz --eval-prompts mvdream.t
 
 
 def run_prompts(options: argparse.Namespace) -> int:
+    """Captions of the web and of 3D objects to prompts (section 3.2).
+
+    Collect as many prompts as the profile wants into RUN_DIR/data/prompts/prompts.parquet: captions of the 3D
+    objects in RUN_DIR/data/train_3d (made by `vfusion3d render`), then captions of a corpus, cleaned, without
+    duplicates, and only those that describe a single object. The table has a row for every caption that was
+    read, with the reason where it was dropped. No prompt to train on means the same as an evaluation prompt or
+    as the caption of an unseen object in RUN_DIR/data/test: these are the table's split `eval`.
+    A corpus of any size is read bit by bit, no further than needed.
+    Interrupt it at any time: the same command goes on where it stopped.
+
+    examples:
+      vfusion3d prompts --profile laptop
+      vfusion3d prompts --profile gpu --corpus captions.parquet
+      vfusion3d prompts --profile paper --corpus laion.txt.gz --eval-prompts mvdream.txt
+    """
     from vfusion3d.data.shards import MultiviewShards
     from vfusion3d.video.corpus import check_corpus, read_captions
     from vfusion3d.video.prompts import collect_prompts, read_prompts

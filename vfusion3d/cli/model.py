@@ -19,25 +19,7 @@ from vfusion3d.runs.layout import (
 
 
 def add_train(commands) -> None:
-    page = new_page(
-        commands,
-        "train",
-        run_train,
-        "train VFusion3D on synthetic videos, fine-tune it on 3D data (section 3.3)",
-        "Train VFusion3D by the profile's recipe on the synthetic videos in RUN_DIR/data/synthetic that the filter\n"
-        "keeps, with the elevations and masks in RUN_DIR/data/labels. With --finetune: train what came out further,\n"
-        "on the 3D data in RUN_DIR/data/train_3d (made by `vfusion3d render`) by the profile's recipe of fine-tuning.\n"
-        "With --data: learn from rendered shards of your own in place of either.\n"
-        "Checkpoints and the loss log go to RUN_DIR/vfusion3d (with --finetune RUN_DIR/vfusion3d_finetuned), the\n"
-        "finished weights to the folder model in it.\n"
-        "Interrupt it at any time: the same command goes on where it stopped, to the same loss curve.",
-        """
-vfusion3d train --profile laptop
-vfusion3d train --profile laptop --finetune
-vfusion3d train --profile gpu --data shards/ -o runs/mine
-accelerate launch --num_processes 8 -m vfusion3d.cli train --profile paper
-""",
-    )
+    page = new_page(commands, "train", run_train)
     add_run(page)
     page.add_argument("--finetune", action="store_true", help="fine-tune this run's trained model on the 3D data")
     page.add_argument("--data", type=Path, metavar="FOLDER", help="rendered shards to train on")
@@ -51,6 +33,22 @@ accelerate launch --num_processes 8 -m vfusion3d.cli train --profile paper
 
 
 def run_train(options: argparse.Namespace) -> int:
+    """Train VFusion3D on synthetic videos, fine-tune it on 3D data (section 3.3).
+
+    Train VFusion3D by the profile's recipe on the synthetic videos in RUN_DIR/data/synthetic that the filter
+    keeps, with the elevations and masks in RUN_DIR/data/labels. With --finetune: train what came out further,
+    on the 3D data in RUN_DIR/data/train_3d (made by `vfusion3d render`) by the profile's recipe of fine-tuning.
+    With --data: learn from rendered shards of your own in place of either.
+    Checkpoints and the loss log go to RUN_DIR/vfusion3d (with --finetune RUN_DIR/vfusion3d_finetuned), the
+    finished weights to the folder model in it.
+    Interrupt it at any time: the same command goes on where it stopped, to the same loss curve.
+
+    examples:
+      vfusion3d train --profile laptop
+      vfusion3d train --profile laptop --finetune
+      vfusion3d train --profile gpu --data shards/ -o runs/mine
+      accelerate launch --num_processes 8 -m vfusion3d.cli train --profile paper
+    """
     from vfusion3d import VFusion3D
     from vfusion3d.training.train import train_vfusion3d
 
@@ -85,21 +83,7 @@ def _training_data(options: argparse.Namespace, run_dir: Path):
 
 
 def add_evaluate(commands) -> None:
-    page = new_page(
-        commands,
-        "evaluate",
-        run_evaluate,
-        "compare novel views of unseen objects with the truth (Table 5's protocol)",
-        "One view in, 32 novel views out: PSNR, SSIM and LPIPS against the true renders, CLIP similarity to caption\n"
-        "and input, beside simple baselines (the nearest training object where RUN_DIR/data/train_3d is there).\n"
-        "Reads RUN_DIR/data/test (made by `vfusion3d render`), and the newer of this run's models: of\n"
-        "RUN_DIR/vfusion3d (by `vfusion3d train`) and RUN_DIR/vfusion3d_finetuned (by `vfusion3d train --finetune`).\n"
-        "Prints the means and writes one row per object and method to the file given by -o.",
-        """
-vfusion3d evaluate --profile laptop
-vfusion3d evaluate --weights mini --data shards/ -o mini.csv
-""",
-    )
+    page = new_page(commands, "evaluate", run_evaluate)
     add_run(page)
     page.add_argument("--weights", metavar="NAME", help="what to evaluate (default: the newer model of this run)")
     page.add_argument("--data", type=Path, metavar="FOLDER", help="shards of objects (default: RUN_DIR/data/test)")
@@ -108,6 +92,18 @@ vfusion3d evaluate --weights mini --data shards/ -o mini.csv
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
+    """Compare novel views of unseen objects with the truth (Table 5's protocol).
+
+    One view in, 32 novel views out: PSNR, SSIM and LPIPS against the true renders, CLIP similarity to caption
+    and input, beside simple baselines (the nearest training object where RUN_DIR/data/train_3d is there).
+    Reads RUN_DIR/data/test (made by `vfusion3d render`), and the newer of this run's models: of
+    RUN_DIR/vfusion3d (by `vfusion3d train`) and RUN_DIR/vfusion3d_finetuned (by `vfusion3d train --finetune`).
+    Prints the means and writes one row per object and method to the file given by -o.
+
+    examples:
+      vfusion3d evaluate --profile laptop
+      vfusion3d evaluate --weights mini --data shards/ -o mini.csv
+    """
     import numpy as np
 
     from vfusion3d import VFusion3D
@@ -158,22 +154,7 @@ def _newest_model(options: argparse.Namespace, run_dir: Path) -> Path:
 
 
 def add_experiment(commands) -> None:
-    page = new_page(
-        commands,
-        "experiment",
-        run_experiment,
-        "train and evaluate the variants of Tables 3 to 6 and Figure 7 (sections 4.3 and 4.4)",
-        "Make one or more variants of the pipeline, or all that a table needs: their data, their training and their\n"
-        "scores, in RUN_DIR/experiments/NAME/seed-N. What notebooks 03, 06 and 07 or another variant trained with the\n"
-        "same settings is only evaluated. Needs the results of notebooks 01 to 05.\n"
-        "Interrupt it at any time: the same command goes on where it stopped.",
-        """
-vfusion3d experiment --list
-vfusion3d experiment table_4 --profile laptop
-vfusion3d experiment finetuned_10k finetuned_30k --seed 1 --seeds 1
-vfusion3d experiment figure_7 --profile paper --plan
-""",
-    )
+    page = new_page(commands, "experiment", run_experiment)
     add_run(page)
     page.add_argument("names", nargs="*", metavar="NAME", help="variants, or tables (table_3 to table_6, figure_7)")
     page.add_argument("--seeds", type=int, help="how many, from --seed on (default: what the profile gives the table)")
@@ -183,6 +164,19 @@ vfusion3d experiment figure_7 --profile paper --plan
 
 
 def run_experiment(options: argparse.Namespace) -> int:
+    """Train and evaluate the variants of Tables 3 to 6 and Figure 7 (sections 4.3 and 4.4).
+
+    Make one or more variants of the pipeline, or all that a table needs: their data, their training and their
+    scores, in RUN_DIR/experiments/NAME/seed-N. What notebooks 03, 06 and 07 or another variant trained with the
+    same settings is only evaluated. Needs the results of notebooks 01 to 05.
+    Interrupt it at any time: the same command goes on where it stopped.
+
+    examples:
+      vfusion3d experiment --list
+      vfusion3d experiment table_4 --profile laptop
+      vfusion3d experiment finetuned_10k finetuned_30k --seed 1 --seeds 1
+      vfusion3d experiment figure_7 --profile paper --plan
+    """
     from vfusion3d.experiments.variants import load_experiments
 
     experiments = load_experiments()
@@ -214,24 +208,7 @@ def run_experiment(options: argparse.Namespace) -> int:
 
 
 def add_study(commands) -> None:
-    page = new_page(
-        commands,
-        "study",
-        run_study,
-        "the user study as a page in your browser (section 4.2, Figure 5)",
-        "Serve a page that shows two turning objects at a time, one by VFusion3D and one by another method, and asks\n"
-        "which looks better, or which is truer to the input picture. Open the printed address, and choose.\n"
-        "Reads RUN_DIR/items and RUN_DIR/views (made by notebooks 08 and 09), and what other programs made of these\n"
-        "items: RUN_DIR/methods/TASK/METHOD/KEY.mp4 or KEY/*.png. Every answer is written to\n"
-        "RUN_DIR/user_study/RATER.csv at once: stop the server or close the browser at any time, the same command\n"
-        "goes on where the rater stopped.\n"
-        "With five such files of five people, notebook 10 draws Figure 5 from them.",
-        """
-vfusion3d study --rater anna
-vfusion3d study --profile gpu --port 8000 --against OpenLRM LGM
-vfusion3d study --host 0.0.0.0                   (others in your network can take part: the page asks for names)
-""",
-    )
+    page = new_page(commands, "study", run_study)
     add_run(page)
     page.add_argument("--rater", metavar="NAME", help="who answers (default: the page asks)")
     page.add_argument("--against", nargs="+", metavar="METHOD", help="(default: every method that is there)")
@@ -240,6 +217,21 @@ vfusion3d study --host 0.0.0.0                   (others in your network can tak
 
 
 def run_study(options: argparse.Namespace) -> int:
+    """The user study as a page in your browser (section 4.2, Figure 5).
+
+    Serve a page that shows two turning objects at a time, one by VFusion3D and one by another method, and asks
+    which looks better, or which is truer to the input picture. Open the printed address, and choose.
+    Reads RUN_DIR/items and RUN_DIR/views (made by notebooks 08 and 09), and what other programs made of these
+    items: RUN_DIR/methods/TASK/METHOD/KEY.mp4 or KEY/*.png. Every answer is written to
+    RUN_DIR/user_study/RATER.csv at once: stop the server or close the browser at any time, the same command
+    goes on where the rater stopped.
+    With five such files of five people, notebook 10 draws Figure 5 from them.
+
+    examples:
+      vfusion3d study --rater anna
+      vfusion3d study --profile gpu --port 8000 --against OpenLRM LGM
+      vfusion3d study --host 0.0.0.0                   (others in your network can take part: the page asks for names)
+    """
     from urllib.parse import urlencode
 
     from vfusion3d.study.answers import checked_rater, load_items

@@ -19,22 +19,7 @@ LOOKS = 5  # how often strips are made
 
 
 def add_finetune_video(commands) -> None:
-    page = new_page(
-        commands,
-        "finetune-video",
-        run_finetune_video,
-        "make the video model turn objects (section 3.2)",
-        "Fine-tune the profile's video model on the orbits in RUN_DIR/data/train_3d (made by `vfusion3d render`).\n"
-        "Only its temporal layers learn. Checkpoints and the loss log go to RUN_DIR/video_model, the finished model\n"
-        "to the folder model in it. Where RUN_DIR/data/test is there, film strips of its first objects are kept in\n"
-        "the folder strips while the model learns.\n"
-        "Interrupt it at any time: the same command goes on where it stopped.",
-        """
-vfusion3d finetune-video --profile laptop
-vfusion3d finetune-video --profile laptop --objects 10 -o runs/laptop/tenth      (a row of Table 3)
-accelerate launch --num_processes 8 -m vfusion3d.cli finetune-video --profile paper
-""",
-    )
+    page = new_page(commands, "finetune-video", run_finetune_video)
     add_run(page)
     page.add_argument("--objects", type=int, metavar="N", help="learn from the first N objects only (default: all)")
     page.add_argument("--weights", metavar="NAME", help="what to start from (default: what the profile says)")
@@ -43,6 +28,19 @@ accelerate launch --num_processes 8 -m vfusion3d.cli finetune-video --profile pa
 
 
 def run_finetune_video(options: argparse.Namespace) -> int:
+    """Make the video model turn objects (section 3.2).
+
+    Fine-tune the profile's video model on the orbits in RUN_DIR/data/train_3d (made by `vfusion3d render`).
+    Only its temporal layers learn. Checkpoints and the loss log go to RUN_DIR/video_model, the finished model
+    to the folder model in it. Where RUN_DIR/data/test is there, film strips of its first objects are kept in
+    the folder strips while the model learns.
+    Interrupt it at any time: the same command goes on where it stopped.
+
+    examples:
+      vfusion3d finetune-video --profile laptop
+      vfusion3d finetune-video --profile laptop --objects 10 -o runs/laptop/tenth      (a row of Table 3)
+      accelerate launch --num_processes 8 -m vfusion3d.cli finetune-video --profile paper
+    """
     from vfusion3d.data.shards import MultiviewShards
     from vfusion3d.video.finetune import finetune_video_model
     from vfusion3d.video.strips import first_frames, keep_strips
@@ -77,22 +75,7 @@ def _with_video_model(profile, weights: str | None):
 
 
 def add_generate(commands) -> None:
-    page = new_page(
-        commands,
-        "generate",
-        run_generate,
-        "prompts to synthetic multi-view videos (section 3.2)",
-        "Draw a picture for each prompt and turn it into a 16-view video with the fine-tuned video model, into\n"
-        "WebDataset shards in RUN_DIR/data/synthetic. Reads RUN_DIR/data/prompts (made by `vfusion3d prompts`) and\n"
-        "RUN_DIR/video_model/model (by `vfusion3d finetune-video`).\n"
-        "A shard is a unit of work: any machine can make it, with the same result.\n"
-        "Interrupt it at any time: the same command goes on where it stopped, and makes nothing twice.",
-        """
-vfusion3d generate --profile laptop
-vfusion3d generate --profile laptop --weights mini -o runs/laptop/before      (the model before fine-tuning)
-vfusion3d generate --profile paper --shard 3 --shards 64                      (on the 4th of 64 machines)
-""",
-    )
+    page = new_page(commands, "generate", run_generate)
     add_run(page)
     page.add_argument(
         "--weights",
@@ -105,6 +88,19 @@ vfusion3d generate --profile paper --shard 3 --shards 64                      (o
 
 
 def run_generate(options: argparse.Namespace) -> int:
+    """Prompts to synthetic multi-view videos (section 3.2).
+
+    Draw a picture for each prompt and turn it into a 16-view video with the fine-tuned video model, into
+    WebDataset shards in RUN_DIR/data/synthetic. Reads RUN_DIR/data/prompts (made by `vfusion3d prompts`) and
+    RUN_DIR/video_model/model (by `vfusion3d finetune-video`).
+    A shard is a unit of work: any machine can make it, with the same result.
+    Interrupt it at any time: the same command goes on where it stopped, and makes nothing twice.
+
+    examples:
+      vfusion3d generate --profile laptop
+      vfusion3d generate --profile laptop --weights mini -o runs/laptop/before      (the model before fine-tuning)
+      vfusion3d generate --profile paper --shard 3 --shards 64                      (on the 4th of 64 machines)
+    """
     part = part_of(options)
     from vfusion3d.foundations.image_to_video import load_video_model
     from vfusion3d.foundations.loading import dtype_of
@@ -135,24 +131,7 @@ def run_generate(options: argparse.Namespace) -> int:
 
 
 def add_curate(commands) -> None:
-    page = new_page(
-        commands,
-        "curate",
-        run_curate,
-        "score, elevation and masks of the synthetic videos (section 3.2)",
-        "Train the quality filter on judged videos and the elevation network on the 3D data in RUN_DIR/data/train_3d,\n"
-        "and label every video in RUN_DIR/data/synthetic (made by `vfusion3d generate`) into RUN_DIR/data/labels.\n"
-        "No video is removed: whoever reads the labels chooses from which score on a video is kept.\n"
-        "The models and the judgements go to RUN_DIR/curation. Without --judgements the simulated judge looks at\n"
-        "as many videos as the profile says; it can where the procedural world drew the pictures. Judgements of your\n"
-        "own are made in notebook 05, video by video.\n"
-        "Interrupt it at any time: the same command goes on where it stopped.",
-        """
-vfusion3d curate --profile laptop
-vfusion3d curate --profile laptop --judgements mine.csv
-vfusion3d curate --profile paper --judgements mine.csv --shard 3 --shards 64      (on the 4th of 64 machines)
-""",
-    )
+    page = new_page(commands, "curate", run_curate)
     add_run(page)
     page.add_argument(
         "--judgements",
@@ -166,6 +145,21 @@ vfusion3d curate --profile paper --judgements mine.csv --shard 3 --shards 64    
 
 
 def run_curate(options: argparse.Namespace) -> int:
+    """Score, elevation and masks of the synthetic videos (section 3.2).
+
+    Train the quality filter on judged videos and the elevation network on the 3D data in RUN_DIR/data/train_3d,
+    and label every video in RUN_DIR/data/synthetic (made by `vfusion3d generate`) into RUN_DIR/data/labels.
+    No video is removed: whoever reads the labels chooses from which score on a video is kept.
+    The models and the judgements go to RUN_DIR/curation. Without --judgements the simulated judge looks at
+    as many videos as the profile says; it can where the procedural world drew the pictures. Judgements of your
+    own are made in notebook 05, video by video.
+    Interrupt it at any time: the same command goes on where it stopped.
+
+    examples:
+      vfusion3d curate --profile laptop
+      vfusion3d curate --profile laptop --judgements mine.csv
+      vfusion3d curate --profile paper --judgements mine.csv --shard 3 --shards 64      (on the 4th of 64 machines)
+    """
     part = part_of(options)
     from vfusion3d.curation.curate import new_labeller, videos_to_judge
     from vfusion3d.curation.judgements import JUDGEMENTS, Judgements
