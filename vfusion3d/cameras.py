@@ -98,10 +98,7 @@ def add_camera_noise(
     amount: float = TRAINING_NOISE,
 ) -> tuple[Tensor, Tensor]:
     """Camera noise injection of training: U(-amount, amount) on every number of both matrices (section 3.3)."""
-    return (
-        cam2world + _uniform(cam2world, amount, generator),
-        intrinsics + _uniform(intrinsics, amount, generator),
-    )
+    return (cam2world + _uniform(cam2world, amount, generator), intrinsics + _uniform(intrinsics, amount, generator))
 
 
 def camera_vector(

@@ -44,19 +44,7 @@ PARTS = (
     Part("Table 6", "3D data against synthetic data", "14_3d_vs_synthetic_data", "table_6"),
     Part("Figure 7", "scaling trends", "15_scaling_trends", "figure_7"),
 )
-STYLE = """
-body { font: 16px/1.5 Georgia, serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-h2 { margin: 2.5rem 0 .3rem; border-top: 1px solid #ccc; padding-top: 1rem; }
-table { border-collapse: collapse; margin: .5rem 0; font-size: .88rem; border-bottom: 1.5px solid #222; }
-th, td { padding: .15rem .5rem; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-thead th { border-top: 1.5px solid #222; border-bottom: 1px solid #222; vertical-align: bottom; font-weight: normal; }
-.scroll { overflow-x: auto; }
-img { max-width: 100%; height: auto; }
-.files, .small { font-size: .9rem; color: #555; }
-.missing { color: #a02030; }
-nav { columns: 2; }
-"""
+STYLE = Path(__file__).with_name("summary.css")
 
 
 def write_summary(profile: str | Path, root: str | Path = ".") -> Path:
@@ -70,7 +58,7 @@ def write_summary(profile: str | Path, root: str | Path = ".") -> Path:
     name = html.escape(config.name)
     page = [
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>VFusion3D at {name}</title>',
-        f"<style>{STYLE}</style>",
+        f"<style>\n{STYLE.read_text(encoding='utf-8')}</style>",
         f"<h1>VFusion3D, reproduced: profile {name}</h1>",
         f"<p>{html.escape(config.description)}</p>",
         "<p>Every table and figure of the paper that this project makes, with the paper's published numbers beside "

@@ -183,12 +183,7 @@ def run_curate(options: argparse.Namespace) -> int:
     shards = MultiviewShards(objects)
     labeller, settings = new_labeller(profile, models, videos, judgements, shards, options.seed)
     index = label_videos(
-        videos.folder,
-        synthetic_labels(run_dir),
-        labeller,
-        settings=settings,
-        part=part,
-        overwrite=options.overwrite,
+        videos.folder, synthetic_labels(run_dir), labeller, settings=settings, part=part, overwrite=options.overwrite
     )
     if not index.exists():
         print(f"{index.parent}: the other parts are still to be made")

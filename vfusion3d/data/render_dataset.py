@@ -42,22 +42,17 @@ class MeshFolder:
     folder: str
 
     def __len__(self) -> int:
-        return len(self._paths())
+        return len(mesh_paths(self.folder))
 
     def __call__(self, index: int, rng: np.random.Generator) -> Object3D:
-        path = self._paths()[index]
+        path = mesh_paths(self.folder)[index]
         beside = path.with_suffix(".txt")
         caption = path.stem.replace("_", " ")
         if beside.exists():
             caption = beside.read_text(encoding="utf-8", errors="replace").strip()
         return Object3D(
-            load_mesh(path),
-            caption,
-            {"category": "file", "file": path.relative_to(self.folder).as_posix()},
+            load_mesh(path), caption, {"category": "file", "file": path.relative_to(self.folder).as_posix()}
         )
-
-    def _paths(self) -> list[Path]:
-        return mesh_paths(self.folder)
 
 
 ObjectSource = Callable[[int, np.random.Generator], Object3D]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from cycler import cycler
+import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -31,46 +31,15 @@ from vfusion3d.runs.claim import write_whole
 from vfusion3d.runs.pictures import fewer_levels, smaller_png
 
 TEXT_WIDTH = 6.3  # inches
-DPI = 144  # of PNGs, which are for looking; a PDF keeps images in their own resolution
 MARGIN = 0.02  # inches around a page
 GAP = 0.04  # between the images of a sheet, as a part of an image's width
 TITLE = 0.23  # inches of a title
 LINE = 0.19  # and of a line of a label
 PIPELINE = ("3D data", "video model", "synthetic data", "filter & label", "VFusion3D", "3D asset")
 
-BLUE, ORANGE, GREEN, PURPLE, GREY, RED = "#1f4e8c", "#d9772b", "#3f9b74", "#8a4f9e", "#6e6e6e", "#b23a48"
-STYLE = {
-    "font.family": "STIXGeneral",
-    "mathtext.fontset": "stix",
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "legend.handlelength": 2.4,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "0.9",
-    "grid.linewidth": 0.5,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "lines.linewidth": 1.3,
-    "lines.markersize": 4,
-    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, PURPLE, GREY, RED])
-    + cycler(linestyle=["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2))]),
-    "figure.facecolor": "white",
-    "figure.dpi": 130,
-    "savefig.dpi": DPI,
-    "image.composite_image": False,
-    "pdf.fonttype": 42,
-}
+STYLE = matplotlib.rc_params_from_file(Path(__file__).with_name("paper.mplstyle"), True, use_default_template=False)
+DPI = STYLE["savefig.dpi"]
+BLUE, ORANGE, GREEN, PURPLE, GREY, RED = STYLE["axes.prop_cycle"].by_key()["color"]
 
 
 def show_in_notebooks() -> None:
@@ -257,12 +226,7 @@ def smooth(values: Sequence[float], smoothing: float) -> np.ndarray:
     """Exponential mean of `values` with the start's bias removed: a constant stays the constant it is."""
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing has to be in [0, 1), it is {smoothing}")
-    total = weight = 0.0
-    means = []
-    for value in values:
-        total, weight = smoothing * total + (1 - smoothing) * value, smoothing * weight + (1 - smoothing)
-        means.append(total / weight)
-    return np.array(means)
+    return pd.Series(values, dtype=float).ewm(alpha=1 - smoothing, ignore_na=True).mean().to_numpy()
 
 
 def schedule(
@@ -352,16 +316,8 @@ def plot_cameras(
                 axes.plot(*np.stack([position, corner], axis=1), **look)
             axes.plot(*np.concatenate([image, image[:1]]).T, **look)
             if chosen:
-                axes.text(
-                    *(position + np.array([0, 0, 0.32])),
-                    str(number),
-                    color=ORANGE,
-                    ha="center",
-                    va="center",
-                    weight="bold",
-                    zorder=5,
-                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-                )
+                name = axes.text(*(position + np.array([0, 0, 0.32])), str(number), ha="center", va="center", zorder=5)
+                name.set(color=ORANGE, weight="bold", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
         reach = np.abs(cameras[..., 3]).max() * 1.05
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach * 0.55, reach * 0.95))
         axes.set_box_aspect((1, 1, 0.75))

@@ -9,13 +9,13 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from vfusion3d.data.shards import MultiviewSample
 from vfusion3d.evaluation.figures import contact_sheet
 from vfusion3d.evaluation.protocol import model_predictor
 from vfusion3d.evaluation.showcase import novel_views_by
@@ -24,9 +24,6 @@ from vfusion3d.experiments.run import Result, read_result
 from vfusion3d.experiments.variants import Experiments, load_experiments, seeds_of
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs.profiles import Profile
-
-if TYPE_CHECKING:
-    from vfusion3d.data.shards import MultiviewSample
 
 CLAIMED = {"ahead": "supported", "behind": "contradicted", "draw": "open"}  # what a difference says of "it is better"
 TRUSTED = 20  # test items from which a standard error can be trusted
@@ -59,13 +56,6 @@ def all_scores(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
     """One row a test item, seed and row of the table, which stands in the column `method`."""
     parts = [one.scores.assign(method=row, seed=one.seed) for row, seeds in results.items() for one in seeds]
     return pd.concat(parts, ignore_index=True)
-
-
-def item_means(scores: pd.DataFrame) -> pd.DataFrame:
-    """One row a test item and row of the table: the mean over its seeds, so that items can be counted."""
-    metrics = [metric for metric in METRICS if metric in scores]
-    names = ["method", "test", "key", "category", "common"]
-    return scores.groupby(names, sort=False, dropna=False)[metrics].mean().reset_index()
 
 
 def table_rows(results: Mapping[str, Sequence[Result]], *, good_rate: bool = False) -> pd.DataFrame:
@@ -149,7 +139,7 @@ def methods_of(results: Mapping[str, Sequence[Result]], device: str | torch.devi
 
 def outputs_sheet(
     methods: Mapping,
-    samples: Sequence["MultiviewSample"],
+    samples: Sequence[MultiviewSample],
     *,
     size: int,
     turn: float = 3 / 8,

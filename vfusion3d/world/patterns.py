@@ -142,30 +142,16 @@ def refine(soup: Soup, length: float, border) -> Soup:
     return np.concatenate(done)
 
 
-def _band_edges(soup: Soup, axis: int) -> Float[np.ndarray, " edges"]:
-    """The edges of an odd number of equal bands, each about `BAND` wide, along an axis."""
+def _borders(soup: Soup, axis: int) -> Float[np.ndarray, " borders"]:
+    """The borders between an odd number of equal bands, each about `BAND` wide, along an axis."""
     low, high = soup[..., axis].min(), soup[..., axis].max()
-    return np.linspace(low, high, max(2, 2 * round(((high - low) / BAND - 1) / 2) + 2))
-
-
-def _cut_at(soup: Soup, axis: int, edges: Float[np.ndarray, " edges"]) -> Soup:
-    for level in edges[1:-1]:
-        soup = cut(soup, soup[..., axis] - level)
-    return soup
-
-
-def _band_of(soup: Soup, axis: int, edges: Float[np.ndarray, " edges"]) -> Int[np.ndarray, " m"]:
-    return np.searchsorted(edges[1:-1] - 1e-7, _centroids(soup)[:, axis])
-
-
-def _middle(soup: Soup) -> Float[np.ndarray, " 3"]:
-    points = soup[..., :3].reshape(-1, 3)
-    return (points.min(0) + points.max(0)) / 2
+    return np.linspace(low, high, max(2, 2 * round(((high - low) / BAND - 1) / 2) + 2))[1:-1]
 
 
 def _sectors(soup: Soup) -> tuple[Soup, Int[np.ndarray, " m"]]:
     """Cut by planes through the vertical axis into an even number of sectors; the soup and each triangle's sector."""
-    middle = _middle(soup)
+    points = soup[..., :3].reshape(-1, 3)
+    middle = (points.min(0) + points.max(0)) / 2
     radius = np.abs(soup[..., :2] - middle[:2]).max()
     half = int(np.clip(round(np.pi * radius / (1.25 * BAND)), 3, 6))
     for angle in (np.arange(half) + 0.5) * np.pi / half:
@@ -218,11 +204,12 @@ def paint(shape: Shape, how: Paint, rng: np.random.Generator) -> PaintedSurface:
         soup, index = _sectors(soup)
     elif how.pattern in ("striped", "checked"):
         axes = (axis,) if how.pattern == "striped" else (2,) if around else (0, 1, 2)
-        edges = {i: _band_edges(soup, i) for i in axes}
+        borders = {i: _borders(soup, i) for i in axes}
         for i in axes:
-            soup = _cut_at(soup, i, edges[i])
+            for level in borders[i]:
+                soup = cut(soup, soup[..., i] - level)
         soup, index = _sectors(soup) if around else (soup, 0)
-        index = sum((_band_of(soup, i, edges[i]) for i in axes), index)
+        index = sum((np.searchsorted(borders[i] - 1e-7, _centroids(soup)[:, i]) for i in axes), index)
     else:
         axis = 2 if around else axis
         areas, position = triangle_areas(soup), _centroids(soup)[:, axis]

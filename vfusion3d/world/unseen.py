@@ -29,11 +29,7 @@ class UnseenObjects:
 
     def __call__(self, index: int, rng: np.random.Generator) -> Object3D:
         spec = sample_object(rng, (ROUND[index % len(ROUND)],))
-        metadata = {
-            "category": spec.category,
-            "common": spec.category in COMMON,
-            "spec": dataclasses.asdict(spec),
-        }
+        metadata = {"category": spec.category, "common": spec.category in COMMON, "spec": dataclasses.asdict(spec)}
         return Object3D(build_mesh(spec), describe(spec), metadata)
 
 
