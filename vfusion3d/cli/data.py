@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from vfusion3d.cli.page import add_part, add_run, new_page, part_of, run_of
-from vfusion3d.runs.layout import objects_3d, prompt_table, test_data
+from vfusion3d.runs import layout
 
 
 def add_render(commands) -> None:
@@ -71,10 +71,10 @@ def run_render(options: argparse.Namespace) -> int:
     count = options.count
     if count is None and not hasattr(source, "__len__"):
         count = profile.data.objects_3d
-    render(options.output or objects_3d(run_dir), source, count, profile.data.views_3d, options.seed)
+    render(options.output or layout.objects_3d(run_dir), source, count, profile.data.views_3d, options.seed)
     if options.objects is None:
         seed = options.seed + UNSEEN_SEED
-        render(test_data(run_dir), UnseenObjects(), profile.data.test_objects, TEST_VIEWS, seed)
+        render(layout.test_data(run_dir), UnseenObjects(), profile.data.test_objects, TEST_VIEWS, seed)
     return 0
 
 
@@ -144,11 +144,11 @@ def run_prompts(options: argparse.Namespace) -> int:
     if options.eval_prompts is not None:
         check_corpus(options.eval_prompts)
         chosen = [caption for caption in read_captions(options.eval_prompts) if caption.strip()]
-    objects = objects_3d.need(run_dir, profile=options.profile)
-    unseen = MultiviewShards(test_data.need(run_dir, profile=options.profile))
+    objects = layout.objects_3d.need(run_dir, profile=options.profile)
+    unseen = MultiviewShards(layout.test_data.need(run_dir, profile=options.profile))
     table = collect_prompts(
         profile,
-        prompt_table(run_dir),
+        layout.prompt_table(run_dir),
         held_out={"evaluation prompts": chosen, "unseen objects": [unseen.caption(i) for i in range(len(unseen))]},
         objects=objects,
         corpus=corpus,

@@ -6,16 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from vfusion3d.cli.page import add_run, new_page, run_of
+from vfusion3d.runs import layout
 from vfusion3d.runs.claim import write_whole
-from vfusion3d.runs.layout import (
-    finetuned_model,
-    objects_3d,
-    pretrained_model,
-    synthetic_data,
-    synthetic_labels,
-    test_data,
-    user_study,
-)
 
 
 def add_train(commands) -> None:
@@ -61,8 +53,8 @@ def run_train(options: argparse.Namespace) -> int:
             raise ValueError(
                 f"the profile {profile.name} has no `finetuning`: add that recipe to a profile of your own"
             )
-        weights = weights or pretrained_model.need(run_dir, profile=options.profile) / "model"
-    folder = options.output or (finetuned_model if options.finetune else pretrained_model)(run_dir)
+        weights = weights or layout.pretrained_model.need(run_dir, profile=options.profile) / "model"
+    folder = options.output or (layout.finetuned_model if options.finetune else layout.pretrained_model)(run_dir)
     data = _training_data(options, run_dir)
     model = VFusion3D.from_pretrained(weights) if weights else None
     train_vfusion3d(profile, data, folder, recipe=recipe, model=model, seed=options.seed, overwrite=options.overwrite)
@@ -73,11 +65,11 @@ def run_train(options: argparse.Namespace) -> int:
 def _training_data(options: argparse.Namespace, run_dir: Path):
     """What `train` learns from: a folder of rendered shards, or the labelled synthetic videos."""
     if options.data or options.finetune:
-        return options.data or objects_3d.need(run_dir, profile=options.profile)
+        return options.data or layout.objects_3d.need(run_dir, profile=options.profile)
     from vfusion3d.data.synthetic import SyntheticShards
 
-    videos = synthetic_data.need(run_dir, profile=options.profile)
-    data = SyntheticShards(videos, synthetic_labels.need(run_dir, profile=options.profile))
+    videos = layout.synthetic_data.need(run_dir, profile=options.profile)
+    data = SyntheticShards(videos, layout.synthetic_labels.need(run_dir, profile=options.profile))
     print(f"the filter keeps {len(data):,} of {len(data.facts):,} videos")
     return data
 
@@ -108,34 +100,32 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
     from vfusion3d import VFusion3D
     from vfusion3d.data.shards import MultiviewShards
+    from vfusion3d.evaluation import evaluate_3d, model_predictor
     from vfusion3d.evaluation.baselines import build_index, repeat_input, retrieval, white
-    from vfusion3d.evaluation.protocol import evaluate_3d, model_predictor
     from vfusion3d.evaluation.tables import mean_over_objects
-    from vfusion3d.foundations.clip import clip
     from vfusion3d.foundations.image_features import image_features
-    from vfusion3d.foundations.loading import device_of
-    from vfusion3d.foundations.perceptual import perceptual_distance
+    from vfusion3d.foundations.roles import Roles
 
     profile, run_dir = run_of(options)
-    data = options.data or test_data.need(run_dir, profile=options.profile)
+    data = options.data or layout.test_data.need(run_dir, profile=options.profile)
     weights = options.weights or _newest_model(options, run_dir)
-    device = device_of(profile)
-    model = VFusion3D.from_pretrained(weights).to(device).eval()
+    roles = Roles(profile)
+    model = VFusion3D.from_pretrained(weights).to(roles.device).eval()
     shards = MultiviewShards(data)
     size = options.size or min(model.config.image_size, shards.read(0, views=[0]).rgba.shape[-1])
     methods = {"VFusion3D": model_predictor(model), "input view repeated": repeat_input, "white image": white}
-    if not objects_3d.missing(run_dir):
+    if not layout.objects_3d.missing(run_dir):
         features = image_features(profile)
-        seen = build_index(MultiviewShards(objects_3d(run_dir)), features, device=device)
+        seen = build_index(MultiviewShards(layout.objects_3d(run_dir)), features, device=roles.device)
         methods["nearest training object"] = retrieval(seen, features)
     table = evaluate_3d(
         methods,
         shards,
         size=size,
-        perceptual=perceptual_distance(profile).to(device),
-        clip=clip(profile),
+        perceptual=roles.perceptual_distance,
+        clip=roles.clip,
         generator=np.random.default_rng(options.seed),
-        device=device,
+        device=roles.device,
     )
     output = options.output or run_dir / "evaluation_3d.csv"
     write_whole(output, partial(table.to_csv, index=False))
@@ -147,10 +137,10 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 def _newest_model(options: argparse.Namespace, run_dir: Path) -> Path:
     """The fine-tuned model of the run, unless the one it began with was trained anew since."""
-    first, finetuned = pretrained_model(run_dir) / "model", finetuned_model(run_dir) / "model"
+    first, finetuned = layout.pretrained_model(run_dir) / "model", layout.finetuned_model(run_dir) / "model"
     if finetuned.exists() and not (first.exists() and first.stat().st_mtime > finetuned.stat().st_mtime):
         return finetuned
-    return pretrained_model.need(run_dir, profile=options.profile) / "model"
+    return layout.pretrained_model.need(run_dir, profile=options.profile) / "model"
 
 
 def add_experiment(commands) -> None:
@@ -239,7 +229,7 @@ def run_study(options: argparse.Namespace) -> int:
 
     _, run_dir = run_of(options)
     query = "?" + urlencode({"rater": checked_rater(options.rater)}) if options.rater is not None else ""
-    study = Study(load_items(run_dir, options.against), user_study(run_dir), options.seed)
+    study = Study(load_items(run_dir, options.against), layout.user_study(run_dir), options.seed)
     with study_server(study, options.port, options.host) as server:
         print(f"http://{options.host}:{server.server_port}/{query}  (Ctrl-C ends it)", flush=True)
         try:

@@ -4,15 +4,7 @@ import argparse
 from pathlib import Path
 
 from vfusion3d.cli.page import add_part, add_run, new_page, part_of, run_of
-from vfusion3d.runs.layout import (
-    curation_models,
-    objects_3d,
-    prompt_table,
-    synthetic_data,
-    synthetic_labels,
-    test_data,
-    video_model,
-)
+from vfusion3d.runs import layout
 
 STRIPS = 4  # objects of which there are strips while the video model learns
 LOOKS = 5  # how often strips are made
@@ -46,11 +38,11 @@ def run_finetune_video(options: argparse.Namespace) -> int:
     from vfusion3d.video.strips import first_frames, keep_strips
 
     profile, run_dir = run_of(options)
-    data = objects_3d.need(run_dir, profile=options.profile)
-    folder = options.output or video_model(run_dir)
+    data = layout.objects_3d.need(run_dir, profile=options.profile)
+    folder = options.output or layout.video_model(run_dir)
     show = None
-    if not test_data.missing(run_dir):
-        first = first_frames(MultiviewShards(test_data(run_dir)), STRIPS, profile.video.size)
+    if not layout.test_data.missing(run_dir):
+        first = first_frames(MultiviewShards(layout.test_data(run_dir)), STRIPS, profile.video.size)
         show = keep_strips(folder / "strips", first, profile.video, options.seed)
     finetune_video_model(
         _with_video_model(profile, options.weights),
@@ -109,14 +101,14 @@ def run_generate(options: argparse.Namespace) -> int:
     from vfusion3d.video.prompts import PROMPTS, read_prompts
 
     profile, run_dir = run_of(options)
-    table = prompt_table.need(run_dir, profile=options.profile) / PROMPTS
+    table = layout.prompt_table.need(run_dir, profile=options.profile) / PROMPTS
     tuned = None
     if options.weights is None:
-        tuned = video_model.need(run_dir, profile=options.profile) / "model"
+        tuned = layout.video_model.need(run_dir, profile=options.profile) / "model"
     model = load_video_model(_with_video_model(profile, options.weights), tuned, dtype_of(profile))
     prompts = read_prompts(table)[: profile.data.videos]
     index = generate_videos(
-        options.output or synthetic_data(run_dir),
+        options.output or layout.synthetic_data(run_dir),
         prompts,
         text_to_image(profile),
         model,
@@ -161,17 +153,15 @@ def run_curate(options: argparse.Namespace) -> int:
       vfusion3d curate --profile paper --judgements mine.csv --shard 3 --shards 64      (on the 4th of 64 machines)
     """
     part = part_of(options)
-    from vfusion3d.curation.curate import new_labeller, videos_to_judge
-    from vfusion3d.curation.judgements import JUDGEMENTS, Judgements
-    from vfusion3d.curation.labels import label_videos
+    from vfusion3d.curation import JUDGEMENTS, Judgements, label_videos, new_labeller, videos_to_judge
     from vfusion3d.data.shards import MultiviewShards, Shards, VideoShards
     from vfusion3d.foundations.perceptual import perceptual_distance
     from vfusion3d.stand_ins.judge import judge_videos
 
     profile, run_dir = run_of(options)
-    objects = objects_3d.need(run_dir, profile=options.profile)
-    videos = VideoShards(synthetic_data.need(run_dir, profile=options.profile))
-    models = curation_models(run_dir)
+    objects = layout.objects_3d.need(run_dir, profile=options.profile)
+    videos = VideoShards(layout.synthetic_data.need(run_dir, profile=options.profile))
+    models = layout.curation_models(run_dir)
     if options.judgements is not None:
         if not options.judgements.is_file():
             raise FileNotFoundError(f"--judgements {options.judgements}: no such file; notebook 05 makes one")
@@ -183,7 +173,12 @@ def run_curate(options: argparse.Namespace) -> int:
     shards = MultiviewShards(objects)
     labeller, settings = new_labeller(profile, models, videos, judgements, shards, options.seed)
     index = label_videos(
-        videos.folder, synthetic_labels(run_dir), labeller, settings=settings, part=part, overwrite=options.overwrite
+        videos.folder,
+        layout.synthetic_labels(run_dir),
+        labeller,
+        settings=settings,
+        part=part,
+        overwrite=options.overwrite,
     )
     if not index.exists():
         print(f"{index.parent}: the other parts are still to be made")

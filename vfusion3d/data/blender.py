@@ -71,15 +71,8 @@ def render_with_blender(
         for name in ("points", "faces", "normals", "colours", "uv", "texture"):
             if getattr(surface, name) is not None:
                 arrays[f"{name}{number}"] = getattr(surface, name)
-    job = {
-        "surfaces": len(surfaces),
-        "size": size,
-        "samples": SAMPLES,
-        "shading": shading,
-        "depth": depth,
-        "normals": normals,
-        "light": DEFAULT_LIGHT.direct,
-    }
+    job = {"surfaces": len(surfaces), "size": size, "shading": shading, "depth": depth, "normals": normals}
+    job |= {"samples": SAMPLES, "light": DEFAULT_LIGHT.direct}
     with tempfile.TemporaryDirectory(prefix="vfusion3d-blender-") as folder:
         np.savez(Path(folder, "job.npz"), **arrays)
         Path(folder, "job.json").write_text(json.dumps(job))

@@ -12,8 +12,14 @@ import logging
 import math
 
 import numpy as np
+import pyvista
 import trimesh
+import vtkmodules.vtkRenderingOpenGL2  # noqa: F401  registers the OpenGL classes
 from jaxtyping import Float, UInt8
+from vtkmodules.util.numpy_support import vtk_to_numpy
+from vtkmodules.vtkCommonCore import vtkFloatArray, vtkLogger, vtkUnsignedCharArray
+from vtkmodules.vtkCommonMath import vtkMatrix4x4
+from vtkmodules.vtkRenderingCore import vtkActor, vtkPolyDataMapper, vtkRenderer, vtkRenderWindow
 
 from vfusion3d.data.surfaces import DEFAULT_LIGHT, Light, Surface, shade, surfaces_of
 from vfusion3d.data.views import RenderedViews, check_cameras
@@ -122,11 +128,6 @@ class _Window:
         with contextlib.suppress(ImportError):
             import triton  # noqa: F401
 
-        import pyvista  # noqa: F401  here, so that reading shards needs no renderer
-        import vtkmodules.vtkRenderingOpenGL2  # noqa: F401  registers the OpenGL classes
-        from vtkmodules.vtkCommonCore import vtkLogger
-        from vtkmodules.vtkRenderingCore import vtkRenderWindow
-
         verbosity = vtkLogger.GetCurrentVerbosityCutoff()
         vtkLogger.SetStderrVerbosity(vtkLogger.VERBOSITY_ERROR)  # it would warn that there is no screen: we know
         self.window = vtkRenderWindow()
@@ -146,7 +147,9 @@ class _Window:
         width, height = columns * size * supersampling, rows * size * supersampling
         self._arrange(len(matrices), rows, columns, width, height)
         for tile, matrix in zip(self.tiles, matrices, strict=False):
-            _set_matrix(tile.GetActiveCamera(), matrix)
+            explicit = vtkMatrix4x4()
+            explicit.DeepCopy(matrix.ravel())
+            tile.GetActiveCamera().SetExplicitProjectionTransformMatrix(explicit)
 
         def grid(pixels):  # (rows, size, supersampling, columns, size, supersampling, ...), top row first
             return pixels[::-1].reshape(rows, size, supersampling, columns, size, supersampling, *pixels.shape[2:])
@@ -174,8 +177,6 @@ class _Window:
         return rgba, z, normal
 
     def _arrange(self, count, rows, columns, width, height):
-        from vtkmodules.vtkRenderingCore import vtkRenderer
-
         while len(self.tiles) < count:
             tile = vtkRenderer()
             tile.SetBackground(0, 0, 0)
@@ -208,17 +209,11 @@ class _Window:
             actor.ReleaseGraphicsResources(self.window)
 
     def _pixels(self, width, height):
-        from vtkmodules.util.numpy_support import vtk_to_numpy
-        from vtkmodules.vtkCommonCore import vtkUnsignedCharArray
-
         pixels = vtkUnsignedCharArray()
         self.window.GetRGBACharPixelData(0, 0, width - 1, height - 1, 0, pixels)
         return vtk_to_numpy(pixels).reshape(height, width, 4)
 
     def _depths(self, width, height):
-        from vtkmodules.util.numpy_support import vtk_to_numpy
-        from vtkmodules.vtkCommonCore import vtkFloatArray
-
         depths = vtkFloatArray()
         self.window.GetZbufferData(0, 0, width - 1, height - 1, depths)
         return vtk_to_numpy(depths).reshape(height, width)
@@ -232,9 +227,6 @@ def _baked(surface: Surface, shading: bool | Light) -> UInt8[np.ndarray, "points
 
 
 def _actor(surface: Surface, colours: UInt8[np.ndarray, "points 3"], textured: bool = True):
-    import pyvista
-    from vtkmodules.vtkRenderingCore import vtkActor, vtkPolyDataMapper
-
     data = pyvista.PolyData.from_regular_faces(surface.points.astype(np.float32), surface.faces)
     data.point_data.set_scalars(np.ascontiguousarray(colours), "colours")
     mapper = vtkPolyDataMapper()
@@ -253,14 +245,6 @@ def _actor(surface: Surface, colours: UInt8[np.ndarray, "points 3"], textured: b
     actor.SetMapper(mapper)
     actor.GetProperty().LightingOff()
     return actor
-
-
-def _set_matrix(camera, matrix):
-    from vtkmodules.vtkCommonMath import vtkMatrix4x4
-
-    explicit = vtkMatrix4x4()
-    explicit.DeepCopy(matrix.ravel())
-    camera.SetExplicitProjectionTransformMatrix(explicit)
 
 
 def _mean_of_covered(samples: np.ndarray) -> UInt8[np.ndarray, "rows size columns size 4"]:

@@ -136,14 +136,8 @@ class _Job:
             if "file" not in made.metadata:
                 raise
             return f"{made.metadata['file']}: cannot be rendered ({error})"
-        metadata = {
-            **made.metadata,
-            "source": type(self.objects).__name__,
-            "seed": self.seed,
-            "index": index,
-            "elevation": elevation,
-        }
-        return encode_sample(rendered.rgba, cam2world, intrinsics, made.caption, metadata)
+        known = {"source": type(self.objects).__name__, "seed": self.seed, "index": index, "elevation": elevation}
+        return encode_sample(rendered.rgba, cam2world, intrinsics, made.caption, made.metadata | known)
 
     def cameras(self, rng: np.random.Generator) -> tuple[torch.Tensor, float]:
         elevation = float(rng.uniform(*self.elevation))

@@ -33,6 +33,8 @@ from vfusion3d.runs.claim import short_name, write_whole
 BLOCK = tarfile.BLOCKSIZE
 LAST_MEMBER = "json"
 PICTURES = (".png", ".jpg")
+PNG = (".png", cv2.IMWRITE_PNG_COMPRESSION, 1)
+JPEG = (".jpg", cv2.IMWRITE_JPEG_QUALITY, 95)
 
 
 class ShardError(ValueError):
@@ -69,10 +71,7 @@ def encode_sample(
     metadata: Mapping[str, Any],
 ) -> dict[str, bytes]:
     """The members of a sample, in the order in which a shard has them: what `ShardWriter.write` takes."""
-    members = {
-        f"view{number:02d}.png": _encode(view, ".png", cv2.IMWRITE_PNG_COMPRESSION, 1)
-        for number, view in enumerate(rgba)
-    }
+    members = {f"view{number:02d}.png": _encode(view, *PNG) for number, view in enumerate(rgba)}
     cameras = {"cam2world": _exact(cam2world), "intrinsics": _exact(intrinsics)}
     members["cameras.json"] = json.dumps(cameras).encode()
     members["txt"] = caption.encode()
@@ -84,10 +83,7 @@ def encode_video(
     frames: UInt8[np.ndarray, "frames height width 3"], caption: str, metadata: Mapping[str, Any]
 ) -> dict[str, bytes]:
     """The members of a video sample: each frame a JPEG of quality 95, the caption, the metadata."""
-    members = {
-        f"frame{number:02d}.jpg": _encode(frame, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 95)
-        for number, frame in enumerate(frames)
-    }
+    members = {f"frame{number:02d}.jpg": _encode(frame, *JPEG) for number, frame in enumerate(frames)}
     members["txt"] = caption.encode()
     members[LAST_MEMBER] = json.dumps(metadata, sort_keys=True).encode()
     return members
@@ -108,7 +104,7 @@ def written_keys(path: str | Path) -> list[str]:
     return []
 
 
-class ShardWriter:
+class ShardWriter(contextlib.AbstractContextManager):
     """Writes one shard sample by sample. Opened again after a crash, it goes on after the last whole sample.
 
     Used in a `with` block: left in peace the shard is finished, left by an exception it stays `.partial`. `keys` are
@@ -167,9 +163,6 @@ class ShardWriter:
             )
             raise OSError(error.errno, message, str(self.partial)) from error
         self._end += len(data)
-
-    def __enter__(self) -> "ShardWriter":
-        return self
 
     def __exit__(self, kind, value, traceback) -> None:
         if kind is None:

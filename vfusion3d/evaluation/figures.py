@@ -35,6 +35,7 @@ MARGIN = 0.02  # inches around a page
 GAP = 0.04  # between the images of a sheet, as a part of an image's width
 TITLE = 0.23  # inches of a title
 LINE = 0.19  # and of a line of a label
+COLUMNS = 8  # of a film strip
 PIPELINE = ("3D data", "video model", "synthetic data", "filter & label", "VFusion3D", "3D asset")
 
 STYLE = matplotlib.rc_params_from_file(Path(__file__).with_name("paper.mplstyle"), True, use_default_template=False)
@@ -94,9 +95,9 @@ def page(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def text_width(text: str, size: float = STYLE["font.size"]) -> float:
-    """Inches that the longest line of `text` takes in the shared style, at `size` points."""
-    font = FontProperties(family=STYLE["font.family"], size=size)
+def text_width(text: str) -> float:
+    """Inches that the longest line of `text` takes in the shared style."""
+    font = FontProperties(family=STYLE["font.family"], size=STYLE["font.size"])
     return max(TextPath((0, 0), line or " ", prop=font).get_extents().width for line in text.split("\n")) / 72
 
 
@@ -142,21 +143,15 @@ def contact_sheet(
     return figure
 
 
-def film_strips(
-    videos: Float[Tensor, "videos frames 3 h w"],
-    labels: Sequence[str] | None = None,
-    title: str | None = None,
-    *,
-    columns: int = 8,
-) -> Figure:
-    """Orbits as film strips, a row each: up to `columns` uniform frames, with how far round each should be, in degrees.
+def film_strips(videos: Float[Tensor, "videos frames 3 h w"], labels: Sequence[str] | None = None) -> Figure:
+    """Orbits as film strips, a row each: up to 8 uniform frames, with how far round each should be, in degrees.
 
     The first frame, which a video model is given, has a thick frame. A video of NaN leaves its row empty.
     """
     count = _checked(videos, "videos frames 3 h w", "film_strips")[1]
-    chosen = uniform_frames(count, min(columns, count))
+    chosen = uniform_frames(count, min(COLUMNS, count))
     degrees = [f"{360 * frame / count:.0f}°" for frame in chosen]
-    return contact_sheet(videos[:, chosen], labels, degrees, title, framed=(0,))
+    return contact_sheet(videos[:, chosen], labels, degrees, framed=(0,))
 
 
 def film_strip(
@@ -164,7 +159,7 @@ def film_strip(
     labels: Sequence[str] | None = None,
     title: str | None = None,
     *,
-    columns: int = 8,
+    columns: int = COLUMNS,
 ) -> Figure:
     """Frames of one video or one turn around an object, in reading order, numbered from 1 unless they have labels.
 
@@ -271,12 +266,9 @@ def pipeline_diagram(current: str) -> Figure:
         figure, axes = page(lefts[-1] + box + MARGIN, top + tall + 0.27)
         for left, stage in zip(lefts, PIPELINE, strict=True):
             here = stage == current
-            look = (
-                {"facecolor": BLUE, "edgecolor": BLUE, "lw": 1.2}
-                if here
-                else {"facecolor": "white", "edgecolor": "0.45"}
-            )
-            axes.add_patch(FancyBboxPatch((left, top), box, tall, boxstyle="round,pad=0,rounding_size=0.06", **look))
+            patch = FancyBboxPatch((left, top), box, tall, boxstyle="round,pad=0,rounding_size=0.06")
+            patch.set(facecolor=BLUE if here else "white", edgecolor=BLUE if here else "0.45", lw=1.2 if here else 1.0)
+            axes.add_patch(patch)
             font = {"color": "white", "weight": "bold"} if here else {"color": "0.25"}
             axes.text(left + box / 2, top + tall / 2, stage, ha="center", va="center_baseline", **font)
         for left in lefts[1:]:

@@ -139,12 +139,10 @@ def triplets(images: Float[Tensor, "batch 3 h w"], generator: torch.Generator):
     count = len(images)
     kinds = torch.randint(len(CHANGES), (count,), generator=generator).tolist()
     amounts = torch.rand(2, count, generator=generator)
-    changed = [
-        torch.cat(
-            [CHANGES[kind](images[i : i + 1], float(amounts[which, i]), generator) for i, kind in enumerate(kinds)]
-        )
-        for which in range(2)
-    ]
+    changed = []
+    for of_pictures in amounts.tolist():
+        each = zip(images, kinds, of_pictures, strict=True)
+        changed.append(torch.cat([CHANGES[kind](image[None], amount, generator) for image, kind, amount in each]))
     nearer = torch.where(amounts[0] < amounts[1], 1.0, -1.0).view(-1, 1, 1, 1)
     return torch.stack([images, *changed]), nearer
 

@@ -107,8 +107,7 @@ class Asset:
         cameras = orbit_cameras(frames, self.elevation if elevation is None else elevation)
         pictures = self._frames(cameras, size, progress)
         write = _write_gif if path.suffix.lower() == ".gif" else write_mp4
-        write_whole(path, partial(write, pictures, size, fps))
-        return path
+        return write_whole(path, partial(write, pictures, size, fps))
 
     def _frames(self, cameras: Tensor, size: int, progress: bool) -> Iterator[np.ndarray]:
         with tqdm(total=len(cameras), desc="turntable", unit="frame", disable=not progress, leave=False) as bar:
@@ -129,8 +128,7 @@ class Asset:
         kind = path.suffix.lower()[1:]
         content = to_glb(mesh) if kind == "glb" else mesh.export(file_type=kind)
         content = content.encode() if isinstance(content, str) else content
-        write_whole(path, lambda partial_path: partial_path.write_bytes(content))
-        return path
+        return write_whole(path, partial(Path.write_bytes, data=content))
 
     def views(self, count: int = 6, size: int = 128) -> Image.Image:
         """What the model saw, then `count` renders around the object, side by side."""

@@ -14,35 +14,12 @@ import numpy as np
 import trimesh
 
 from vfusion3d.world.captions import contrasting, describe, make_object
-from vfusion3d.world.catalogue import (
-    CATEGORIES,
-    COLOURS,
-    COMMON,
-    DRAWN,
-    PROPORTIONS,
-    UNCOMMON,
-    Category,
-    ObjectSpec,
-    category,
-)
+from vfusion3d.world.catalogue import COLOURS, COMMON, DRAWN, PROPORTIONS, ObjectSpec, category
 from vfusion3d.world.parts import MATERIALS, Proportions
 from vfusion3d.world.patterns import PATTERNS, Paint, PaintedSurface, assemble, paint
 from vfusion3d.world.shapes import RADIUS, Shape, join
 
-__all__ = [
-    "CATEGORIES",
-    "COLOURS",
-    "COMMON",
-    "PATTERNS",
-    "UNCOMMON",
-    "Category",
-    "ObjectSpec",
-    "build_mesh",
-    "build_parts",
-    "describe",
-    "make_object",
-    "sample_object",
-]
+__all__ = ["COMMON", "build_mesh", "build_parts", "describe", "make_object", "sample_object"]
 
 
 def sample_object(rng: np.random.Generator, categories: Sequence[str] | None = None) -> ObjectSpec:

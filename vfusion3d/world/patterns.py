@@ -255,10 +255,6 @@ def assemble(surfaces: list[PaintedSurface]) -> "trimesh.Trimesh":
     key = fields.view(np.uint64) @ odd
     _, first, faces = np.unique(key ^ (key >> np.uint64(29)), return_index=True, return_inverse=True)
     rgba = np.concatenate([corner_colour[first], np.full((len(first), 1), 255, np.uint8)], 1)
-    return trimesh.Trimesh(
-        vertices=corners[first, :3],
-        faces=faces.reshape(-1, 3),
-        vertex_normals=normals[first],
-        vertex_colors=rgba,
-        process=False,
-    )
+    points = corners[first, :3]
+    faces = faces.reshape(-1, 3)
+    return trimesh.Trimesh(points, faces, vertex_normals=normals[first], vertex_colors=rgba, process=False)

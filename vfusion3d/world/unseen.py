@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from vfusion3d.data.render_dataset import Object3D
-from vfusion3d.world.captions import meaning
-from vfusion3d.world.objects import COMMON, UNCOMMON, build_mesh, describe, sample_object
+from vfusion3d.world.captions import describe, meaning
+from vfusion3d.world.catalogue import COMMON, UNCOMMON
+from vfusion3d.world.objects import build_mesh, sample_object
 
 PROMPTS_SEED = 40_40
 UNSEEN_SEED = 1_000_003  # added to a run's seed for its test objects
