@@ -28,9 +28,8 @@ def sphere_position(
     azimuth: Tensor | float, elevation: Tensor | float, distance: Tensor | float = ORBIT_DISTANCE
 ) -> Tensor:
     """The point at (azimuth, elevation) radians and `distance` world units from the origin, `(..., 3)`."""
-    azimuth, elevation, distance = torch.broadcast_tensors(
-        *(torch.as_tensor(a, dtype=torch.float32) for a in (azimuth, elevation, distance))
-    )
+    given = (torch.as_tensor(a, dtype=torch.float32) for a in (azimuth, elevation, distance))
+    azimuth, elevation, distance = torch.broadcast_tensors(*given)
     flat = distance * elevation.cos()
     return torch.stack([flat * azimuth.cos(), flat * azimuth.sin(), distance * elevation.sin()], dim=-1)
 

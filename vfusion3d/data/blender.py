@@ -84,7 +84,5 @@ def render_with_blender(
         if done.returncode or not result.exists():
             last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
             raise RuntimeError(f"Blender failed in {python} (exit code {done.returncode}):\n{last}")
-        with np.load(result, allow_pickle=False) as views:
-            return RenderedViews(
-                views["rgba"], views["depth"] if depth else None, views["normals"] if normals else None
-            )
+        with np.load(result, allow_pickle=False) as made:
+            return RenderedViews(made["rgba"], made["depth"] if depth else None, made["normals"] if normals else None)

@@ -50,9 +50,8 @@ class MeshFolder:
         caption = path.stem.replace("_", " ")
         if beside.exists():
             caption = beside.read_text(encoding="utf-8", errors="replace").strip()
-        return Object3D(
-            load_mesh(path), caption, {"category": "file", "file": path.relative_to(self.folder).as_posix()}
-        )
+        known = {"category": "file", "file": path.relative_to(self.folder).as_posix()}
+        return Object3D(load_mesh(path), caption, known)
 
 
 ObjectSource = Callable[[int, np.random.Generator], Object3D]

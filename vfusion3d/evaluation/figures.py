@@ -353,9 +353,7 @@ def _trim(axes: Axes, series: list[Sequence[float]]) -> None:
 def _checked(tensor: Tensor, wanted: str, name: str) -> tuple[int, ...]:
     """The shape, if it has the axes of `wanted` ("frames 3 h w": numbers are sizes) and none is empty."""
     axes, shape = wanted.split(), tuple(tensor.shape)
-    fits = len(axes) == len(shape) and all(
-        not axis.isdigit() or int(axis) == n for axis, n in zip(axes, shape, strict=True)
-    )
+    fits = len(axes) == len(shape) and all(not a.isdigit() or int(a) == n for a, n in zip(axes, shape, strict=True))
     if not fits or 0 in shape:
         raise ValueError(f"{name} needs a tensor ({', '.join(axes)}), the shape is {shape}")
     return shape

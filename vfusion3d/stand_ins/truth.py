@@ -124,10 +124,8 @@ def true_elevations(videos: VideoShards) -> Float[np.ndarray, "videos"]:
     Raises ValueError where something else drew them (see `check_drawn_by_stand_in`).
     """
     seed = check_drawn_by_stand_in(videos)
-    indices = [videos.metadata(place)["index"] for place in range(len(videos))]
-    return np.array(
-        [imagined(videos.caption(place), sample_generator(seed, index))[1] for place, index in enumerate(indices)]
-    )
+    known = [(videos.caption(place), videos.metadata(place)["index"]) for place in range(len(videos))]
+    return np.array([imagined(prompt, sample_generator(seed, index))[1] for prompt, index in known])
 
 
 def check_drawn_by_stand_in(videos: VideoShards) -> int:

@@ -65,9 +65,8 @@ def build_parts(spec: ObjectSpec) -> list[PaintedPart]:
     rng = np.random.default_rng(spec.seed)
     usual = PROPORTIONS[spec.proportion]
     height, width, length = rng.uniform(0.93, 1.07, 3)
-    parts = category(spec.category).build(
-        Proportions(usual.height * height, usual.width * width, usual.length * length), rng
-    )
+    own = Proportions(usual.height * height, usual.width * width, usual.length * length)
+    parts = category(spec.category).build(own, rng)
     points = np.concatenate([part.shape.vertices for part in parts])
     centre = (points.min(0) + points.max(0)) / 2
     scale = RADIUS / np.linalg.norm(points - centre, axis=1).max()
