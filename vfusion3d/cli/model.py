@@ -4,6 +4,7 @@ import argparse
 import time
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlencode
 
 from vfusion3d.cli.page import add_run, new_page, run_of
 from vfusion3d.runs import layout
@@ -222,8 +223,6 @@ def run_study(options: argparse.Namespace) -> int:
       vfusion3d study --profile gpu --port 8000 --against OpenLRM LGM
       vfusion3d study --host 0.0.0.0                   (others in your network can take part: the page asks for names)
     """
-    from urllib.parse import urlencode
-
     from vfusion3d.study.answers import checked_rater, load_items
     from vfusion3d.study.page import Study, study_server
 

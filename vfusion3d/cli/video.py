@@ -1,6 +1,7 @@
 """`vfusion3d finetune-video`, `generate` and `curate`: the synthetic videos and their labels (section 3.2)."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from vfusion3d.cli.page import add_part, add_run, new_page, part_of, run_of
@@ -60,8 +61,6 @@ def run_finetune_video(options: argparse.Namespace) -> int:
 
 def _with_video_model(profile, weights: str | None):
     """The profile with another video model in it, where one is given."""
-    from dataclasses import replace
-
     foundations = replace(profile.foundations, image_to_video=weights or profile.foundations.image_to_video)
     return replace(profile, foundations=foundations)
 

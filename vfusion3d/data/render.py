@@ -68,7 +68,7 @@ def render_views(
     matrices = world_to_clip(cam2world, intrinsics, near, far)
     per_window = (WINDOW_SIDE // (size * supersampling)) ** 2
     goes = [
-        _window().draw(surfaces, matrices[start : start + per_window], size, supersampling, shading, normals)
+        _Window().draw(surfaces, matrices[start : start + per_window], size, supersampling, shading, normals)
         for start in range(0, len(matrices), per_window)
     ]
     rgba, z, normal = (np.concatenate(parts) if parts[0] is not None else None for parts in zip(*goes, strict=True))
@@ -115,12 +115,7 @@ def _clip_range(surfaces: list[Surface], cam2world) -> tuple[np.ndarray, np.ndar
     return np.maximum(distance.min(1) - margin, np.minimum(far / 1000, far - 1e-3)), far
 
 
-@functools.cache
-def _window() -> "_Window":
-    """The one window of this process: opening one costs more than drawing an object."""
-    return _Window()
-
-
+@functools.cache  # the one window of this process: opening one costs more than drawing an object
 class _Window:
     def __init__(self):
         # Triton (part of torch on Linux) brings an LLVM of its own. Loaded after Mesa's software renderer, which has

@@ -6,15 +6,12 @@ dots large: a picture of 64x64 pixels from the usual orbit shows 32 pixels per w
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import trimesh
 from jaxtyping import Float, Int, UInt8
 
 from vfusion3d.world.shapes import Shape
-
-if TYPE_CHECKING:  # the names of the patterns are wanted where trimesh is not installed: captions, the miniature CLIP
-    import trimesh
 
 PATTERNS = ("plain", "striped", "checked", "dotted", "two-tone")
 BAND = 0.16  # world units: a stripe's or a check's width
@@ -225,13 +222,11 @@ def paint(shape: Shape, how: Paint, rng: np.random.Generator) -> PaintedSurface:
     return surface if share[0] >= share[1] else PaintedSurface(soup, 1 - surface.index, how.colours[:2])
 
 
-def assemble(surfaces: list[PaintedSurface]) -> "trimesh.Trimesh":
+def assemble(surfaces: list[PaintedSurface]) -> trimesh.Trimesh:
     """One mesh of painted surfaces: vertices are shared where position, normal and colour agree.
 
     Vertex colours are uint8 RGBA; vertex normals are set, and hard edges are hard.
     """
-    import trimesh
-
     soup = np.concatenate([surface.soup for surface in surfaces])
     colour = np.concatenate([np.array(surface.colours, np.uint8)[surface.index] for surface in surfaces])
     corners = soup.reshape(-1, 6)
