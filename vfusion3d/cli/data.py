@@ -9,8 +9,7 @@ from vfusion3d.runs import layout
 
 
 def add_render(commands) -> None:
-    page = new_page(commands, "render", run_render)
-    add_run(page)
+    page = add_run(new_page(commands, "render", run_render))
     page.add_argument(
         "--objects",
         metavar="WHICH",
@@ -98,8 +97,7 @@ def _object_source(which: str):
 
 
 def add_prompts(commands) -> None:
-    page = new_page(commands, "prompts", run_prompts)
-    add_run(page)
+    page = add_run(new_page(commands, "prompts", run_prompts))
     page.add_argument(
         "--corpus",
         type=Path,

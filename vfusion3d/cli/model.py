@@ -12,8 +12,7 @@ from vfusion3d.runs.claim import write_whole
 
 
 def add_train(commands) -> None:
-    page = new_page(commands, "train", run_train)
-    add_run(page)
+    page = add_run(new_page(commands, "train", run_train))
     page.add_argument("--finetune", action="store_true", help="fine-tune this run's trained model on the 3D data")
     page.add_argument("--data", type=Path, metavar="FOLDER", help="rendered shards to train on")
     page.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="of the run (default: see above)")
@@ -76,8 +75,7 @@ def _training_data(options: argparse.Namespace, run_dir: Path):
 
 
 def add_evaluate(commands) -> None:
-    page = new_page(commands, "evaluate", run_evaluate)
-    add_run(page)
+    page = add_run(new_page(commands, "evaluate", run_evaluate))
     page.add_argument("--weights", metavar="NAME", help="what to evaluate (default: the newer model of this run)")
     page.add_argument("--data", type=Path, metavar="FOLDER", help="shards of objects (default: RUN_DIR/data/test)")
     page.add_argument("--size", type=int, metavar="PIXELS", help="of compared views (default: the model's input)")
@@ -145,8 +143,7 @@ def _newest_model(options: argparse.Namespace, run_dir: Path) -> Path:
 
 
 def add_experiment(commands) -> None:
-    page = new_page(commands, "experiment", run_experiment)
-    add_run(page)
+    page = add_run(new_page(commands, "experiment", run_experiment))
     page.add_argument("names", nargs="*", metavar="NAME", help="variants, or tables (table_3 to table_6, figure_7)")
     page.add_argument("--seeds", type=int, help="how many, from --seed on (default: what the profile gives the table)")
     page.add_argument("--list", action="store_true", help="show the tables and their variants, and do nothing")
@@ -199,8 +196,7 @@ def run_experiment(options: argparse.Namespace) -> int:
 
 
 def add_study(commands) -> None:
-    page = new_page(commands, "study", run_study)
-    add_run(page)
+    page = add_run(new_page(commands, "study", run_study))
     page.add_argument("--rater", metavar="NAME", help="who answers (default: the page asks)")
     page.add_argument("--against", nargs="+", metavar="METHOD", help="(default: every method that is there)")
     page.add_argument("--port", type=int, default=8765, help="of the address")

@@ -40,11 +40,12 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def add_run(page: argparse.ArgumentParser) -> None:
-    """The options that every command of the pipeline has: profile, folder, seed."""
+def add_run(page: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The page with the options that every command of the pipeline has: profile, folder, seed."""
     page.add_argument("--profile", default="laptop", help="smoke, laptop, gpu, paper, or a .yaml file of your own")
     page.add_argument("--run-dir", type=Path, metavar="FOLDER", help="where a run's data lives (default: runs/PROFILE)")
     page.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes on the same machine")
+    return page
 
 
 def run_of(options: argparse.Namespace) -> "tuple[Profile, Path]":

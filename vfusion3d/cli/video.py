@@ -12,8 +12,7 @@ LOOKS = 5  # how often strips are made
 
 
 def add_finetune_video(commands) -> None:
-    page = new_page(commands, "finetune-video", run_finetune_video)
-    add_run(page)
+    page = add_run(new_page(commands, "finetune-video", run_finetune_video))
     page.add_argument("--objects", type=int, metavar="N", help="learn from the first N objects only (default: all)")
     page.add_argument("--weights", metavar="NAME", help="what to start from (default: what the profile says)")
     page.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="of the run (default: RUN_DIR/video_model)")
@@ -66,8 +65,7 @@ def _with_video_model(profile, weights: str | None):
 
 
 def add_generate(commands) -> None:
-    page = new_page(commands, "generate", run_generate)
-    add_run(page)
+    page = add_run(new_page(commands, "generate", run_generate))
     page.add_argument(
         "--weights",
         metavar="NAME",
@@ -122,8 +120,7 @@ def run_generate(options: argparse.Namespace) -> int:
 
 
 def add_curate(commands) -> None:
-    page = new_page(commands, "curate", run_curate)
-    add_run(page)
+    page = add_run(new_page(commands, "curate", run_curate))
     page.add_argument(
         "--judgements",
         "--annotations",  # as it was called before
