@@ -4,6 +4,7 @@ import errno
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 from vfusion3d.curation.judgements import Judgement, JudgementError, Judgements
@@ -77,11 +78,11 @@ def test_a_full_disk_loses_nothing_and_invents_nothing(judgements, videos, monke
     judgements.judge(KEYS[0], True, "ann")
     before = judgements.path.read_bytes()
 
-    def full(self, *rest):
+    def full(self, *rest, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Judgements, "_write", full)
+        patch.setattr(pd.DataFrame, "to_csv", full)
         with pytest.raises(OSError, match="disk is full"):
             judgements.judge(KEYS[1], True, "ann")
     assert judgements.path.read_bytes() == before

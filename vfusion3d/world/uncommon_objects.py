@@ -370,9 +370,8 @@ def ice_cream_cone(p: Proportions, rng: np.random.Generator) -> list[Part]:
         parts.append(ball(size, size, size * 0.95).at(z=z))
         if scoops == 1:  # it runs over the rim
             drip = ball(size * 0.26, segments=12)
-            places = [
-                (size * 0.92 * np.cos(a), size * 0.92 * np.sin(a), z - size * 0.42) for a in np.arange(7) * TAU / 7
-            ]
+            turns = np.arange(7) * TAU / 7
+            places = [(size * 0.92 * np.cos(a), size * 0.92 * np.sin(a), z - size * 0.42) for a in turns]
             parts += [drip.at(*place) for place in places]
         z += size * 1.05
         size *= 0.82
