@@ -33,7 +33,10 @@ def new_lpips() -> lpips.LPIPS:
         distance = lpips.LPIPS(net=NET, pnet_rand=True, pretrained=False, verbose=False)
     for weights, channels in zip(distance.lins, distance.chns, strict=True):
         nn.init.constant_(weights.model[-1].weight, 1 / channels)
-    _spread(distance.net)
+    for module in distance.net.modules():  # He initialisation: the trunk has no normalisation to save it
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            nn.init.zeros_(module.bias)
     return distance
 
 
@@ -188,11 +191,3 @@ def moved(image: Float[Tensor, "1 3 h w"], amount: float, generator: torch.Gener
 
 
 CHANGES = (blurred, noisy, shuffled, recoloured, moved)
-
-
-def _spread(trunk: nn.Module) -> None:
-    """He initialisation of every convolution: the trunk has no normalisation to save it."""
-    for module in trunk.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            nn.init.zeros_(module.bias)

@@ -180,7 +180,9 @@ def to_glb(mesh: trimesh.Trimesh, linear: bool = True, viewer: bool = False) -> 
     scene = trimesh.Scene({"object": turned})
     if viewer:
         scene.camera = trimesh.scene.Camera(resolution=(640, 480), fov=(48, 36), z_near=0.1, z_far=20)
-        scene.camera_transform = _viewer_camera()
+        in_front = np.eye(4)  # of the photographed side, a little above and beside it
+        in_front[:3] = orbit_cameras(1, elevation=0.35, distance=2.6, azimuth=0.5)[0].numpy()
+        scene.camera_transform = Z_UP_TO_GLTF @ in_front
     return export_glb(scene, tree_postprocessor=_unlit if viewer else _standard_colours)
 
 
@@ -197,13 +199,6 @@ def _unlit(tree: dict) -> None:
     for shape in tree["meshes"]:
         for primitive in shape["primitives"]:
             primitive["material"] = 0
-
-
-def _viewer_camera() -> np.ndarray:
-    """In front of the photographed side, a little above and beside it, in glTF's axes."""
-    camera = np.eye(4)
-    camera[:3] = orbit_cameras(1, elevation=0.35, distance=2.6, azimuth=0.5)[0].numpy()
-    return Z_UP_TO_GLTF @ camera
 
 
 def write_mp4(pictures: Iterator[np.ndarray], size: int, fps: int, path: Path) -> None:
