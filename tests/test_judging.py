@@ -222,10 +222,10 @@ def test_the_widget_stays_where_it_is_when_the_disk_is_full(judgements, videos, 
     widget = judging_widget(Judging(judgements, KEYS[:3], "ann"), videos)
     picture, text, buttons, _, _ = widget_parts(widget)
 
-    def full(self, *rest):
+    def full(self, *rest, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Judgements, "_write", full)
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
     buttons["good"].click()
     assert "not saved" in text.value
     assert picture.value == strip_png(videos[0].frames)

@@ -1,7 +1,7 @@
 """The prompt filter: of all captions, those that describe a single object (section 3.2; the paper's Llama2-13B).
 
-A folder or a hub name is a chat model that is asked with `prompt_filter.txt`. `stand-in`: no learned weights, rules over the
-caption grammar of the procedural world (`caption_rules.py`).
+A folder or a hub name is a chat model that is asked with `prompt_filter.txt`. `stand-in`: no learned weights, rules
+over the caption grammar of the procedural world (`caption_rules.py`).
 """
 
 import re
