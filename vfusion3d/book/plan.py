@@ -62,12 +62,10 @@ def plan(notebook: str, profile: Profile, shares: Mapping[str, float] = {}) -> p
     machine = known["machines"]["cpu" if profile.device == "cpu" else "cluster" if size == "paper" else "gpu"]
     rows = [_row(step, known, size, machine) for step in steps(notebook, profile, shares)]
     for kind in ("GPU", "core"):
-        if any(row["device"] == kind for row in rows):
-            some = [row for row in rows if row["device"] == kind]
+        if some := [row for row in rows if row["device"] == kind]:
             sums = {name: sum(row[name] or 0 for row in some) for name in ("device_hours", "hours", "disk_gb")}
-            rows.append(
-                {"step": f"total on {kind}s", "device": kind, "known": f"of {machine[kind.lower() + 's']}", **sums}
-            )
+            many = machine[f"{kind.lower()}s"]
+            rows.append({"step": f"total on {kind}s", "device": kind, "known": f"of {many}", **sums})
     table = pd.DataFrame(rows, dtype=object).set_index("step")
     for name in ("count", "device_hours", "hours", "disk_gb"):
         table[name] = pd.Series([_three_digits(value) for value in table[name]], table.index, dtype=object)
@@ -276,7 +274,7 @@ def _row(step: Step, known: dict[str, Any], size: str, machine: dict[str, Any]) 
     entry = rate[size]
     seconds = None
     device = None
-    where = f"{rate[size]['known']}: {rate[size]['source']}"
+    where = f"{entry['known']}: {entry['source']}"
     if "tflop" in entry:
         seconds = entry["tflop"] / known["a100"]["tflop_a_second"]
         device = "GPU"
