@@ -26,7 +26,7 @@ from vfusion3d.evaluation.tables import paper_table
 from vfusion3d.experiments import run
 from vfusion3d.experiments.data import finetuning_data, good_videos, score_objects
 from vfusion3d.experiments.plan import ALL_VIDEOS, finetuning, planned_runs, planned_table, pretraining
-from vfusion3d.experiments.results import Claim, in_words, item_means, table_rows, verdicts
+from vfusion3d.experiments.results import Claim, in_words, table_rows, verdicts
 from vfusion3d.experiments.run import Result, read_result, run_variant
 from vfusion3d.experiments.scaling import errors_of, fit_power_law, power_law, scaling_figure
 from vfusion3d.experiments.variants import (
@@ -490,13 +490,6 @@ def scores_of(**rows: list[float]) -> pd.DataFrame:
         for row, values in rows.items()
     ]
     return pd.concat(parts).assign(common=True, clip_text=np.nan)
-
-
-def test_the_means_of_items_are_those_over_their_seeds():
-    one = scores_of(one=[0.1, 0.5, 0.9], two=[0.2, 0.7, 1.2])
-    twice = pd.concat([one, one.assign(seed=1, lpips=one["lpips"] + 0.2)])
-    assert len(item_means(twice)) == 6
-    assert item_means(twice)["lpips"].tolist() == pytest.approx([0.2, 0.6, 1.0, 0.3, 0.8, 1.3])
 
 
 def test_a_claim_stands_beside_the_paper_s_difference():

@@ -4,6 +4,7 @@ import errno
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 from vfusion3d.curation.judgements import Judgement, JudgementError, Judgements
@@ -77,11 +78,11 @@ def test_a_full_disk_loses_nothing_and_invents_nothing(judgements, videos, monke
     judgements.judge(KEYS[0], True, "ann")
     before = judgements.path.read_bytes()
 
-    def full(self, *rest):
+    def full(self, *rest, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Judgements, "_write", full)
+        patch.setattr(pd.DataFrame, "to_csv", full)
         with pytest.raises(OSError, match="disk is full"):
             judgements.judge(KEYS[1], True, "ann")
     assert judgements.path.read_bytes() == before
@@ -221,10 +222,10 @@ def test_the_widget_stays_where_it_is_when_the_disk_is_full(judgements, videos, 
     widget = judging_widget(Judging(judgements, KEYS[:3], "ann"), videos)
     picture, text, buttons, _, _ = widget_parts(widget)
 
-    def full(self, *rest):
+    def full(self, *rest, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Judgements, "_write", full)
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
     buttons["good"].click()
     assert "not saved" in text.value
     assert picture.value == strip_png(videos[0].frames)

@@ -8,20 +8,10 @@ import numpy as np
 import pytest
 import trimesh
 
-from vfusion3d.world.objects import (
-    CATEGORIES,
-    COLOURS,
-    COMMON,
-    PATTERNS,
-    UNCOMMON,
-    ObjectSpec,
-    build_mesh,
-    build_parts,
-    describe,
-    make_object,
-    sample_object,
-)
-from vfusion3d.world.patterns import Paint, assemble, cut, loosen, paint, triangle_areas
+from vfusion3d.world.captions import describe, make_object
+from vfusion3d.world.catalogue import CATEGORIES, COLOURS, COMMON, UNCOMMON, ObjectSpec
+from vfusion3d.world.objects import build_mesh, build_parts, sample_object
+from vfusion3d.world.patterns import PATTERNS, Paint, assemble, cut, loosen, paint, triangle_areas
 from vfusion3d.world.shapes import (
     arch,
     ball,

@@ -17,7 +17,8 @@ from vfusion3d.foundations.loading import ModelUnavailable
 from vfusion3d.foundations.perceptual import PerceptualDistance, perceptual_distance
 from vfusion3d.foundations.saliency import saliency
 from vfusion3d.foundations.text_to_image import text_to_image
-from vfusion3d.world.objects import CATEGORIES, build_mesh, sample_object
+from vfusion3d.world.catalogue import CATEGORIES
+from vfusion3d.world.objects import build_mesh, sample_object
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -28,9 +28,8 @@ def sphere_position(
     azimuth: Tensor | float, elevation: Tensor | float, distance: Tensor | float = ORBIT_DISTANCE
 ) -> Tensor:
     """The point at (azimuth, elevation) radians and `distance` world units from the origin, `(..., 3)`."""
-    azimuth, elevation, distance = torch.broadcast_tensors(
-        *(torch.as_tensor(a, dtype=torch.float32) for a in (azimuth, elevation, distance))
-    )
+    given = (torch.as_tensor(a, dtype=torch.float32) for a in (azimuth, elevation, distance))
+    azimuth, elevation, distance = torch.broadcast_tensors(*given)
     flat = distance * elevation.cos()
     return torch.stack([flat * azimuth.cos(), flat * azimuth.sin(), distance * elevation.sin()], dim=-1)
 
@@ -98,10 +97,7 @@ def add_camera_noise(
     amount: float = TRAINING_NOISE,
 ) -> tuple[Tensor, Tensor]:
     """Camera noise injection of training: U(-amount, amount) on every number of both matrices (section 3.3)."""
-    return (
-        cam2world + _uniform(cam2world, amount, generator),
-        intrinsics + _uniform(intrinsics, amount, generator),
-    )
+    return (cam2world + _uniform(cam2world, amount, generator), intrinsics + _uniform(intrinsics, amount, generator))
 
 
 def camera_vector(

@@ -23,7 +23,7 @@ from vfusion3d.book.summary import PARTS
 from vfusion3d.evaluation.methods import TURN_FRAMES
 from vfusion3d.evaluation.protocol import NOVEL_VIEWS, TEST_VIEWS
 from vfusion3d.evaluation.single_images import ORBIT_VIEWS
-from vfusion3d.experiments.plan import Planned, Training, finetuning, planned_runs, pretraining
+from vfusion3d.experiments.plan import Planned, Training, finetuning, main_videos, planned_runs, pretraining
 from vfusion3d.experiments.variants import load_experiments
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.study.answers import QUESTIONS, RATERS
@@ -62,12 +62,10 @@ def plan(notebook: str, profile: Profile, shares: Mapping[str, float] = {}) -> p
     machine = known["machines"]["cpu" if profile.device == "cpu" else "cluster" if size == "paper" else "gpu"]
     rows = [_row(step, known, size, machine) for step in steps(notebook, profile, shares)]
     for kind in ("GPU", "core"):
-        if any(row["device"] == kind for row in rows):
-            some = [row for row in rows if row["device"] == kind]
+        if some := [row for row in rows if row["device"] == kind]:
             sums = {name: sum(row[name] or 0 for row in some) for name in ("device_hours", "hours", "disk_gb")}
-            rows.append(
-                {"step": f"total on {kind}s", "device": kind, "known": f"of {machine[kind.lower() + 's']}", **sums}
-            )
+            many = machine[f"{kind.lower()}s"]
+            rows.append({"step": f"total on {kind}s", "device": kind, "known": f"of {many}", **sums})
     table = pd.DataFrame(rows, dtype=object).set_index("step")
     for name in ("count", "device_hours", "hours", "disk_gb"):
         table[name] = pd.Series([_three_digits(value) for value in table[name]], table.index, dtype=object)
@@ -110,18 +108,18 @@ def _finetune_video(profile: Profile, shares: Shares) -> list[Step]:
 
 
 def _generate(profile: Profile, shares: Shares) -> list[Step]:
-    return _videos(profile, _main_videos(profile))
+    return _videos(profile, main_videos(profile))
 
 
 def _curate(profile: Profile, shares: Shares) -> list[Step]:
     from vfusion3d.curation.curate import ELEVATION_VIEWS, ENOUGH, ORBITS, OTHERS, QUALITY_FRAMES  # takes seconds
 
-    judged = min(profile.data.judged_videos, _main_videos(profile))
+    judged = min(profile.data.judged_videos, main_videos(profile))
     orbits = ORBITS * profile.data.objects_3d + 3 * min(OTHERS * profile.data.objects_3d, ENOUGH)
     return [
         Step("videos judged good or bad", judged, "by a person"),
         Step("frames that the filter learns from", QUALITY_FRAMES * judged, "image features"),
-        *_labels(profile, _main_videos(profile)),
+        *_labels(profile, main_videos(profile)),
         Step("views for the elevation's training", ELEVATION_VIEWS * orbits, "render view"),
         Step("the same, each also in a mirror", 2 * ELEVATION_VIEWS * orbits, "image features"),
     ]
@@ -229,10 +227,6 @@ STEPS: dict[str, Callable[[Profile, Shares], list[Step]]] = {
 # -------------------------------------------------------------------------------------------- what several of them do
 
 
-def _main_videos(profile: Profile) -> int:
-    return min(profile.data.videos, profile.data.prompts)
-
-
 def _video_model(profile: Profile, what: str, models: int = 1) -> Step:
     count = models * profile.video.steps * profile.video.batch_size
     return Step(what, count, "finetune video model", "video model", models / count)
@@ -280,7 +274,7 @@ def _row(step: Step, known: dict[str, Any], size: str, machine: dict[str, Any]) 
     entry = rate[size]
     seconds = None
     device = None
-    where = f"{rate[size]['known']}: {rate[size]['source']}"
+    where = f"{entry['known']}: {entry['source']}"
     if "tflop" in entry:
         seconds = entry["tflop"] / known["a100"]["tflop_a_second"]
         device = "GPU"

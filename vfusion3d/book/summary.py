@@ -15,6 +15,9 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import jinja2
 
 from vfusion3d.experiments.variants import load_experiments
 from vfusion3d.runs.claim import write_whole
@@ -44,65 +47,45 @@ PARTS = (
     Part("Table 6", "3D data against synthetic data", "14_3d_vs_synthetic_data", "table_6"),
     Part("Figure 7", "scaling trends", "15_scaling_trends", "figure_7"),
 )
-STYLE = """
-body { font: 16px/1.5 Georgia, serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-h2 { margin: 2.5rem 0 .3rem; border-top: 1px solid #ccc; padding-top: 1rem; }
-table { border-collapse: collapse; margin: .5rem 0; font-size: .88rem; border-bottom: 1.5px solid #222; }
-th, td { padding: .15rem .5rem; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-thead th { border-top: 1.5px solid #222; border-bottom: 1px solid #222; vertical-align: bottom; font-weight: normal; }
-.scroll { overflow-x: auto; }
-img { max-width: 100%; height: auto; }
-.files, .small { font-size: .9rem; color: #555; }
-.missing { color: #a02030; }
-nav { columns: 2; }
-"""
+PAGE = Path(__file__).with_name("summary.html")
 
 
 def write_summary(profile: str | Path, root: str | Path = ".") -> Path:
     """Write root/papermill_runs/<profile>/index.html from what lies in root/figures/<profile>/, and return its path."""
     config = load_profile(profile)
-    root = Path(root)
-    figures = root / "figures" / config.name
-    runs = root / "papermill_runs" / config.name
-    shown = {part: _part(part, figures) for part in PARTS}
-    missing = [part for part, content in shown.items() if not content]
-    name = html.escape(config.name)
-    page = [
-        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>VFusion3D at {name}</title>',
-        f"<style>{STYLE}</style>",
-        f"<h1>VFusion3D, reproduced: profile {name}</h1>",
-        f"<p>{html.escape(config.description)}</p>",
-        "<p>Every table and figure of the paper that this project makes, with the paper's published numbers beside "
-        f"ours. Columns <em>paper</em> are published; columns <em>{name}</em> were measured at this profile, "
-        f"{_scale(config)}. {_judges(config)}</p>",
-    ]
-    if missing:
-        items = "".join(f"<li>{part.title}: <code>{part.notebook}</code> makes it</li>" for part in missing)
-        page.append(f'<div class="missing"><p>Not made yet:</p><ul>{items}</ul></div>')
-    page += ["<nav><ul>", *(f'<li><a href="#{p.stem}">{p.title}</a>: {p.caption}</li>' for p in PARTS), "</ul></nav>"]
-    for part, content in shown.items():
-        page += [f'<h2 id="{part.stem}">{part.title}: {part.caption}</h2>', _notebook(part.notebook, runs)]
-        page.append(content or f'<p class="missing">Not made yet: the notebook {part.notebook} makes it.</p>')
-    executed = sorted(path.stem for path in runs.glob("*.ipynb"))
-    page += ["<h2>The executed notebooks</h2>", *(_notebook(stem, runs) for stem in executed), "</html>\n"]
-    return write_whole(runs / "index.html", partial(Path.write_text, data="\n".join(page), encoding="utf-8"))
+    figures = Path(root) / "figures" / config.name
+    runs = Path(root) / "papermill_runs" / config.name
+    page = jinja2.Template(PAGE.read_text(encoding="utf-8"), autoescape=True, keep_trailing_newline=True).render(
+        profile=config,
+        roles=config.foundations,
+        parts=PARTS,
+        shown={part: _files(part, figures) for part in PARTS},
+        table=lambda file: markdown_table(file.read_text(encoding="utf-8")),
+        away=f"../../figures/{config.name}",
+        executed={path.stem: _executed(path) for path in sorted(runs.glob("*.ipynb"))},
+    )
+    return write_whole(runs / "index.html", partial(Path.write_text, data=page, encoding="utf-8"))
 
 
-def _part(part: Part, figures: Path) -> str:
-    """The table from its Markdown, or all pictures of that name; "" where there is neither."""
-    away = f"../../figures/{figures.name}"
-    found = sorted(path for path in figures.glob(f"{part.stem}*") if re.fullmatch(rf"{part.stem}(_\D.*)?", path.stem))
-    blocks = []
-    for stem in dict.fromkeys(path.stem for path in found):
-        files = {path.suffix: path for path in found if path.stem == stem}
-        if ".md" in files:
-            blocks.append(markdown_table(files[".md"].read_text(encoding="utf-8")))
-        elif ".png" in files:
-            blocks.append(f'<p><img src="{away}/{stem}.png" alt="{part.title}: {html.escape(part.caption)}"></p>')
-        links = ", ".join(f'<a href="{away}/{path.name}">{path.name}</a>' for path in files.values())
-        blocks.append(f'<p class="files">{links}</p>')
-    return "\n".join(blocks)
+def _files(part: Part, figures: Path) -> dict[str, dict[str, Path]]:
+    """What there is of a table or a figure, which may be several: the files of each by suffix."""
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted(figures.glob(f"{part.stem}*")):
+        if re.fullmatch(rf"{part.stem}(_\D.*)?", path.stem):
+            found.setdefault(path.stem, {})[path.suffix] = path
+    return found
+
+
+def _executed(notebook: Path) -> dict[str, Any]:
+    """Where to read an executed notebook, as a page if there is one; its seconds; whether it only reads trainings."""
+    page = notebook.with_suffix(".html")
+    metadata = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]
+    tables = {part.stem for part in PARTS if part.notebook == notebook.stem}
+    return {
+        "link": page.name if page.exists() else notebook.name,
+        "seconds": metadata.get("papermill", {}).get("duration"),
+        "trains": bool(tables & set(load_experiments().tables)),
+    }
 
 
 def markdown_table(text: str) -> str:
@@ -121,35 +104,6 @@ def markdown_table(text: str) -> str:
 def _inline(text: str) -> str:
     escaped = html.escape(text.strip()).replace("&lt;br&gt;", "<br>")
     return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escaped)
-
-
-def _notebook(stem: str, runs: Path) -> str:
-    """A line that links the executed notebook, as a page where there is one, and how long it took."""
-    source = runs / f"{stem}.ipynb"
-    if not source.exists():
-        return f'<p class="small"><code>{stem}</code> has not run at this profile.</p>'
-    link = f"{stem}.html" if (runs / f"{stem}.html").exists() else source.name
-    seconds = json.loads(source.read_text(encoding="utf-8"))["metadata"].get("papermill", {}).get("duration")
-    took = f", {seconds / 60:.1f} minutes" if seconds else ""
-    tables = {part.stem for part in PARTS if part.notebook == stem}
-    if took and tables & set(load_experiments().tables):
-        took += ", after the training of its variants"
-    return f'<p class="small">Executed notebook: <a href="{link}">{stem}</a>{took}</p>'
-
-
-def _scale(config) -> str:
-    if config.scale == 1:
-        return "at the paper's own counts"
-    divided = f"prompts and videos divided by {config.scale:,}, of 3D objects by {config.scale_3d:,}"
-    return f"with the paper's counts of {divided}"
-
-
-def _judges(config) -> str:
-    who = f"CLIP: <code>{html.escape(config.foundations.clip)}</code>, "
-    who += f"LPIPS: <code>{html.escape(config.foundations.perceptual_distance)}</code>."
-    if "mini" in (config.foundations.clip, config.foundations.perceptual_distance):
-        who += " These are miniatures: compare our rows with each other, and not with the paper's."
-    return who
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,29 +5,11 @@ import os
 from pathlib import Path
 
 from vfusion3d.cli.page import add_part, add_run, new_page, part_of, run_of
-from vfusion3d.runs.layout import objects_3d, prompt_table, test_data
+from vfusion3d.runs import layout
 
 
 def add_render(commands) -> None:
-    page = new_page(
-        commands,
-        "render",
-        run_render,
-        "3D objects to multi-view shards (section 3.2)",
-        "Render objects from orbits of cameras into WebDataset shards.\n\n"
-        "Without --objects: what the profile needs, that is the 3D training objects (common categories) in\n"
-        "RUN_DIR/data/train_3d and the unseen test objects (all categories) in RUN_DIR/data/test.\n"
-        "With --objects: your own set, in the folder given by -o.\n"
-        "Interrupt it at any time: the same command goes on where it stopped.",
-        """
-vfusion3d render --profile laptop
-vfusion3d render --objects my_meshes/ -o shards/ --views 32 --size 128
-vfusion3d render --objects primitives --count 1000 -o shards/
-vfusion3d render --objects common,robot --count 100 -o shards/
-vfusion3d render --profile paper --shard 3 --shards 64       (on the 4th of 64 machines)
-""",
-    )
-    add_run(page)
+    page = add_run(new_page(commands, "render", run_render))
     page.add_argument(
         "--objects",
         metavar="WHICH",
@@ -44,6 +26,22 @@ vfusion3d render --profile paper --shard 3 --shards 64       (on the 4th of 64 m
 
 
 def run_render(options: argparse.Namespace) -> int:
+    """3D objects to multi-view shards (section 3.2).
+
+    Render objects from orbits of cameras into WebDataset shards.
+
+    Without --objects: what the profile needs, that is the 3D training objects (common categories) in
+    RUN_DIR/data/train_3d and the unseen test objects (all categories) in RUN_DIR/data/test.
+    With --objects: your own set, in the folder given by -o.
+    Interrupt it at any time: the same command goes on where it stopped.
+
+    examples:
+      vfusion3d render --profile laptop
+      vfusion3d render --objects my_meshes/ -o shards/ --views 32 --size 128
+      vfusion3d render --objects primitives --count 1000 -o shards/
+      vfusion3d render --objects common,robot --count 100 -o shards/
+      vfusion3d render --profile paper --shard 3 --shards 64       (on the 4th of 64 machines)
+    """
     if (options.objects is None) != (options.output is None):
         options.parser.error("--objects and -o belong together: which objects, and where their shards go")
     part = part_of(options)
@@ -72,10 +70,10 @@ def run_render(options: argparse.Namespace) -> int:
     count = options.count
     if count is None and not hasattr(source, "__len__"):
         count = profile.data.objects_3d
-    render(options.output or objects_3d(run_dir), source, count, profile.data.views_3d, options.seed)
+    render(options.output or layout.objects_3d(run_dir), source, count, profile.data.views_3d, options.seed)
     if options.objects is None:
         seed = options.seed + UNSEEN_SEED
-        render(test_data(run_dir), UnseenObjects(), profile.data.test_objects, TEST_VIEWS, seed)
+        render(layout.test_data(run_dir), UnseenObjects(), profile.data.test_objects, TEST_VIEWS, seed)
     return 0
 
 
@@ -99,25 +97,7 @@ def _object_source(which: str):
 
 
 def add_prompts(commands) -> None:
-    page = new_page(
-        commands,
-        "prompts",
-        run_prompts,
-        "captions of the web and of 3D objects to prompts (section 3.2)",
-        "Collect as many prompts as the profile wants into RUN_DIR/data/prompts/prompts.parquet: captions of the 3D\n"
-        "objects in RUN_DIR/data/train_3d (made by `vfusion3d render`), then captions of a corpus, cleaned, without\n"
-        "duplicates, and only those that describe a single object. The table has a row for every caption that was\n"
-        "read, with the reason where it was dropped. No prompt to train on means the same as an evaluation prompt or\n"
-        "as the caption of an unseen object in RUN_DIR/data/test: these are the table's split `eval`.\n"
-        "A corpus of any size is read bit by bit, no further than needed.\n"
-        "Interrupt it at any time: the same command goes on where it stopped.",
-        """
-vfusion3d prompts --profile laptop
-vfusion3d prompts --profile gpu --corpus captions.parquet
-vfusion3d prompts --profile paper --corpus laion.txt.gz --eval-prompts mvdream.txt
-""",
-    )
-    add_run(page)
+    page = add_run(new_page(commands, "prompts", run_prompts))
     page.add_argument(
         "--corpus",
         type=Path,
@@ -134,6 +114,21 @@ vfusion3d prompts --profile paper --corpus laion.txt.gz --eval-prompts mvdream.t
 
 
 def run_prompts(options: argparse.Namespace) -> int:
+    """Captions of the web and of 3D objects to prompts (section 3.2).
+
+    Collect as many prompts as the profile wants into RUN_DIR/data/prompts/prompts.parquet: captions of the 3D
+    objects in RUN_DIR/data/train_3d (made by `vfusion3d render`), then captions of a corpus, cleaned, without
+    duplicates, and only those that describe a single object. The table has a row for every caption that was
+    read, with the reason where it was dropped. No prompt to train on means the same as an evaluation prompt or
+    as the caption of an unseen object in RUN_DIR/data/test: these are the table's split `eval`.
+    A corpus of any size is read bit by bit, no further than needed.
+    Interrupt it at any time: the same command goes on where it stopped.
+
+    examples:
+      vfusion3d prompts --profile laptop
+      vfusion3d prompts --profile gpu --corpus captions.parquet
+      vfusion3d prompts --profile paper --corpus laion.txt.gz --eval-prompts mvdream.txt
+    """
     from vfusion3d.data.shards import MultiviewShards
     from vfusion3d.video.corpus import check_corpus, read_captions
     from vfusion3d.video.prompts import collect_prompts, read_prompts
@@ -147,11 +142,11 @@ def run_prompts(options: argparse.Namespace) -> int:
     if options.eval_prompts is not None:
         check_corpus(options.eval_prompts)
         chosen = [caption for caption in read_captions(options.eval_prompts) if caption.strip()]
-    objects = objects_3d.need(run_dir, profile=options.profile)
-    unseen = MultiviewShards(test_data.need(run_dir, profile=options.profile))
+    objects = layout.objects_3d.need(run_dir, profile=options.profile)
+    unseen = MultiviewShards(layout.test_data.need(run_dir, profile=options.profile))
     table = collect_prompts(
         profile,
-        prompt_table(run_dir),
+        layout.prompt_table(run_dir),
         held_out={"evaluation prompts": chosen, "unseen objects": [unseen.caption(i) for i in range(len(unseen))]},
         objects=objects,
         corpus=corpus,

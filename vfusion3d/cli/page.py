@@ -1,6 +1,8 @@
 """What the commands share: a page of help each, the options of a run, and errors in one line."""
 
 import argparse
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,17 +10,18 @@ if TYPE_CHECKING:
     from vfusion3d.runs.profiles import Profile
 
 
-def new_page(commands, name: str, run, summary: str, description: str, example: str) -> argparse.ArgumentParser:
-    """A command with its page of help.
+def new_page(commands, name: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+    """A command, whose page of help is the docstring of `run`: what the list of commands says, more of it, examples.
 
-    commands: what `add_subparsers` returned. run: takes the parsed options, returns the exit code. summary: the line in
-    the list of commands. example: command lines, one a line.
+    commands: what `add_subparsers` returned. run: takes the parsed options, returns the exit code.
     """
+    text, examples = inspect.getdoc(run).split("\n\nexamples:\n")
+    summary, description = text.split("\n\n", 1)
     page = commands.add_parser(
         name,
-        help=summary,
+        help=summary[0].lower() + summary[1:].rstrip("."),
         description=description,
-        epilog="examples:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines()),
+        epilog=f"examples:\n{examples}",
         formatter_class=_HelpFormat,
     )
     page.set_defaults(run=run, parser=page)
@@ -37,11 +40,12 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def add_run(page: argparse.ArgumentParser) -> None:
-    """The options that every command of the pipeline has: profile, folder, seed."""
+def add_run(page: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The page with the options that every command of the pipeline has: profile, folder, seed."""
     page.add_argument("--profile", default="laptop", help="smoke, laptop, gpu, paper, or a .yaml file of your own")
     page.add_argument("--run-dir", type=Path, metavar="FOLDER", help="where a run's data lives (default: runs/PROFILE)")
     page.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes on the same machine")
+    return page
 
 
 def run_of(options: argparse.Namespace) -> "tuple[Profile, Path]":

@@ -16,21 +16,7 @@ BACKGROUNDS = ("auto", "alpha", "plain", "grabcut", "rembg", "keep")
 
 
 def add_reconstruct(commands) -> None:
-    page = new_page(
-        commands,
-        "reconstruct",
-        run_reconstruct,
-        "pictures to 3D meshes (and turntable videos)",
-        "Reconstruct the object on each picture as a mesh with vertex colours.\n\n"
-        "The background is removed and the object centred first: one object, all of it visible, works best.\n"
-        "A picture that cannot be used is reported in one line; the others go on, and the exit code is 1.\n"
-        "GLB files are y-up with the photographed side to the front; OBJ and PLY are z-up with that side towards +x.",
-        """
-vfusion3d reconstruct photo.jpg -o photo.glb --video photo.mp4
-vfusion3d reconstruct photos/ more.png -o meshes/ --video videos/
-vfusion3d reconstruct photo.jpg -o photo.glb --weights facebook/vfusion3d
-""",
-    )
+    page = new_page(commands, "reconstruct", run_reconstruct)
     page.add_argument("images", nargs="+", metavar="IMAGE", help="a picture, or a folder of pictures")
     page.add_argument(
         "-o",
@@ -63,17 +49,25 @@ vfusion3d reconstruct photo.jpg -o photo.glb --weights facebook/vfusion3d
 
 
 def run_reconstruct(options: argparse.Namespace) -> int:
+    """Pictures to 3D meshes (and turntable videos).
+
+    Reconstruct the object on each picture as a mesh with vertex colours.
+
+    The background is removed and the object centred first: one object, all of it visible, works best.
+    A picture that cannot be used is reported in one line; the others go on, and the exit code is 1.
+    GLB files are y-up with the photographed side to the front; OBJ and PLY are z-up with that side towards +x.
+
+    examples:
+      vfusion3d reconstruct photo.jpg -o photo.glb --video photo.mp4
+      vfusion3d reconstruct photos/ more.png -o meshes/ --video videos/
+      vfusion3d reconstruct photo.jpg -o photo.glb --weights facebook/vfusion3d
+    """
     pictures, empty = _pictures(options.images)
     several = len(pictures) > 1 or any(Path(image).is_dir() for image in options.images)
-    meshes = _outputs(
-        options, "-o", getattr(options, "output", Path()), pictures, several, MESH_SUFFIXES, f".{options.format}"
-    )
-    videos = [None] * len(pictures)
-    if options.video is not None:
-        videos = _outputs(options, "--video", options.video, pictures, several, VIDEO_SUFFIXES, ".mp4")
-    cutouts = [None] * len(pictures)
-    if options.cutout is not None:
-        cutouts = _outputs(options, "--cutout", options.cutout, pictures, several, (".png",), ".png")
+    output = getattr(options, "output", Path())
+    meshes = _outputs(options, "-o", output, pictures, several, MESH_SUFFIXES, f".{options.format}")
+    videos = _outputs(options, "--video", options.video, pictures, several, VIDEO_SUFFIXES, ".mp4")
+    cutouts = _outputs(options, "--cutout", options.cutout, pictures, several, (".png",), ".png")
     if not 8 <= options.resolution <= 1024:
         options.parser.error(f"--resolution {options.resolution}: must be between 8 and 1024")
     if options.elevation is not None and not abs(options.elevation) < 90:
@@ -150,13 +144,15 @@ def _pictures(images: list[str]) -> tuple[list[str], list[str]]:
 def _outputs(
     options: argparse.Namespace,
     flag: str,
-    target: Path,
+    target: Path | None,
     pictures: list[str],
     several: bool,
     suffixes: tuple[str, ...],
     suffix: str,
-) -> list[Path]:
-    """Where the result for each picture goes, checked before any work begins."""
+) -> list[Path | None]:
+    """Where the result for each picture goes, checked before any work begins; None where none is wanted."""
+    if target is None:
+        return [None] * len(pictures)
     is_folder = target.is_dir() or not target.suffix
     if not is_folder and target.suffix.lower() not in suffixes:
         options.parser.error(f"{flag} {target}: must end in {', '.join(suffixes)}, or be a folder")

@@ -1,41 +1,18 @@
 """`vfusion3d finetune-video`, `generate` and `curate`: the synthetic videos and their labels (section 3.2)."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from vfusion3d.cli.page import add_part, add_run, new_page, part_of, run_of
-from vfusion3d.runs.layout import (
-    curation_models,
-    objects_3d,
-    prompt_table,
-    synthetic_data,
-    synthetic_labels,
-    test_data,
-    video_model,
-)
+from vfusion3d.runs import layout
 
 STRIPS = 4  # objects of which there are strips while the video model learns
 LOOKS = 5  # how often strips are made
 
 
 def add_finetune_video(commands) -> None:
-    page = new_page(
-        commands,
-        "finetune-video",
-        run_finetune_video,
-        "make the video model turn objects (section 3.2)",
-        "Fine-tune the profile's video model on the orbits in RUN_DIR/data/train_3d (made by `vfusion3d render`).\n"
-        "Only its temporal layers learn. Checkpoints and the loss log go to RUN_DIR/video_model, the finished model\n"
-        "to the folder model in it. Where RUN_DIR/data/test is there, film strips of its first objects are kept in\n"
-        "the folder strips while the model learns.\n"
-        "Interrupt it at any time: the same command goes on where it stopped.",
-        """
-vfusion3d finetune-video --profile laptop
-vfusion3d finetune-video --profile laptop --objects 10 -o runs/laptop/tenth      (a row of Table 3)
-accelerate launch --num_processes 8 -m vfusion3d.cli finetune-video --profile paper
-""",
-    )
-    add_run(page)
+    page = add_run(new_page(commands, "finetune-video", run_finetune_video))
     page.add_argument("--objects", type=int, metavar="N", help="learn from the first N objects only (default: all)")
     page.add_argument("--weights", metavar="NAME", help="what to start from (default: what the profile says)")
     page.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="of the run (default: RUN_DIR/video_model)")
@@ -43,16 +20,29 @@ accelerate launch --num_processes 8 -m vfusion3d.cli finetune-video --profile pa
 
 
 def run_finetune_video(options: argparse.Namespace) -> int:
+    """Make the video model turn objects (section 3.2).
+
+    Fine-tune the profile's video model on the orbits in RUN_DIR/data/train_3d (made by `vfusion3d render`).
+    Only its temporal layers learn. Checkpoints and the loss log go to RUN_DIR/video_model, the finished model
+    to the folder model in it. Where RUN_DIR/data/test is there, film strips of its first objects are kept in
+    the folder strips while the model learns.
+    Interrupt it at any time: the same command goes on where it stopped.
+
+    examples:
+      vfusion3d finetune-video --profile laptop
+      vfusion3d finetune-video --profile laptop --objects 10 -o runs/laptop/tenth      (a row of Table 3)
+      accelerate launch --num_processes 8 -m vfusion3d.cli finetune-video --profile paper
+    """
     from vfusion3d.data.shards import MultiviewShards
     from vfusion3d.video.finetune import finetune_video_model
     from vfusion3d.video.strips import first_frames, keep_strips
 
     profile, run_dir = run_of(options)
-    data = objects_3d.need(run_dir, profile=options.profile)
-    folder = options.output or video_model(run_dir)
+    data = layout.objects_3d.need(run_dir, profile=options.profile)
+    folder = options.output or layout.video_model(run_dir)
     show = None
-    if not test_data.missing(run_dir):
-        first = first_frames(MultiviewShards(test_data(run_dir)), STRIPS, profile.video.size)
+    if not layout.test_data.missing(run_dir):
+        first = first_frames(MultiviewShards(layout.test_data(run_dir)), STRIPS, profile.video.size)
         show = keep_strips(folder / "strips", first, profile.video, options.seed)
     finetune_video_model(
         _with_video_model(profile, options.weights),
@@ -70,30 +60,12 @@ def run_finetune_video(options: argparse.Namespace) -> int:
 
 def _with_video_model(profile, weights: str | None):
     """The profile with another video model in it, where one is given."""
-    from dataclasses import replace
-
     foundations = replace(profile.foundations, image_to_video=weights or profile.foundations.image_to_video)
     return replace(profile, foundations=foundations)
 
 
 def add_generate(commands) -> None:
-    page = new_page(
-        commands,
-        "generate",
-        run_generate,
-        "prompts to synthetic multi-view videos (section 3.2)",
-        "Draw a picture for each prompt and turn it into a 16-view video with the fine-tuned video model, into\n"
-        "WebDataset shards in RUN_DIR/data/synthetic. Reads RUN_DIR/data/prompts (made by `vfusion3d prompts`) and\n"
-        "RUN_DIR/video_model/model (by `vfusion3d finetune-video`).\n"
-        "A shard is a unit of work: any machine can make it, with the same result.\n"
-        "Interrupt it at any time: the same command goes on where it stopped, and makes nothing twice.",
-        """
-vfusion3d generate --profile laptop
-vfusion3d generate --profile laptop --weights mini -o runs/laptop/before      (the model before fine-tuning)
-vfusion3d generate --profile paper --shard 3 --shards 64                      (on the 4th of 64 machines)
-""",
-    )
-    add_run(page)
+    page = add_run(new_page(commands, "generate", run_generate))
     page.add_argument(
         "--weights",
         metavar="NAME",
@@ -105,6 +77,19 @@ vfusion3d generate --profile paper --shard 3 --shards 64                      (o
 
 
 def run_generate(options: argparse.Namespace) -> int:
+    """Prompts to synthetic multi-view videos (section 3.2).
+
+    Draw a picture for each prompt and turn it into a 16-view video with the fine-tuned video model, into
+    WebDataset shards in RUN_DIR/data/synthetic. Reads RUN_DIR/data/prompts (made by `vfusion3d prompts`) and
+    RUN_DIR/video_model/model (by `vfusion3d finetune-video`).
+    A shard is a unit of work: any machine can make it, with the same result.
+    Interrupt it at any time: the same command goes on where it stopped, and makes nothing twice.
+
+    examples:
+      vfusion3d generate --profile laptop
+      vfusion3d generate --profile laptop --weights mini -o runs/laptop/before      (the model before fine-tuning)
+      vfusion3d generate --profile paper --shard 3 --shards 64                      (on the 4th of 64 machines)
+    """
     part = part_of(options)
     from vfusion3d.foundations.image_to_video import load_video_model
     from vfusion3d.foundations.loading import dtype_of, name_of
@@ -113,14 +98,14 @@ def run_generate(options: argparse.Namespace) -> int:
     from vfusion3d.video.prompts import PROMPTS, read_prompts
 
     profile, run_dir = run_of(options)
-    table = prompt_table.need(run_dir, profile=options.profile) / PROMPTS
+    table = layout.prompt_table.need(run_dir, profile=options.profile) / PROMPTS
     tuned = None
     if options.weights is None:
-        tuned = video_model.need(run_dir, profile=options.profile) / "model"
+        tuned = layout.video_model.need(run_dir, profile=options.profile) / "model"
     model = load_video_model(_with_video_model(profile, options.weights), tuned, dtype_of(profile))
     prompts = read_prompts(table)[: profile.data.videos]
     index = generate_videos(
-        options.output or synthetic_data(run_dir),
+        options.output or layout.synthetic_data(run_dir),
         prompts,
         text_to_image(profile),
         model,
@@ -135,25 +120,7 @@ def run_generate(options: argparse.Namespace) -> int:
 
 
 def add_curate(commands) -> None:
-    page = new_page(
-        commands,
-        "curate",
-        run_curate,
-        "score, elevation and masks of the synthetic videos (section 3.2)",
-        "Train the quality filter on judged videos and the elevation network on the 3D data in RUN_DIR/data/train_3d,\n"
-        "and label every video in RUN_DIR/data/synthetic (made by `vfusion3d generate`) into RUN_DIR/data/labels.\n"
-        "No video is removed: whoever reads the labels chooses from which score on a video is kept.\n"
-        "The models and the judgements go to RUN_DIR/curation. Without --judgements the simulated judge looks at\n"
-        "as many videos as the profile says; it can where the procedural world drew the pictures. Judgements of your\n"
-        "own are made in notebook 05, video by video.\n"
-        "Interrupt it at any time: the same command goes on where it stopped.",
-        """
-vfusion3d curate --profile laptop
-vfusion3d curate --profile laptop --judgements mine.csv
-vfusion3d curate --profile paper --judgements mine.csv --shard 3 --shards 64      (on the 4th of 64 machines)
-""",
-    )
-    add_run(page)
+    page = add_run(new_page(commands, "curate", run_curate))
     page.add_argument(
         "--judgements",
         "--annotations",  # as it was called before
@@ -166,18 +133,31 @@ vfusion3d curate --profile paper --judgements mine.csv --shard 3 --shards 64    
 
 
 def run_curate(options: argparse.Namespace) -> int:
+    """Score, elevation and masks of the synthetic videos (section 3.2).
+
+    Train the quality filter on judged videos and the elevation network on the 3D data in RUN_DIR/data/train_3d,
+    and label every video in RUN_DIR/data/synthetic (made by `vfusion3d generate`) into RUN_DIR/data/labels.
+    No video is removed: whoever reads the labels chooses from which score on a video is kept.
+    The models and the judgements go to RUN_DIR/curation. Without --judgements the simulated judge looks at
+    as many videos as the profile says; it can where the procedural world drew the pictures. Judgements of your
+    own are made in notebook 05, video by video.
+    Interrupt it at any time: the same command goes on where it stopped.
+
+    examples:
+      vfusion3d curate --profile laptop
+      vfusion3d curate --profile laptop --judgements mine.csv
+      vfusion3d curate --profile paper --judgements mine.csv --shard 3 --shards 64      (on the 4th of 64 machines)
+    """
     part = part_of(options)
-    from vfusion3d.curation.curate import new_labeller, videos_to_judge
-    from vfusion3d.curation.judgements import JUDGEMENTS, Judgements
-    from vfusion3d.curation.labels import label_videos
+    from vfusion3d.curation import JUDGEMENTS, Judgements, label_videos, new_labeller, videos_to_judge
     from vfusion3d.data.shards import MultiviewShards, Shards, VideoShards
     from vfusion3d.foundations.perceptual import perceptual_distance
     from vfusion3d.stand_ins.judge import judge_videos
 
     profile, run_dir = run_of(options)
-    objects = objects_3d.need(run_dir, profile=options.profile)
-    videos = VideoShards(synthetic_data.need(run_dir, profile=options.profile))
-    models = curation_models(run_dir)
+    objects = layout.objects_3d.need(run_dir, profile=options.profile)
+    videos = VideoShards(layout.synthetic_data.need(run_dir, profile=options.profile))
+    models = layout.curation_models(run_dir)
     if options.judgements is not None:
         if not options.judgements.is_file():
             raise FileNotFoundError(f"--judgements {options.judgements}: no such file; notebook 05 makes one")
@@ -190,7 +170,7 @@ def run_curate(options: argparse.Namespace) -> int:
     labeller, settings = new_labeller(profile, models, videos, judgements, shards, options.seed)
     index = label_videos(
         videos.folder,
-        synthetic_labels(run_dir),
+        layout.synthetic_labels(run_dir),
         labeller,
         settings=settings,
         part=part,

@@ -31,10 +31,9 @@ def features_of_all(
     features: ImageFeatures, videos: Sequence, count: int, *, batch: int = 32
 ) -> Float[np.ndarray, "videos width"]:
     """The same for a data set of videos: a sequence of tensors (frames, 3, h, w) in [0, 1]."""
-    starts = range(0, len(videos), batch)
-    bar = tqdm(starts, desc="features", unit="batch")
+    starts = tqdm(range(0, len(videos), batch), desc="features", unit="batch")
     parts = [
         video_features(features, torch.stack([videos[i] for i in range(start, min(start + batch, len(videos)))]), count)
-        for start in bar
+        for start in starts
     ]
     return np.concatenate(parts)

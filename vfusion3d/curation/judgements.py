@@ -9,11 +9,13 @@ import csv
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Int
 
 from vfusion3d.data.shards import Shards
@@ -43,15 +45,14 @@ class Judgement:
         return self.judge.startswith(SIMULATED.split()[0])
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(NamedTuple):
     key: str
     good: str
     judge: str
     videos: str
 
 
-COLUMNS = tuple(field.name for field in fields(_Row))
+COLUMNS = _Row._fields
 OLD_COLUMNS = ("key", "good", "annotator", "videos")
 
 
@@ -101,7 +102,9 @@ class Judgements:
             if judgement.key not in self._places:
                 raise ValueError(f"there is no video {judgement.key!r} to judge")
             made[judgement.key] = judgement
-        write_whole(self.path, partial(self._write, made.values()))
+        rows = [(key, "yes" if one.good else "no", one.judge, self.fingerprint) for key, one in made.items()]
+        table = pd.DataFrame(rows, columns=COLUMNS)
+        write_whole(self.path, partial(table.to_csv, index=False, lineterminator="\n"))
         self._made = made
 
     def arrays(self) -> tuple[Int[np.ndarray, "judged"], Bool[np.ndarray, "judged"]]:
@@ -115,14 +118,6 @@ class Judgements:
         """A short name of what was said of which video, whoever said it and in whatever order."""
         said = sorted((key, made.good) for key, made in self._made.items())
         return short_name(json.dumps(said))
-
-    def _write(self, judgements: Iterable[Judgement], path: Path) -> None:
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            for made in judgements:
-                row = _Row(made.key, "yes" if made.good else "no", made.judge, self.fingerprint)
-                writer.writerow(astuple(row))
 
     def _check(self, line: int, row: _Row) -> None:
         where = f"{self.path}, line {line}"

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from vfusion3d.curation.judgements import Judgements
 from vfusion3d.data.shards import VideoShards
@@ -118,13 +120,8 @@ def judging_widget(judging: Judging, videos: VideoShards):
 
 def strip_png(frames: UInt8[Tensor, "frames 3 h w"]) -> bytes:
     """All frames of a video in rows of eight, in reading order, as a PNG."""
-    pictures = [
-        cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) for frame in frames.permute(0, 2, 3, 1).numpy()
-    ]
-    rows = -(-len(pictures) // COLUMNS)
-    step = SIDE + GAP
-    sheet = np.full((rows * step - GAP, COLUMNS * step - GAP, 3), 200, np.uint8)
-    for number, picture in enumerate(pictures):
-        top, left = number // COLUMNS * step, number % COLUMNS * step
-        sheet[top : top + SIDE, left : left + SIDE] = picture
-    return cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes()
+    pixels = frames.permute(0, 2, 3, 1).numpy()
+    larger = np.stack([cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) for frame in pixels])
+    sheet = make_grid(torch.from_numpy(larger).permute(0, 3, 1, 2), nrow=COLUMNS, padding=GAP, pad_value=200)
+    inside = sheet[:, GAP:-GAP, GAP:-GAP].permute(1, 2, 0).numpy()
+    return cv2.imencode(".png", cv2.cvtColor(inside, cv2.COLOR_RGB2BGR))[1].tobytes()

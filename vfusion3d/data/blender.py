@@ -71,15 +71,8 @@ def render_with_blender(
         for name in ("points", "faces", "normals", "colours", "uv", "texture"):
             if getattr(surface, name) is not None:
                 arrays[f"{name}{number}"] = getattr(surface, name)
-    job = {
-        "surfaces": len(surfaces),
-        "size": size,
-        "samples": SAMPLES,
-        "shading": shading,
-        "depth": depth,
-        "normals": normals,
-        "light": DEFAULT_LIGHT.direct,
-    }
+    job = {"surfaces": len(surfaces), "size": size, "shading": shading, "depth": depth, "normals": normals}
+    job |= {"samples": SAMPLES, "light": DEFAULT_LIGHT.direct}
     with tempfile.TemporaryDirectory(prefix="vfusion3d-blender-") as folder:
         np.savez(Path(folder, "job.npz"), **arrays)
         Path(folder, "job.json").write_text(json.dumps(job))
@@ -91,7 +84,5 @@ def render_with_blender(
         if done.returncode or not result.exists():
             last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
             raise RuntimeError(f"Blender failed in {python} (exit code {done.returncode}):\n{last}")
-        with np.load(result, allow_pickle=False) as views:
-            return RenderedViews(
-                views["rgba"], views["depth"] if depth else None, views["normals"] if normals else None
-            )
+        with np.load(result, allow_pickle=False) as made:
+            return RenderedViews(made["rgba"], made["depth"] if depth else None, made["normals"] if normals else None)

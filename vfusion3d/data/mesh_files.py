@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from vfusion3d.data.surfaces import Surface, surfaces_of, to_srgb
+from vfusion3d.data.surfaces import surfaces_of, to_srgb
 
 RADIUS = 0.75
 UP = {".glb": "y", ".gltf": "y", ".obj": "y", ".ply": "z", ".stl": "z"}
@@ -94,11 +94,11 @@ def _joined(parts: list[trimesh.Trimesh]) -> trimesh.Trimesh | trimesh.Scene:
     if len(parts) == 1:
         return parts[0]
     surfaces = [surface for part in parts for surface in surfaces_of(part)]
-    plain = [_coloured(surface) for surface in surfaces if surface.texture is None]
+    plain = [
+        trimesh.Trimesh(surface.points, surface.faces, vertex_colors=surface.colours, process=False)
+        for surface in surfaces
+        if surface.texture is None
+    ]
     textured = [part for part, surface in zip(parts, surfaces, strict=True) if surface.texture is not None]
     joined = ([trimesh.util.concatenate(plain)] if plain else []) + textured
     return joined[0] if len(joined) == 1 else trimesh.Scene(joined)
-
-
-def _coloured(surface: Surface) -> trimesh.Trimesh:
-    return trimesh.Trimesh(surface.points, surface.faces, vertex_colors=surface.colours, process=False)

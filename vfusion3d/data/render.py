@@ -12,8 +12,14 @@ import logging
 import math
 
 import numpy as np
+import pyvista
 import trimesh
+import vtkmodules.vtkRenderingOpenGL2  # noqa: F401  registers the OpenGL classes
 from jaxtyping import Float, UInt8
+from vtkmodules.util.numpy_support import vtk_to_numpy
+from vtkmodules.vtkCommonCore import vtkFloatArray, vtkLogger, vtkUnsignedCharArray
+from vtkmodules.vtkCommonMath import vtkMatrix4x4
+from vtkmodules.vtkRenderingCore import vtkActor, vtkPolyDataMapper, vtkRenderer, vtkRenderWindow
 
 from vfusion3d.data.surfaces import DEFAULT_LIGHT, Light, Surface, shade, surfaces_of
 from vfusion3d.data.views import RenderedViews, check_cameras
@@ -62,7 +68,7 @@ def render_views(
     matrices = world_to_clip(cam2world, intrinsics, near, far)
     per_window = (WINDOW_SIDE // (size * supersampling)) ** 2
     goes = [
-        _window().draw(surfaces, matrices[start : start + per_window], size, supersampling, shading, normals)
+        _Window().draw(surfaces, matrices[start : start + per_window], size, supersampling, shading, normals)
         for start in range(0, len(matrices), per_window)
     ]
     rgba, z, normal = (np.concatenate(parts) if parts[0] is not None else None for parts in zip(*goes, strict=True))
@@ -109,23 +115,13 @@ def _clip_range(surfaces: list[Surface], cam2world) -> tuple[np.ndarray, np.ndar
     return np.maximum(distance.min(1) - margin, np.minimum(far / 1000, far - 1e-3)), far
 
 
-@functools.cache
-def _window() -> "_Window":
-    """The one window of this process: opening one costs more than drawing an object."""
-    return _Window()
-
-
+@functools.cache  # the one window of this process: opening one costs more than drawing an object
 class _Window:
     def __init__(self):
         # Triton (part of torch on Linux) brings an LLVM of its own. Loaded after Mesa's software renderer, which has
         # another one, it crashes the process; the other way round both work.
         with contextlib.suppress(ImportError):
             import triton  # noqa: F401
-
-        import pyvista  # noqa: F401  here, so that reading shards needs no renderer
-        import vtkmodules.vtkRenderingOpenGL2  # noqa: F401  registers the OpenGL classes
-        from vtkmodules.vtkCommonCore import vtkLogger
-        from vtkmodules.vtkRenderingCore import vtkRenderWindow
 
         verbosity = vtkLogger.GetCurrentVerbosityCutoff()
         vtkLogger.SetStderrVerbosity(vtkLogger.VERBOSITY_ERROR)  # it would warn that there is no screen: we know
@@ -146,7 +142,9 @@ class _Window:
         width, height = columns * size * supersampling, rows * size * supersampling
         self._arrange(len(matrices), rows, columns, width, height)
         for tile, matrix in zip(self.tiles, matrices, strict=False):
-            _set_matrix(tile.GetActiveCamera(), matrix)
+            explicit = vtkMatrix4x4()
+            explicit.DeepCopy(matrix.ravel())
+            tile.GetActiveCamera().SetExplicitProjectionTransformMatrix(explicit)
 
         def grid(pixels):  # (rows, size, supersampling, columns, size, supersampling, ...), top row first
             return pixels[::-1].reshape(rows, size, supersampling, columns, size, supersampling, *pixels.shape[2:])
@@ -174,8 +172,6 @@ class _Window:
         return rgba, z, normal
 
     def _arrange(self, count, rows, columns, width, height):
-        from vtkmodules.vtkRenderingCore import vtkRenderer
-
         while len(self.tiles) < count:
             tile = vtkRenderer()
             tile.SetBackground(0, 0, 0)
@@ -208,17 +204,11 @@ class _Window:
             actor.ReleaseGraphicsResources(self.window)
 
     def _pixels(self, width, height):
-        from vtkmodules.util.numpy_support import vtk_to_numpy
-        from vtkmodules.vtkCommonCore import vtkUnsignedCharArray
-
         pixels = vtkUnsignedCharArray()
         self.window.GetRGBACharPixelData(0, 0, width - 1, height - 1, 0, pixels)
         return vtk_to_numpy(pixels).reshape(height, width, 4)
 
     def _depths(self, width, height):
-        from vtkmodules.util.numpy_support import vtk_to_numpy
-        from vtkmodules.vtkCommonCore import vtkFloatArray
-
         depths = vtkFloatArray()
         self.window.GetZbufferData(0, 0, width - 1, height - 1, depths)
         return vtk_to_numpy(depths).reshape(height, width)
@@ -232,9 +222,6 @@ def _baked(surface: Surface, shading: bool | Light) -> UInt8[np.ndarray, "points
 
 
 def _actor(surface: Surface, colours: UInt8[np.ndarray, "points 3"], textured: bool = True):
-    import pyvista
-    from vtkmodules.vtkRenderingCore import vtkActor, vtkPolyDataMapper
-
     data = pyvista.PolyData.from_regular_faces(surface.points.astype(np.float32), surface.faces)
     data.point_data.set_scalars(np.ascontiguousarray(colours), "colours")
     mapper = vtkPolyDataMapper()
@@ -253,14 +240,6 @@ def _actor(surface: Surface, colours: UInt8[np.ndarray, "points 3"], textured: b
     actor.SetMapper(mapper)
     actor.GetProperty().LightingOff()
     return actor
-
-
-def _set_matrix(camera, matrix):
-    from vtkmodules.vtkCommonMath import vtkMatrix4x4
-
-    explicit = vtkMatrix4x4()
-    explicit.DeepCopy(matrix.ravel())
-    camera.SetExplicitProjectionTransformMatrix(explicit)
 
 
 def _mean_of_covered(samples: np.ndarray) -> UInt8[np.ndarray, "rows size columns size 4"]:

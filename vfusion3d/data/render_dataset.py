@@ -42,22 +42,16 @@ class MeshFolder:
     folder: str
 
     def __len__(self) -> int:
-        return len(self._paths())
+        return len(mesh_paths(self.folder))
 
     def __call__(self, index: int, rng: np.random.Generator) -> Object3D:
-        path = self._paths()[index]
+        path = mesh_paths(self.folder)[index]
         beside = path.with_suffix(".txt")
         caption = path.stem.replace("_", " ")
         if beside.exists():
             caption = beside.read_text(encoding="utf-8", errors="replace").strip()
-        return Object3D(
-            load_mesh(path),
-            caption,
-            {"category": "file", "file": path.relative_to(self.folder).as_posix()},
-        )
-
-    def _paths(self) -> list[Path]:
-        return mesh_paths(self.folder)
+        known = {"category": "file", "file": path.relative_to(self.folder).as_posix()}
+        return Object3D(load_mesh(path), caption, known)
 
 
 ObjectSource = Callable[[int, np.random.Generator], Object3D]
@@ -141,14 +135,8 @@ class _Job:
             if "file" not in made.metadata:
                 raise
             return f"{made.metadata['file']}: cannot be rendered ({error})"
-        metadata = {
-            **made.metadata,
-            "source": type(self.objects).__name__,
-            "seed": self.seed,
-            "index": index,
-            "elevation": elevation,
-        }
-        return encode_sample(rendered.rgba, cam2world, intrinsics, made.caption, metadata)
+        known = {"source": type(self.objects).__name__, "seed": self.seed, "index": index, "elevation": elevation}
+        return encode_sample(rendered.rgba, cam2world, intrinsics, made.caption, made.metadata | known)
 
     def cameras(self, rng: np.random.Generator) -> tuple[torch.Tensor, float]:
         elevation = float(rng.uniform(*self.elevation))

@@ -33,6 +33,8 @@ from vfusion3d.runs.claim import short_name, write_whole
 BLOCK = tarfile.BLOCKSIZE
 LAST_MEMBER = "json"
 PICTURES = (".png", ".jpg")
+PNG = (".png", cv2.IMWRITE_PNG_COMPRESSION, 1)
+JPEG = (".jpg", cv2.IMWRITE_JPEG_QUALITY, 95)
 
 
 class ShardError(ValueError):
@@ -69,7 +71,7 @@ def encode_sample(
     metadata: Mapping[str, Any],
 ) -> dict[str, bytes]:
     """The members of a sample, in the order in which a shard has them: what `ShardWriter.write` takes."""
-    members = {f"view{number:02d}.png": _encode_png(view) for number, view in enumerate(rgba)}
+    members = {f"view{number:02d}.png": _encode(view, *PNG) for number, view in enumerate(rgba)}
     cameras = {"cam2world": _exact(cam2world), "intrinsics": _exact(intrinsics)}
     members["cameras.json"] = json.dumps(cameras).encode()
     members["txt"] = caption.encode()
@@ -81,7 +83,7 @@ def encode_video(
     frames: UInt8[np.ndarray, "frames height width 3"], caption: str, metadata: Mapping[str, Any]
 ) -> dict[str, bytes]:
     """The members of a video sample: each frame a JPEG of quality 95, the caption, the metadata."""
-    members = {f"frame{number:02d}.jpg": _encode_jpeg(frame) for number, frame in enumerate(frames)}
+    members = {f"frame{number:02d}.jpg": _encode(frame, *JPEG) for number, frame in enumerate(frames)}
     members["txt"] = caption.encode()
     members[LAST_MEMBER] = json.dumps(metadata, sort_keys=True).encode()
     return members
@@ -102,7 +104,7 @@ def written_keys(path: str | Path) -> list[str]:
     return []
 
 
-class ShardWriter:
+class ShardWriter(contextlib.AbstractContextManager):
     """Writes one shard sample by sample. Opened again after a crash, it goes on after the last whole sample.
 
     Used in a `with` block: left in peace the shard is finished, left by an exception it stays `.partial`. `keys` are
@@ -161,9 +163,6 @@ class ShardWriter:
             )
             raise OSError(error.errno, message, str(self.partial)) from error
         self._end += len(data)
-
-    def __enter__(self) -> "ShardWriter":
-        return self
 
     def __exit__(self, kind, value, traceback) -> None:
         if kind is None:
@@ -413,17 +412,11 @@ def _exact(numbers: Tensor) -> list:
     return np.array([float(f"{number:.9g}") for number in numbers.flat]).reshape(numbers.shape).tolist()
 
 
-def _encode_png(rgba: UInt8[np.ndarray, "size size 4"]) -> bytes:
-    done, data = cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+def _encode(picture: UInt8[np.ndarray, "height width channels"], suffix: str, *options: int) -> bytes:
+    swapped = cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA if picture.shape[-1] == 4 else cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(suffix, swapped, options)
     if not done:
-        raise ValueError(f"a view of shape {rgba.shape} and type {rgba.dtype} cannot be written as PNG")
-    return data.tobytes()
-
-
-def _encode_jpeg(rgb: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])
-    if not done:
-        raise ValueError(f"a frame of shape {rgb.shape} and type {rgb.dtype} cannot be written as JPEG")
+        raise ValueError(f"a picture of shape {picture.shape} and type {picture.dtype} cannot be written as {suffix}")
     return data.tobytes()
 
 

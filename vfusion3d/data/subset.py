@@ -17,10 +17,7 @@ class Subset(Sequence):
     """
 
     def __init__(
-        self,
-        shards: MultiviewShards | SyntheticShards,
-        indices: Sequence[int],
-        views: Sequence[int] | None = None,
+        self, shards: MultiviewShards | SyntheticShards, indices: Sequence[int], views: Sequence[int] | None = None
     ):
         self.shards = shards
         self.indices = [int(index) for index in indices]

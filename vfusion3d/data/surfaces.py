@@ -148,9 +148,7 @@ def _appearance(mesh: trimesh.Trimesh):
     if not linear and _is_placeholder(visual.material):
         return default, False, None, None
     if image is None or visual.uv is None or not np.isfinite(visual.uv).all():
-        if tint is None:
-            return default, False, None, None
-        return tint, False, None, None
+        return default if tint is None else tint, False, None, None
     if tint is None or not linear:  # an MTL file's diffuse colour beside a texture is habitually grey and ignored
         tint = np.full_like(default, 255)
     return tint, False, np.asarray(visual.uv, np.float64)[:, :2], np.asarray(_rgb(image))

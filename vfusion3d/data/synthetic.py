@@ -75,9 +75,8 @@ class SyntheticShards(Sequence):
         )
 
     def _mask(self, place: int, view: int) -> np.ndarray:
-        mask = cv2.imdecode(
-            np.frombuffer(self.labels.member(place, f"mask{view:02d}.png"), np.uint8), cv2.IMREAD_GRAYSCALE
-        )
+        data = np.frombuffer(self.labels.member(place, f"mask{view:02d}.png"), np.uint8)
+        mask = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
         if mask is None:
             raise self.labels.damaged(place, f"mask {view} is not a PNG")
         return mask

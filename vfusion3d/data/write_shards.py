@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def write_shards(
     total = sum(map(len, mine.values()))
     with tqdm(total=total, unit=unit, desc=f"writing {folder.name}") as bar:
         bar.update(total - sum(map(len, missing.values())))
-        _write(missing, make, _number if keys is None else keys.__getitem__, batch, workers, bar)
+        _write(missing, make, "{:08d}".format if keys is None else keys.__getitem__, batch, workers, bar)
     if all(path.exists() for path in paths):
         return write_index(folder, settings=plain(settings), **(facts or skipped_samples)(paths))
     return folder / "index.json"  # the last part to finish writes it
@@ -111,7 +112,8 @@ def _write(
                     if key in done[path]:
                         continue
                     if isinstance(members, str):
-                        _write_json(_skipped_path(path), {**_read_json(_skipped_path(path)), key: members})
+                        text = json.dumps({**_read_json(_skipped_path(path)), key: members}, indent=1)
+                        write_whole(_skipped_path(path), partial(Path.write_text, data=text))
                     else:
                         writer.write(key, members)
                     bar.update()
@@ -160,17 +162,9 @@ def _start_worker() -> None:
     threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
-def _number(index: int) -> str:
-    return f"{index:08d}"
-
-
 def _skipped_path(path: Path) -> Path:
     return path.with_suffix(".skipped.json")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_whole(path, lambda partial: partial.write_text(json.dumps(content, indent=1)))

@@ -6,7 +6,6 @@ the repeated input; one that memorised the training set ties with retrieval, whi
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -14,11 +13,9 @@ from torch import Tensor
 
 from vfusion3d.cameras import default_intrinsics, look_at_origin, sphere_position, turn_to_input
 from vfusion3d.data.images import on_white, resize
+from vfusion3d.data.shards import MultiviewSample, MultiviewShards
 from vfusion3d.evaluation.protocol import Predictor
 from vfusion3d.runs.progress import tqdm
-
-if TYPE_CHECKING:
-    from vfusion3d.data.shards import MultiviewSample, MultiviewShards
 
 
 def white(image: Tensor, input_camera: tuple, cam2world: Tensor, intrinsics: Tensor, size: int) -> Tensor:
@@ -35,7 +32,7 @@ def repeat_input(image: Tensor, input_camera: tuple, cam2world: Tensor, intrinsi
 class RetrievalIndex:
     """Unit features of every stored view of a training set, and which object and view each one is."""
 
-    shards: "MultiviewShards | Sequence[MultiviewSample]"
+    shards: MultiviewShards | Sequence[MultiviewSample]
     features: Float[Tensor, "entries d"]
     objects: Int[Tensor, " entries"]
     views: Int[Tensor, " entries"]
@@ -47,7 +44,7 @@ class RetrievalIndex:
 
 
 def build_index(
-    shards: "MultiviewShards | Sequence[MultiviewSample]",
+    shards: MultiviewShards | Sequence[MultiviewSample],
     image_features: Callable[[Tensor], Tensor],
     *,
     batch_size: int = 64,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from cycler import cycler
+import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -31,46 +31,16 @@ from vfusion3d.runs.claim import write_whole
 from vfusion3d.runs.pictures import fewer_levels, smaller_png
 
 TEXT_WIDTH = 6.3  # inches
-DPI = 144  # of PNGs, which are for looking; a PDF keeps images in their own resolution
 MARGIN = 0.02  # inches around a page
 GAP = 0.04  # between the images of a sheet, as a part of an image's width
 TITLE = 0.23  # inches of a title
 LINE = 0.19  # and of a line of a label
+COLUMNS = 8  # of a film strip
 PIPELINE = ("3D data", "video model", "synthetic data", "filter & label", "VFusion3D", "3D asset")
 
-BLUE, ORANGE, GREEN, PURPLE, GREY, RED = "#1f4e8c", "#d9772b", "#3f9b74", "#8a4f9e", "#6e6e6e", "#b23a48"
-STYLE = {
-    "font.family": "STIXGeneral",
-    "mathtext.fontset": "stix",
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "legend.handlelength": 2.4,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "0.9",
-    "grid.linewidth": 0.5,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "lines.linewidth": 1.3,
-    "lines.markersize": 4,
-    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, PURPLE, GREY, RED])
-    + cycler(linestyle=["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2))]),
-    "figure.facecolor": "white",
-    "figure.dpi": 130,
-    "savefig.dpi": DPI,
-    "image.composite_image": False,
-    "pdf.fonttype": 42,
-}
+STYLE = matplotlib.rc_params_from_file(Path(__file__).with_name("paper.mplstyle"), True, use_default_template=False)
+DPI = STYLE["savefig.dpi"]
+BLUE, ORANGE, GREEN, PURPLE, GREY, RED = STYLE["axes.prop_cycle"].by_key()["color"]
 
 
 def show_in_notebooks() -> None:
@@ -125,9 +95,9 @@ def page(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def text_width(text: str, size: float = STYLE["font.size"]) -> float:
-    """Inches that the longest line of `text` takes in the shared style, at `size` points."""
-    font = FontProperties(family=STYLE["font.family"], size=size)
+def text_width(text: str) -> float:
+    """Inches that the longest line of `text` takes in the shared style."""
+    font = FontProperties(family=STYLE["font.family"], size=STYLE["font.size"])
     return max(TextPath((0, 0), line or " ", prop=font).get_extents().width for line in text.split("\n")) / 72
 
 
@@ -173,21 +143,15 @@ def contact_sheet(
     return figure
 
 
-def film_strips(
-    videos: Float[Tensor, "videos frames 3 h w"],
-    labels: Sequence[str] | None = None,
-    title: str | None = None,
-    *,
-    columns: int = 8,
-) -> Figure:
-    """Orbits as film strips, a row each: up to `columns` uniform frames, with how far round each should be, in degrees.
+def film_strips(videos: Float[Tensor, "videos frames 3 h w"], labels: Sequence[str] | None = None) -> Figure:
+    """Orbits as film strips, a row each: up to 8 uniform frames, with how far round each should be, in degrees.
 
     The first frame, which a video model is given, has a thick frame. A video of NaN leaves its row empty.
     """
     count = _checked(videos, "videos frames 3 h w", "film_strips")[1]
-    chosen = uniform_frames(count, min(columns, count))
+    chosen = uniform_frames(count, min(COLUMNS, count))
     degrees = [f"{360 * frame / count:.0f}°" for frame in chosen]
-    return contact_sheet(videos[:, chosen], labels, degrees, title, framed=(0,))
+    return contact_sheet(videos[:, chosen], labels, degrees, framed=(0,))
 
 
 def film_strip(
@@ -195,7 +159,7 @@ def film_strip(
     labels: Sequence[str] | None = None,
     title: str | None = None,
     *,
-    columns: int = 8,
+    columns: int = COLUMNS,
 ) -> Figure:
     """Frames of one video or one turn around an object, in reading order, numbered from 1 unless they have labels.
 
@@ -257,12 +221,7 @@ def smooth(values: Sequence[float], smoothing: float) -> np.ndarray:
     """Exponential mean of `values` with the start's bias removed: a constant stays the constant it is."""
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing has to be in [0, 1), it is {smoothing}")
-    total = weight = 0.0
-    means = []
-    for value in values:
-        total, weight = smoothing * total + (1 - smoothing) * value, smoothing * weight + (1 - smoothing)
-        means.append(total / weight)
-    return np.array(means)
+    return pd.Series(values, dtype=float).ewm(alpha=1 - smoothing, ignore_na=True).mean().to_numpy()
 
 
 def schedule(
@@ -307,12 +266,9 @@ def pipeline_diagram(current: str) -> Figure:
         figure, axes = page(lefts[-1] + box + MARGIN, top + tall + 0.27)
         for left, stage in zip(lefts, PIPELINE, strict=True):
             here = stage == current
-            look = (
-                {"facecolor": BLUE, "edgecolor": BLUE, "lw": 1.2}
-                if here
-                else {"facecolor": "white", "edgecolor": "0.45"}
-            )
-            axes.add_patch(FancyBboxPatch((left, top), box, tall, boxstyle="round,pad=0,rounding_size=0.06", **look))
+            patch = FancyBboxPatch((left, top), box, tall, boxstyle="round,pad=0,rounding_size=0.06")
+            patch.set(facecolor=BLUE if here else "white", edgecolor=BLUE if here else "0.45", lw=1.2 if here else 1.0)
+            axes.add_patch(patch)
             font = {"color": "white", "weight": "bold"} if here else {"color": "0.25"}
             axes.text(left + box / 2, top + tall / 2, stage, ha="center", va="center_baseline", **font)
         for left in lefts[1:]:
@@ -352,16 +308,8 @@ def plot_cameras(
                 axes.plot(*np.stack([position, corner], axis=1), **look)
             axes.plot(*np.concatenate([image, image[:1]]).T, **look)
             if chosen:
-                axes.text(
-                    *(position + np.array([0, 0, 0.32])),
-                    str(number),
-                    color=ORANGE,
-                    ha="center",
-                    va="center",
-                    weight="bold",
-                    zorder=5,
-                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-                )
+                name = axes.text(*(position + np.array([0, 0, 0.32])), str(number), ha="center", va="center", zorder=5)
+                name.set(color=ORANGE, weight="bold", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
         reach = np.abs(cameras[..., 3]).max() * 1.05
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach * 0.55, reach * 0.95))
         axes.set_box_aspect((1, 1, 0.75))
@@ -405,9 +353,7 @@ def _trim(axes: Axes, series: list[Sequence[float]]) -> None:
 def _checked(tensor: Tensor, wanted: str, name: str) -> tuple[int, ...]:
     """The shape, if it has the axes of `wanted` ("frames 3 h w": numbers are sizes) and none is empty."""
     axes, shape = wanted.split(), tuple(tensor.shape)
-    fits = len(axes) == len(shape) and all(
-        not axis.isdigit() or int(axis) == n for axis, n in zip(axes, shape, strict=True)
-    )
+    fits = len(axes) == len(shape) and all(not a.isdigit() or int(a) == n for a, n in zip(axes, shape, strict=True))
     if not fits or 0 in shape:
         raise ValueError(f"{name} needs a tensor ({', '.join(axes)}), the shape is {shape}")
     return shape

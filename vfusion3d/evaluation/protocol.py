@@ -93,16 +93,8 @@ def evaluate_3d(
                 if clip is not None:
                     seen = clip.image_features(rgb[0].float())
                     scores |= {name: (seen @ target).mean().item() for name, target in targets.items()}
-            rows.append(
-                {
-                    "method": method,
-                    "key": sample.key,
-                    "category": sample.metadata.get("category", ""),
-                    "input_view": chosen,
-                    "views": len(novel),
-                    **scores,
-                }
-            )
+            known = {"method": method, "key": sample.key, "category": sample.metadata.get("category", "")}
+            rows.append({**known, "input_view": chosen, "views": len(novel), **scores})
     return pd.DataFrame(rows)
 
 

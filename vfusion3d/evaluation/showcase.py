@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -10,11 +9,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vfusion3d.data.images import resize
+from vfusion3d.data.shards import MultiviewSample
 from vfusion3d.evaluation.figures import contact_sheet
 from vfusion3d.evaluation.protocol import Predictor, question
-
-if TYPE_CHECKING:
-    from vfusion3d.data.shards import MultiviewSample
 
 QUARTERS = (1 / 4, 1 / 2, 3 / 4)
 MANY_METHODS = 4  # too many for two views of each in a turn_sheet
@@ -23,7 +20,7 @@ MANY_METHODS = 4  # too many for two views of each in a turn_sheet
 @torch.no_grad()
 def novel_views_by(
     methods: Mapping[str, Predictor],
-    sample: "MultiviewSample",
+    sample: MultiviewSample,
     *,
     size: int,
     input_view: int = 0,

@@ -162,9 +162,8 @@ def to_latex(table: pd.DataFrame, caption: str = "") -> str:
     columns = pd.MultiIndex.from_tuples([(METRICS[metric][0], source) for metric, source in shown])
     index = pd.Index(rows, name=table.index.name)
     texts = pd.DataFrame([[text for text, _ in cells] for cells in rows.values()], index, columns)
-    bold = pd.DataFrame(
-        [["textbf:--rwrap" if best else "" for _, best in cells] for cells in rows.values()], index, columns
-    )
+    marks = [["textbf:--rwrap" if best else "" for _, best in cells] for cells in rows.values()]
+    bold = pd.DataFrame(marks, index, columns)
     styled = texts.style.format(escape="latex").apply(lambda _: bold, axis=None)
     for axis in (0, 1):
         styled = styled.format_index(escape="latex", axis=axis)

@@ -49,9 +49,14 @@ class Planned:
     trainings: tuple[Training, ...]
 
 
+def main_videos(profile: Profile) -> int:
+    """How many videos notebook 04 makes: one a prompt, and no more than there are prompts."""
+    return min(profile.data.videos, profile.data.prompts)
+
+
 def pretraining(profile: Profile, seed: int = 0, shares: Mapping[str, float] = {}) -> Training:
     """The training of notebook 06: the profile's recipe on all videos that the filter keeps."""
-    good = max(1, round(shares.get(ALL_VIDEOS, KEPT) * profile.data.videos))
+    good = max(1, round(shares.get(ALL_VIDEOS, KEPT) * main_videos(profile)))
     return Training(profile.training, good, ("videos",), seed)
 
 
@@ -121,7 +126,7 @@ def _planned(
         objects = profile.data.objects_3d
         trainings = (Training(scaled.training.on(objects), objects, ("objects", None, None), seed),)
     else:
-        generated = scaled.generated or profile.data.videos
+        generated = min(scaled.generated or main_videos(profile), main_videos(profile))
         share = shares.get(ALL_VIDEOS if scaled.generated is None else name, KEPT)
         good = round(share * generated)
         samples = min(max(FEWEST, good), scaled.videos or generated)

@@ -9,24 +9,21 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from vfusion3d.data.shards import MultiviewSample
 from vfusion3d.evaluation.figures import contact_sheet
 from vfusion3d.evaluation.protocol import model_predictor
 from vfusion3d.evaluation.showcase import novel_views_by
 from vfusion3d.evaluation.tables import METRICS, differences, mean_over_objects, paper_table
 from vfusion3d.experiments.run import Result, read_result
-from vfusion3d.experiments.variants import Experiments, load_experiments, seeds_of
+from vfusion3d.experiments.variants import load_experiments, seeds_of
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs.profiles import Profile
-
-if TYPE_CHECKING:
-    from vfusion3d.data.shards import MultiviewSample
 
 CLAIMED = {"ahead": "supported", "behind": "contradicted", "draw": "open"}  # what a difference says of "it is better"
 TRUSTED = 20  # test items from which a standard error can be trusted
@@ -42,14 +39,12 @@ class Claim:
     metric: str
 
 
-def read_table(
-    profile: Profile, run_dir: str | Path, table: str, seed: int = 0, *, experiments: Experiments | None = None
-) -> dict[str, list[Result]]:
+def read_table(profile: Profile, run_dir: str | Path, table: str, seed: int = 0) -> dict[str, list[Result]]:
     """The results of a table's rows (or a figure's points), by the paper's names, one a seed.
 
     Raises FileNotFoundError that names the command where one is missing, ProfileError for an unknown table.
     """
-    experiments = experiments or load_experiments()
+    experiments = load_experiments()
     experiments.of_table(table)
     seeds = seeds_of(profile, table, seed)
     return {row: [read_result(run_dir, name, one) for one in seeds] for row, name in experiments.tables[table].items()}
@@ -59,13 +54,6 @@ def all_scores(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
     """One row a test item, seed and row of the table, which stands in the column `method`."""
     parts = [one.scores.assign(method=row, seed=one.seed) for row, seeds in results.items() for one in seeds]
     return pd.concat(parts, ignore_index=True)
-
-
-def item_means(scores: pd.DataFrame) -> pd.DataFrame:
-    """One row a test item and row of the table: the mean over its seeds, so that items can be counted."""
-    metrics = [metric for metric in METRICS if metric in scores]
-    names = ["method", "test", "key", "category", "common"]
-    return scores.groupby(names, sort=False, dropna=False)[metrics].mean().reset_index()
 
 
 def table_rows(results: Mapping[str, Sequence[Result]], *, good_rate: bool = False) -> pd.DataFrame:
@@ -148,21 +136,14 @@ def methods_of(results: Mapping[str, Sequence[Result]], device: str | torch.devi
 
 
 def outputs_sheet(
-    methods: Mapping,
-    samples: Sequence["MultiviewSample"],
-    *,
-    size: int,
-    turn: float = 3 / 8,
-    device: str | torch.device = "cpu",
+    methods: Mapping, samples: Sequence[MultiviewSample], *, size: int, device: str | torch.device = "cpu"
 ) -> Figure:
     """What every model makes of the same inputs: a row an object, the input, one novel view by each model, the truth.
 
-    turn: how far round the orbit from the input the novel view stands, in whole turns.
+    The novel view stands three eighths of the orbit round from the input.
     """
-    rows = [
-        torch.cat(list(novel_views_by(methods, sample, size=size, turns=(turn,), device=device).values()))
-        for sample in samples
-    ]
+    views = [novel_views_by(methods, sample, size=size, turns=(3 / 8,), device=device) for sample in samples]
+    rows = [torch.cat(list(of_sample.values())) for of_sample in views]
     letters = 105 // (2 + len(methods))  # that fit above a column
     names = [textwrap.fill(name, letters, break_on_hyphens=False) for name in methods]
     return contact_sheet(torch.stack(rows), column_labels=["input", *names, "truth"])

@@ -1,53 +1,34 @@
 """The prompt filter's stand-in: rules for what describes one single object in the words of the procedural world."""
 
 import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
 
 from vfusion3d.world.captions import PHRASES, make_object, plural
 from vfusion3d.world.catalogue import CATEGORY_NAMES
 
 OVERLONG = 200  # characters
 IRREGULAR = {"cacti", "snowmen"}  # plurals that the grammar reads as well
+WORDS: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("caption_rules.yaml").read_text(encoding="utf-8"))
 
 
-def _any(words: str) -> re.Pattern:
-    return re.compile(rf"\b(?:{'|'.join(words.split(', '))})\b", re.IGNORECASE)
+def _any(words: Iterable[str]) -> re.Pattern:
+    return re.compile(rf"\b(?:{'|'.join(words)})\b", re.IGNORECASE)
 
 
 _OBJECTS = sorted((word for word, meaning in PHRASES.items() if meaning in CATEGORY_NAMES), key=len, reverse=True)
-_ONE_OBJECT = _any(", ".join(word for word in _OBJECTS if word not in IRREGULAR))
+_ONE_OBJECT = _any(word for word in _OBJECTS if word not in IRREGULAR)
 RULES = (  # what is wrong with a caption, and how it shows; the first that holds is the reason given
     ("markup", re.compile(r"[<>{}\[\]|\\=#@_*~^`]|//|www\.|&\w+;|\.(?:jpe?g|png|gif|html?|com)\b", re.IGNORECASE)),
     ("not in English", re.compile(r"[^\W\d_a-zA-Z]")),  # a letter outside of its alphabet
-    (
-        "not in English",
-        _any("der, das, ein, eine, einer, und, mit, le, les, un, une, et, avec, el, los, una, con, di, het, een, och"),
-    ),
-    (
-        "people",
-        _any(
-            "person, persons, people, man, men, woman, women, boy, boys, girl, girls, child, children, kid, kids, "
-            "baby, crowd, family, couple, lady, guy, he, she, they, his, her, their, my, our, i, we, you, someone"
-        ),
-    ),
-    (
-        "several objects",
-        re.compile(
-            r"\b(?:two|three|four|five|six|seven|eight|nine|ten|dozen|[2-9]|\d{2,}|several|many|some|few|multiple|"
-            r"various|assorted|pair|pairs|set|row|group|stack|pile|collection|bunch|both|another)\b(?![ -]tone)",
-            re.IGNORECASE,
-        ),
-    ),
-    ("several objects", _any(", ".join({*map(plural, _OBJECTS), *IRREGULAR}))),
+    ("not in English", _any(WORDS["not in English"])),
+    ("people", _any(WORDS["people"])),
+    ("several objects", re.compile(rf"{_any(WORDS['several objects']).pattern}(?![ -]tone)", re.IGNORECASE)),
+    ("several objects", _any({*map(plural, _OBJECTS), *IRREGULAR})),
     ("several objects", re.compile(rf"{_ONE_OBJECT.pattern}.*{_ONE_OBJECT.pattern}", re.IGNORECASE | re.DOTALL)),
-    (
-        "a scene",
-        _any(
-            "scene, view, landscape, background, beach, sea, ocean, lake, river, forest, garden, park, field, meadow, "
-            "mountain, hill, sky, street, road, city, town, village, kitchen, room, office, floor, shelf, desk, "
-            "window, wall, grass, snow, sunset, sunrise, night, next to, beside, behind, between, near, "
-            "under, in front of, at"
-        ),
-    ),
+    ("a scene", _any(WORDS["a scene"])),
 )
 
 

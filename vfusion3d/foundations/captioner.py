@@ -7,6 +7,7 @@ with it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -19,14 +20,7 @@ from vfusion3d.runs.profiles import Profile
 
 CAPTIONS_A_VIEW = 5  # as in Cap3D
 LONGEST_CAPTION, LONGEST_SUMMARY = 30, 60  # tokens
-TEMPLATE = """\
-Below are descriptions of the same 3D object, seen from different sides. Each may have mistakes. Write one short \
-caption of the object that keeps what most of them agree on. Leave out the background and how the picture was made. \
-Answer with the caption alone.
-
-{captions}
-
-Caption:"""
+TEMPLATE = Path(__file__).with_name("captioner.txt").read_text(encoding="utf-8").strip()
 
 Captioner = Callable[..., str]
 

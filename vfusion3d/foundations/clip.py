@@ -104,12 +104,7 @@ def load_clip(source: str, device: torch.device | str = "cpu", dtype: torch.dtyp
     else:
         name = f"hf-hub:{source.removeprefix('hf-hub:')}"
     model, _, transform = open_clip.create_model_and_transforms(
-        name,
-        pretrained=tag,
-        precision=PRECISION[dtype],
-        device=device,
-        force_quick_gelu=gelu,
-        require_pretrained=True,
+        name, pretrained=tag, precision=PRECISION[dtype], device=device, force_quick_gelu=gelu, require_pretrained=True
     )
     *steps, normalise = transform.transforms
     model.requires_grad_(False).eval()

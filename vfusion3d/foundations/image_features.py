@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
+from torchvision.transforms.functional import normalize
 
 from vfusion3d.foundations.loading import load_once, role
 from vfusion3d.runs.profiles import Profile
@@ -77,13 +78,12 @@ def _dino(source: str, device: torch.device | str, dtype: torch.dtype) -> tuple[
     model.requires_grad_(False).eval().to(device, dtype)
     side = min(model.config.image_size, SIDE)
     cells = side // model.config.patch_size
-    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
 
     @torch.no_grad()
     def tokens(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B tokens D"]:
         seen = images.to(device, torch.float32)
         seen = interpolate(seen, (side, side), mode="bilinear", antialias=True, align_corners=False)
-        return model(((seen - mean) / std).to(dtype)).last_hidden_state.float().to(images.device)
+        return model(normalize(seen, MEAN, STD).to(dtype)).last_hidden_state.float().to(images.device)
 
     def whole(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         return tokens(images)[:, 0]

@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from vfusion3d.data.images import to_bytes
 from vfusion3d.foundations.loading import ModelUnavailable, device_of, load_once, role, source_of, unavailable
 from vfusion3d.runs.profiles import Profile
 
@@ -205,24 +206,21 @@ class StableVideoDiffusion:
         generator: one for all, or one a video. guidance: of the first and of the last frame, linear between them.
         """
         height, width = images.shape[-2:]
-        return (
-            self.pipeline(
-                to_pil(images),
-                height=height,
-                width=width,
-                num_frames=frames or self.network.config.num_frames,
-                num_inference_steps=steps,
-                min_guidance_scale=guidance[0],
-                max_guidance_scale=guidance[1],
-                fps=fps,
-                motion_bucket_id=bucket,
-                noise_aug_strength=self.noise.augmentation,
-                generator=generator,
-                output_type="pt",
-            )
-            .frames.float()
-            .cpu()
+        made = self.pipeline(
+            to_pil(images),
+            height=height,
+            width=width,
+            num_frames=frames or self.network.config.num_frames,
+            num_inference_steps=steps,
+            min_guidance_scale=guidance[0],
+            max_guidance_scale=guidance[1],
+            fps=fps,
+            motion_bucket_id=bucket,
+            noise_aug_strength=self.noise.augmentation,
+            generator=generator,
+            output_type="pt",
         )
+        return made.frames.float().cpu()
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the pipeline in the hub's layout, and beside it how its noise is distributed."""
@@ -288,5 +286,4 @@ def check_components(folder: Path) -> None:
 
 def to_pil(images: Float[Tensor, "batch 3 h w"]) -> list[Image.Image]:
     """Images in [0, 1] as pictures: what the pipeline resizes by itself."""
-    pixels = (images.detach().float().cpu() * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(picture) for picture in pixels]
+    return [Image.fromarray(picture) for picture in to_bytes(images)]

@@ -1,41 +1,20 @@
 """The prompt filter: of all captions, those that describe a single object (section 3.2; the paper's Llama2-13B).
 
-A folder or a hub name is a chat model that is asked with `TEMPLATE`. `stand-in`: no learned weights, rules over the
-caption grammar of the procedural world (`caption_rules.py`).
+A folder or a hub name is a chat model that is asked with `prompt_filter.txt`. `stand-in`: no learned weights, rules
+over the caption grammar of the procedural world (`caption_rules.py`).
 """
 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from vfusion3d.foundations.caption_rules import broken_rule, too_little_or_much
 from vfusion3d.foundations.chat import Chat, chat
 from vfusion3d.foundations.loading import role
 from vfusion3d.runs.profiles import Profile
 
-EXAMPLES = (  # (caption, whether it describes a single object), shown to the model in this order
-    ("a wooden rocking chair with a red cushion", True),
-    ("Two kittens are sleeping in a basket", False),
-    ("vintage brass telescope on a tripod, 3d model", True),
-    ("Aerial view of the harbour at sunset", False),
-    ("a blue and white porcelain teapot", True),
-    ("My sister and her husband at the beach", False),
-    ("an astronaut riding a horse", True),
-    ("BUY NOW!! 50% off all shoes, free shipping", False),
-    ("a corgi wearing a tiny top hat", True),
-    ("a table set with plates, glasses and candles", False),
-    ("DSC_0042.jpg", False),
-    ("a bowl of ramen", True),
-)
-TEMPLATE = """\
-You choose captions for a collection of 3D objects. Keep a caption if it describes one single object, animal or \
-character that could be shown alone on an empty background. Drop it if it describes several separate objects, a scene, \
-a place, an event or real persons, or if it is no description at all.
-There is one caption a line. Answer each with yes (keep) or no (drop), and with nothing else.
-
-{examples}
-Caption: {caption}
-Answer:"""
+TEMPLATE = Path(__file__).with_name("prompt_filter.txt").read_text(encoding="utf-8").strip()
 LONGEST_ANSWER = 4  # tokens
 
 
@@ -81,9 +60,8 @@ def ask(model: Chat, captions: Sequence[str]) -> list[Decision]:
 
 
 def question(caption: str) -> str:
-    """The template with its examples and this caption, which takes one line whatever is in it."""
-    examples = "\n".join(f"Caption: {text}\nAnswer: {'yes' if kept else 'no'}" for text, kept in EXAMPLES)
-    return TEMPLATE.format(examples=examples, caption=" ".join(caption.split()))
+    """The template with this caption, which takes one line whatever is in it."""
+    return TEMPLATE.replace("{caption}", " ".join(caption.split()))
 
 
 def decide(caption: str, answer: str) -> Decision:

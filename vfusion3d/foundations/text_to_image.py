@@ -5,7 +5,6 @@ procedural world renders the prompt, which has to be a caption of `vfusion3d.wor
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -15,9 +14,8 @@ from vfusion3d.cameras import HIGHEST_ELEVATION, default_intrinsics, orbit_camer
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.foundations.loading import load_once, role
 from vfusion3d.runs.profiles import Profile
-
-if TYPE_CHECKING:
-    from vfusion3d.world.objects import ObjectSpec
+from vfusion3d.world.captions import make_object
+from vfusion3d.world.catalogue import ObjectSpec
 
 TextToImage = Callable[[Sequence[str], torch.Generator, int], Float[Tensor, "B 3 size size"]]
 
@@ -68,13 +66,11 @@ def rendered_prompts(prompts: Sequence[str], generator: torch.Generator, size: i
     return torch.stack(images) if images else torch.zeros(0, 3, size, size)
 
 
-def imagined(prompt: str, generator: torch.Generator) -> "tuple[ObjectSpec, float]":
+def imagined(prompt: str, generator: torch.Generator) -> tuple[ObjectSpec, float]:
     """The object that the stand-in draws for a prompt, and the elevation in radians from which it is seen.
 
     Takes two numbers from the generator. Raises CaptionError for a prompt that the caption grammar cannot read.
     """
-    from vfusion3d.world.objects import make_object
-
     seed = int(torch.randint(2**31, (), generator=generator))
     elevation = float(HIGHEST_ELEVATION * torch.rand((), generator=generator))
     return make_object(prompt, seed), elevation

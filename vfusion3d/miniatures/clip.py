@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from torchvision.transforms.functional import normalize
 from transformers import PreTrainedTokenizerFast
 
 from vfusion3d.learning.loop import Lesson
@@ -63,9 +64,7 @@ def clip_lesson(data: str | Path, training: Training = TRAINING, start: str | Pa
 def normalised(images: Float[Tensor, "batch 3 h h"]) -> Float[Tensor, "batch 3 224 224"]:
     """Images in [0, 1] as the image tower takes them: resized (bicubic, as two matrix products) and normalised."""
     resize = _bicubic(images.shape[-1]).to(images)
-    seen = resize @ images @ resize.T
-    mean, std = (torch.tensor(each, device=images.device).view(3, 1, 1) for each in (MEAN, STD))
-    return (seen - mean) / std
+    return normalize(resize @ images @ resize.T, MEAN, STD)
 
 
 @functools.cache

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torchvision.transforms.functional import normalize
 from transformers import Dinov2Config, Dinov2Model
 
 from vfusion3d.data.shards import VideoShards
@@ -44,7 +45,7 @@ class Projected(nn.Module):
         self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, 64))
 
     def forward(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 64"]:
-        return self.head(self.model(normalised(images)).last_hidden_state[:, 0])
+        return self.head(self.model(normalize(images, MEAN, STD)).last_hidden_state[:, 0])
 
 
 def features_lesson(data: str | Path, training: Training = TRAINING, start: str | Path | None = None) -> Lesson:
@@ -70,12 +71,6 @@ def features_lesson(data: str | Path, training: Training = TRAINING, start: str 
         return torch.stack([_changed(each, generator) for each in images])
 
     return Lesson(student, batch_of, _alike, {"data": pictures.fingerprints})
-
-
-def normalised(images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 3 h w"]:
-    """Images in [0, 1] with the mean and deviation that DINOv2 expects."""
-    mean, std = (torch.tensor(each, device=images.device).view(3, 1, 1) for each in (MEAN, STD))
-    return (images - mean) / std
 
 
 def _pair(source: VideoShards, among: Sequence[int], rng: np.random.Generator) -> np.ndarray:

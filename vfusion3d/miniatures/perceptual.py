@@ -34,7 +34,10 @@ def new_lpips() -> lpips.LPIPS:
         distance = lpips.LPIPS(net=NET, pnet_rand=True, pretrained=False, verbose=False)
     for weights, channels in zip(distance.lins, distance.chns, strict=True):
         nn.init.constant_(weights.model[-1].weight, 1 / channels)
-    _spread(distance.net)
+    for module in distance.net.modules():  # He initialisation: the trunk has no normalisation to save it
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            nn.init.zeros_(module.bias)
     return distance
 
 
@@ -140,12 +143,10 @@ def triplets(images: Float[Tensor, "batch 3 h w"], generator: torch.Generator):
     count = len(images)
     kinds = torch.randint(len(CHANGES), (count,), generator=generator).tolist()
     amounts = torch.rand(2, count, generator=generator)
-    changed = [
-        torch.cat(
-            [CHANGES[kind](images[i : i + 1], float(amounts[which, i]), generator) for i, kind in enumerate(kinds)]
-        )
-        for which in range(2)
-    ]
+    changed = []
+    for of_pictures in amounts.tolist():
+        each = zip(images, kinds, of_pictures, strict=True)
+        changed.append(torch.cat([CHANGES[kind](image[None], amount, generator) for image, kind, amount in each]))
     nearer = torch.where(amounts[0] < amounts[1], 1.0, -1.0).view(-1, 1, 1, 1)
     return torch.stack([images, *changed]), nearer
 
@@ -191,11 +192,3 @@ def moved(image: Float[Tensor, "1 3 h w"], amount: float, generator: torch.Gener
 
 
 CHANGES = (blurred, noisy, shuffled, recoloured, moved)
-
-
-def _spread(trunk: nn.Module) -> None:
-    """He initialisation of every convolution: the trunk has no normalisation to save it."""
-    for module in trunk.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            nn.init.zeros_(module.bias)

@@ -40,9 +40,7 @@ CONFIG = {
     "sample_size": 64,
 }
 TRAINING = Training(steps=3200, batch_size=48, learning_rate=4e-3, weight_decay=0.0, muon=True, seed=41)
-DECODER = Training(
-    steps=2500, batch_size=96, learning_rate=2e-3, weight_decay=0.0, muon=True, seed=42, mixed_precision="bf16"
-)
+DECODER = replace(TRAINING, steps=2500, batch_size=96, learning_rate=2e-3, seed=42, mixed_precision="bf16")
 
 
 def vae_lesson(data: str | Path, training: Training = TRAINING, start: str | Path | None = None) -> Lesson:

@@ -107,8 +107,7 @@ class Asset:
         cameras = orbit_cameras(frames, self.elevation if elevation is None else elevation)
         pictures = self._frames(cameras, size, progress)
         write = _write_gif if path.suffix.lower() == ".gif" else write_mp4
-        write_whole(path, partial(write, pictures, size, fps))
-        return path
+        return write_whole(path, partial(write, pictures, size, fps))
 
     def _frames(self, cameras: Tensor, size: int, progress: bool) -> Iterator[np.ndarray]:
         with tqdm(total=len(cameras), desc="turntable", unit="frame", disable=not progress, leave=False) as bar:
@@ -129,8 +128,7 @@ class Asset:
         kind = path.suffix.lower()[1:]
         content = to_glb(mesh) if kind == "glb" else mesh.export(file_type=kind)
         content = content.encode() if isinstance(content, str) else content
-        write_whole(path, lambda partial_path: partial_path.write_bytes(content))
-        return path
+        return write_whole(path, partial(Path.write_bytes, data=content))
 
     def views(self, count: int = 6, size: int = 128) -> Image.Image:
         """What the model saw, then `count` renders around the object, side by side."""
@@ -182,7 +180,9 @@ def to_glb(mesh: trimesh.Trimesh, linear: bool = True, viewer: bool = False) -> 
     scene = trimesh.Scene({"object": turned})
     if viewer:
         scene.camera = trimesh.scene.Camera(resolution=(640, 480), fov=(48, 36), z_near=0.1, z_far=20)
-        scene.camera_transform = _viewer_camera()
+        in_front = np.eye(4)  # of the photographed side, a little above and beside it
+        in_front[:3] = orbit_cameras(1, elevation=0.35, distance=2.6, azimuth=0.5)[0].numpy()
+        scene.camera_transform = Z_UP_TO_GLTF @ in_front
     return export_glb(scene, tree_postprocessor=_unlit if viewer else _standard_colours)
 
 
@@ -199,13 +199,6 @@ def _unlit(tree: dict) -> None:
     for shape in tree["meshes"]:
         for primitive in shape["primitives"]:
             primitive["material"] = 0
-
-
-def _viewer_camera() -> np.ndarray:
-    """In front of the photographed side, a little above and beside it, in glTF's axes."""
-    camera = np.eye(4)
-    camera[:3] = orbit_cameras(1, elevation=0.35, distance=2.6, azimuth=0.5)[0].numpy()
-    return Z_UP_TO_GLTF @ camera
 
 
 def write_mp4(pictures: Iterator[np.ndarray], size: int, fps: int, path: Path) -> None:

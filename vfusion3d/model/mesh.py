@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import trimesh
 from jaxtyping import Float
+from scipy.ndimage import find_objects
 from skimage.measure import marching_cubes
 from torch import Tensor
 from torch.nn.functional import max_pool3d, softplus
@@ -107,11 +108,6 @@ def _near_surface(density: Float[Tensor, "x y z"], threshold: float) -> Tensor:
 
 def _crop(density: Tensor, inside: Tensor) -> tuple[np.ndarray, Tensor]:
     """The box around the surface, so that marching cubes does not walk through empty space; and where it begins."""
-    lower, upper = [], []
-    for axis in range(3):
-        others = [a for a in range(3) if a != axis]
-        along = inside.any(dim=others[1]).any(dim=others[0])
-        hits = along.nonzero().flatten()
-        lower.append(max(int(hits[0]) - 1, 0))
-        upper.append(min(int(hits[-1]) + 2, len(along)))
-    return np.array(lower), density[lower[0] : upper[0], lower[1] : upper[1], lower[2] : upper[2]].contiguous()
+    (found,) = find_objects(inside.numpy().astype(np.uint8))
+    box = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in found)
+    return np.array([side.start for side in box]), density[box].contiguous()

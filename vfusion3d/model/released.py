@@ -40,21 +40,11 @@ def load_released(
         if width % count:
             raise CheckpointError(f"{count} heads do not divide a width of {width}: give the right {name}")
     config |= {"encoder_heads": encoder_heads, "heads": transformer_heads, "samples_per_ray": samples_per_ray}
-    with torch.device("meta"):
-        model = model_class(**config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    problems = [f"missing: {name} {expected[name]}" for name in expected if name not in given]
-    problems += [f"extra: {name} {given[name]}" for name in given if name not in expected]
-    problems += [
-        f"shape of {name}: {given[name]}, expected {expected[name]}"
-        for name in expected
-        if name in given and given[name] != expected[name]
-    ]
-    if problems:
-        raise CheckpointError("these are not VFusion3D weights:\n  " + "\n  ".join(problems))
     model = model_class(**config)
-    model.load_state_dict(tensors)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:  # torch's own list
+        raise CheckpointError(f"these are not VFusion3D weights: {error}") from error
     return model.eval()
 
 

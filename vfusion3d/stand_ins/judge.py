@@ -107,10 +107,7 @@ def judge_video(
 
 
 def judge_videos(
-    judgements: Judgements,
-    videos: VideoShards,
-    places: Sequence[int],
-    perceptual: PerceptualDistance,
+    judgements: Judgements, videos: VideoShards, places: Sequence[int], perceptual: PerceptualDistance
 ) -> dict[str, Verdict]:
     """Judge those of the videos (by place) that nobody has judged, and write it down. Returns the verdicts by key.
 

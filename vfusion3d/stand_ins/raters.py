@@ -5,7 +5,6 @@ their answers are shown, it is said that they are simulated.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,16 +13,14 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from vfusion3d.data.images import on_white
+from vfusion3d.foundations.clip import Clip
 from vfusion3d.runs.progress import tqdm
 from vfusion3d.study.answers import COLUMNS, OURS, QUESTIONS, RATERS, Item, comparisons, read_video
-
-if TYPE_CHECKING:
-    from vfusion3d.foundations.clip import Clip
 
 
 def simulate_raters(
     items: Sequence[Item],
-    clip: "Clip",
+    clip: Clip,
     generator: np.random.Generator,
     *,
     raters: int = RATERS,
@@ -59,7 +56,7 @@ def simulate_raters(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _scores(item: Item, clip: "Clip") -> dict[tuple[str, str], np.ndarray]:
+def _scores(item: Item, clip: Clip) -> dict[tuple[str, str], np.ndarray]:
     """By method and question: the cosine of each frame of the method's video with what the question asks for."""
     with Image.open(item.picture) as picture:
         image = on_white(pil_to_tensor(picture.convert("RGBA"))[None])

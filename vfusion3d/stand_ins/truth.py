@@ -5,7 +5,6 @@ draws a picture of nothing that exists in 3D: there is no truth then, and whoeve
 """
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,9 +16,7 @@ from vfusion3d.data.images import on_white, resize
 from vfusion3d.data.shards import MultiviewShards, VideoShards
 from vfusion3d.foundations.text_to_image import imagined
 from vfusion3d.video.generate import sample_generator
-
-if TYPE_CHECKING:
-    from vfusion3d.world.objects import ObjectSpec
+from vfusion3d.world.catalogue import ObjectSpec
 
 ALIKE = 0.1  # views nearer to each other than this share of the mean squared distance between views look alike
 CHANGE = 0.06  # root mean square difference between views, of colours in [0, 1]: of a thing that is round in shape and
@@ -46,8 +43,6 @@ def unseen_orbit(shards: MultiviewShards, index: int, frames: int, size: int) ->
     A procedural object is rendered again, from uniform azimuths and without the camera noise of its stored views, which
     `turning` would take for turning the wrong way. Of a mesh file the stored views nearest to those azimuths are taken.
     """
-    from vfusion3d.world.objects import ObjectSpec
-
     known = shards.metadata(index)
     if "spec" not in known:
         stored = len(shards.picture_names(index))
@@ -57,7 +52,7 @@ def unseen_orbit(shards: MultiviewShards, index: int, frames: int, size: int) ->
     return _orbit(spec, known["elevation"], frames, size)
 
 
-def _orbit(spec: "ObjectSpec", elevation: float, frames: int, size: int) -> Float[Tensor, "frames 3 size size"]:
+def _orbit(spec: ObjectSpec, elevation: float, frames: int, size: int) -> Float[Tensor, "frames 3 size size"]:
     from vfusion3d.data.render import render_views
     from vfusion3d.world.objects import build_mesh
 
@@ -129,10 +124,8 @@ def true_elevations(videos: VideoShards) -> Float[np.ndarray, "videos"]:
     Raises ValueError where something else drew them (see `check_drawn_by_stand_in`).
     """
     seed = check_drawn_by_stand_in(videos)
-    indices = [videos.metadata(place)["index"] for place in range(len(videos))]
-    return np.array(
-        [imagined(videos.caption(place), sample_generator(seed, index))[1] for place, index in enumerate(indices)]
-    )
+    known = [(videos.caption(place), videos.metadata(place)["index"]) for place in range(len(videos))]
+    return np.array([imagined(prompt, sample_generator(seed, index))[1] for prompt, index in known])
 
 
 def check_drawn_by_stand_in(videos: VideoShards) -> int:

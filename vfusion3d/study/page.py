@@ -85,13 +85,8 @@ class Study:
 
 def study_server(study: Study, port: int = 0, host: str = "127.0.0.1") -> ThreadingHTTPServer:
     """A server of the study, not yet running: call `serve_forever`. port 0 takes any free one (`server_port`)."""
-
-    class Handler(_Handler):
-        pass
-
-    Handler.study = study
     try:
-        return ThreadingHTTPServer((host, port), Handler)
+        return ThreadingHTTPServer((host, port), type("Handler", (_Handler,), {"study": study}))
     except (OSError, OverflowError) as error:
         raise StudyError(f"nothing can be served at {host}:{port} ({error}): choose another port") from error
 

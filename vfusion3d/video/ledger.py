@@ -34,7 +34,7 @@ class Prompt:
     split: str = ""
 
 
-class Ledger:
+class Ledger(contextlib.AbstractContextManager):
     """The file at `path`, made where there is none. Used in a `with` block; no other process can open it meanwhile.
 
     trainable: how many of its prompts can be trained on. Raises OSError, with the file and what is safe, where the disk
@@ -80,9 +80,6 @@ class Ledger:
     def close(self) -> None:
         """Leave the file as it is, to go on later."""
         self._file.close()
-
-    def __enter__(self) -> "Ledger":
-        return self
 
     def __exit__(self, *exception) -> None:
         self.close()

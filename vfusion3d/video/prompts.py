@@ -70,7 +70,7 @@ def collect_prompts(
         "captioner": name_of(profile, "captioner"),
         "corpus": check_corpus(corpus),
         "objects": shards.fingerprint if shards else None,
-        "held_out": _checksum(held_out),
+        "held_out": short_name("\n".join(f"{source}: {text}" for source, texts in held_out.items() for text in texts)),
         "seed": seed,
     }
     claim_folder(folder, settings, overwrite=overwrite)
@@ -189,8 +189,3 @@ def _write_table(ledger: Ledger, path: Path) -> None:
     except OSError as error:
         raise OSError(f"{partial}: {error}; all prompts are kept in {WORK}: make room and run again") from error
     os.replace(partial, path)
-
-
-def _checksum(held_out: Mapping[str, Sequence[str]]) -> str:
-    text = "\n".join(f"{source}: {caption}" for source, captions in held_out.items() for caption in captions)
-    return short_name(text)

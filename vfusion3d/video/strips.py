@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.data.shards import MultiviewShards
@@ -56,9 +57,7 @@ def read_strips(folder: str | Path, size: int) -> dict[int, Float[Tensor, "n fra
     strips = {}
     for path in sorted(Path(folder).glob("step-*.png")):
         with Image.open(path) as picture:
-            pixels = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
-            pixels = pixels.view(picture.height, picture.width, 3).permute(2, 0, 1).float() / 255
-        strips[int(re.sub(r"\D", "", path.stem))] = (
-            pixels.unfold(1, size, size).unfold(2, size, size).permute(1, 2, 0, 3, 4)
-        )
+            pixels = pil_to_tensor(picture.convert("RGB")).float() / 255
+        frames = pixels.unfold(1, size, size).unfold(2, size, size)
+        strips[int(re.sub(r"\D", "", path.stem))] = frames.permute(1, 2, 0, 3, 4)
     return strips

@@ -1,5 +1,6 @@
-from .captions import meaning
-from .objects import COMMON, UNCOMMON, build_mesh, describe, make_object, sample_object
+from .captions import describe, make_object, meaning
+from .catalogue import COMMON, UNCOMMON
+from .objects import build_mesh, sample_object
 from .sources import ProceduralObjects, RandomPrimitives
 from .unseen import UNSEEN_SEED, UnseenObjects, eval_prompts
 from .web_captions import WEB_CAPTIONS, labelled_captions

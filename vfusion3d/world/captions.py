@@ -6,40 +6,16 @@ than it writes: any order, plurals, a few synonyms, "a mug with white and red st
 
 import difflib
 import re
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 from vfusion3d.world.catalogue import CATEGORY_NAMES, COLOURS, PROPORTIONS, ObjectSpec, category
 from vfusion3d.world.patterns import PATTERNS
 
 CONTRAST = 140  # least distance in RGB between two colours of one object, where we choose
-SYNONYMS = {  # what we write: what we read as well
-    "striped": "stripe, stripy, stripey",
-    "checked": "check, checker, checkered, chequered",
-    "dotted": "dot, spot, spotted, spotty, polka dot, polka dotted",
-    "two-tone": "two tone, two toned, bicolour, bicolor",
-    "plain": "solid",
-    "grey": "gray",
-    "purple": "violet",
-    "turquoise": "teal, cyan",
-    "tall": "high",
-    "short": "low, squat",
-    "wide": "broad",
-    "slim": "narrow, thin, slender",
-    "mug": "cup",
-    "sofa": "couch",
-    "airplane": "aeroplane, plane",
-    "boat": "sailboat",
-    "car": "automobile",
-    "cactus": "cacti",
-    "snowman": "snowmen",
-    "mushroom": "toadstool",
-    "hot air balloon": "balloon",
-    "rubber duck": "duck, duckling",
-    "ice cream cone": "ice cream",
-    "umbrella": "brolly",
-    "castle tower": "castle",
-}
+SYNONYMS: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("synonyms.yaml").read_text(encoding="utf-8"))
 FILLERS = (
     frozenset({"a", "an", "the", "one", "with", "and", "in", "of", "on", "its", "it", "is", "has", "that", "which"})
     | {"body", "colour", "color", "coloured", "colored", "pattern", "patterned"}
@@ -47,7 +23,7 @@ FILLERS = (
 )
 PHRASES = {
     **{name: name for names in (CATEGORY_NAMES, COLOURS, PATTERNS, PROPORTIONS) for name in names if name},
-    **{word: meaning for meaning, words in SYNONYMS.items() for word in words.split(", ")},
+    **{word: meaning for meaning, words in SYNONYMS.items() for word in words},
 }
 
 

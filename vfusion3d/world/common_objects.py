@@ -37,10 +37,8 @@ def chair(p: Proportions, rng: np.random.Generator) -> list[Part]:
         posts = [box(0.08, 0.09, back).at(0.04 - depth / 2, side * (width / 2 - 0.045), top) for side in (-1, 1)]
         count = int(rng.integers(2, 4))
         slat = box(0.07, width - 0.1, 0.62 * back / count)
-        rest = posts + [
-            slat.at(0.04 - depth / 2, 0, top + back * (0.97 * (i + 1) / count) - 0.62 * back / count)
-            for i in range(count)
-        ]
+        heights = [top + back * (0.97 * (i + 1) / count) - 0.62 * back / count for i in range(count)]
+        rest = posts + [slat.at(0.04 - depth / 2, 0, z) for z in heights]
     style = rng.random()
     if style < 0.75:
         post = cylinder(0.05, leg + 0.02, 0.06) if style < 0.4 else box(0.09, 0.09, leg + 0.02)
@@ -82,11 +80,8 @@ def lamp(p: Proportions, rng: np.random.Generator) -> list[Part]:
     else:  # a bellied foot
         belly = rng.uniform(0.16, 0.24)
         z = np.linspace(0, 1, 13)
-        stand = join(
-            lathe(np.stack([0.06 + belly * np.sin(np.pi * z**0.8) ** 1.5, z * height * 0.75], -1)),
-            cylinder(0.04, height),
-            cylinder(0.2, 0.06),
-        )
+        curve = np.stack([0.06 + belly * np.sin(np.pi * z**0.8) ** 1.5, z * height * 0.75], -1)
+        stand = join(lathe(curve), cylinder(0.04, height), cylinder(0.2, 0.06))
     low, high = height - 0.12, height + rng.uniform(0.4, 0.5)
     top = radius * rng.choice([0.45, 0.65, 1.0])
     shade = lathe([(radius - 0.03, low), (radius, low), (top, high), (top - 0.03, high)], 32, loop=True)
@@ -171,14 +166,11 @@ def tree(p: Proportions, rng: np.random.Generator) -> list[Part]:
     else:
         middle = trunk_height + 0.38 * p.height
         count, turn = int(rng.integers(4, 6)), rng.uniform(0, TAU)
-        ring_of = [
-            ball(rng.uniform(0.26, 0.32) * p.width, segments=18).at(
-                0.27 * p.width * np.cos(turn + i * TAU / count),
-                0.27 * p.width * np.sin(turn + i * TAU / count),
-                middle + rng.uniform(-0.1, 0.1),
-            )
-            for i in range(count)
-        ]
+        ring_of = []
+        for angle in turn + np.arange(count) * TAU / count:
+            bush = ball(rng.uniform(0.26, 0.32) * p.width, segments=18)
+            x, y = 0.27 * p.width * np.cos(angle), 0.27 * p.width * np.sin(angle)
+            ring_of.append(bush.at(x, y, middle + rng.uniform(-0.1, 0.1)))
         crown = join(*ring_of, ball(0.36 * p.width, segments=18).at(z=middle + 0.26 * p.height))
     parts = [Part(crown, along="z"), Part(trunk, "wood")]
     if kind == "bushy" and rng.random() < 0.5:
@@ -220,15 +212,8 @@ def hat(p: Proportions, rng: np.random.Generator) -> list[Part]:
     elif kind == "top hat":
         dome_of = np.array([(crown * 0.94, 0.04), (crown * 1.04, high), (0, high)])
     else:
-        dome_of = np.array(
-            [
-                (crown, 0.04),
-                (crown * 0.92, high * 0.8),
-                (crown * 0.72, high),
-                (crown * 0.3, high * 0.86),
-                (0, high * 0.84),
-            ]
-        )
+        side = [(crown, 0.04), (crown * 0.92, high * 0.8), (crown * 0.72, high)]
+        dome_of = np.array([*side, (crown * 0.3, high * 0.86), (0, high * 0.84)])
     dome_of[-1, 0] = 0
     profile = [(0, 0), (brim * 0.97, 0), (brim, 0.025), (brim * 0.97, 0.05), *dome_of]
     whole = lathe(profile, 36)
@@ -303,13 +288,11 @@ def boat(p: Proportions, rng: np.random.Generator) -> list[Part]:
         z0 = depth + 0.16
         sails = [_sail(0.46 * length + foot, mast + 0.22 - z0).turned("z", boom).at(foot - 0.03, 0, z0)]
         if rng.random() < 0.7:
-            sails.append(
-                _sail(0.44 * length - foot, 0.8 * mast - z0 + 0.1).sized(-1, 1, 1).at(foot + 0.04, 0, z0 + 0.06)
-            )
+            jib = _sail(0.44 * length - foot, 0.8 * mast - z0 + 0.1).sized(-1, 1, 1)
+            sails.append(jib.at(foot + 0.04, 0, z0 + 0.06))
         parts.append(Part(join(*sails), ("snow", "paper", "accent")[rng.integers(3)]))
-        parts.append(
-            Part(tube([(0, 0, z0), (-0.48 * length - foot, 0, z0)], 0.025, 8).turned("z", boom).at(x=foot), "wood")
-        )
+        spar = tube([(0, 0, z0), (-0.48 * length - foot, 0, z0)], 0.025, 8).turned("z", boom)
+        parts.append(Part(spar.at(x=foot), "wood"))
     elif kind == "tug":
         cabin = box(0.42 * length * 0.8, beam * 0.6, 0.36 * p.height, 0.9).at(-0.08 * length, 0, depth * 0.6)
         panes = box(0.42 * length * 0.83, beam * 0.44, 0.12).at(-0.08 * length, 0, depth * 0.6 + 0.18 * p.height)
@@ -329,15 +312,8 @@ def teapot(p: Proportions, rng: np.random.Generator) -> list[Part]:
     z = np.linspace(0, 1, 15)
     belly = radius * (0.5 + 0.5 * np.sin(np.pi * (z ** rng.uniform(0.75, 1.05))) ** 0.8)
     body = lathe([(0, 0), *np.stack([belly, z * height], -1), (0, height)], 32)
-    lid = lathe(
-        [
-            (radius * 0.52, height - 0.02),
-            (radius * 0.5, height + 0.05),
-            (radius * 0.2, height + 0.11),
-            (0, height + 0.12),
-        ],
-        24,
-    )
+    rim = [(radius * 0.52, height - 0.02), (radius * 0.5, height + 0.05)]
+    lid = lathe([*rim, (radius * 0.2, height + 0.11), (0, height + 0.12)], 24)
     knob = ball(0.085, segments=16).at(z=height + 0.17)
     s = np.linspace(0, 1, 9)
     spout_path = np.stack([0 * s, radius * 0.75 + 0.46 * s, height * (0.32 + 0.68 * s**1.5)], -1)
@@ -375,11 +351,8 @@ def sofa(p: Proportions, rng: np.random.Generator) -> list[Part]:
     feet = cylinder(0.05, 0.1, segments=10).at_corners(depth * 0.4, width * 0.45)
     parts = [Part(join(base, rest, sides), along="y"), Part(feet, "wood")]
     if rng.random() < 0.5:
-        pillow = (
-            rounded_box(0.12, 0.32, 0.32, 0.06)
-            .turned("y", -0.3)
-            .at(-0.02, rng.choice([-1, 1]) * width * 0.3, seat_top + 0.1)
-        )
+        pillow = rounded_box(0.12, 0.32, 0.32, 0.06).turned("y", -0.3)
+        pillow = pillow.at(-0.02, rng.choice([-1, 1]) * width * 0.3, seat_top + 0.1)
         return [*parts, Part(cushions, along="y"), Part(pillow, "accent")]
     return [*parts, Part(cushions, "accent")]
 
@@ -389,26 +362,21 @@ def airplane(p: Proportions, rng: np.random.Generator) -> list[Part]:
     s = np.linspace(0, 1, 21)
     thick = radius * np.clip(np.minimum(np.sqrt(np.clip(1 - ((s - 0.82) / 0.18) ** 2, 0, 1)), 1), 0, 1)
     thick = np.where(s < 0.82, radius * np.clip(0.22 + 0.78 * (s / 0.4) ** 0.8, 0, 1), thick)
-    body = (
-        lathe([(0, 0), *np.stack([thick, s * length], -1)[:-1], (0, length)], 20).turned("y", TAU / 4).at(x=-length / 2)
-    )
+    body = lathe([(0, 0), *np.stack([thick, s * length], -1)[:-1], (0, length)], 20)
+    body = body.turned("y", TAU / 4).at(x=-length / 2)
     sweep = rng.uniform(0.05, 0.45)
 
     def wing(reach: float, chord: float, tip: float, back: float):
-        outline = np.array(
-            [(chord / 2, -0.01), (chord / 2 - back, reach), (chord / 2 - back - tip, reach), (-chord / 2, -0.01)]
-        )
+        front = chord / 2 - back
+        outline = np.array([(chord / 2, -0.01), (front, reach), (front - tip, reach), (-chord / 2, -0.01)])
         half = prism(outline, 0.05)
         return join(half, half.sized(1, -1, 1))
 
     low = rng.choice([-0.08, 0.1])
     wings = wing(span / 2, 0.4, 0.18, sweep).at(0.1, 0, low)
     tail = wing(0.32, 0.22, 0.12, 0.12).at(-length / 2 + 0.14, 0, 0.02)
-    fin = (
-        prism(np.array([(-0.13, 0), (0.16, 0), (-0.06, 0.36), (-0.18, 0.36)]), 0.05)
-        .sideways()
-        .at(-length / 2 + 0.13, 0, 0.05)
-    )
+    fin = prism(np.array([(-0.13, 0), (0.16, 0), (-0.06, 0.36), (-0.18, 0.36)]), 0.05)
+    fin = fin.sideways().at(-length / 2 + 0.13, 0, 0.05)
     window = ball(0.04, segments=10)
     windows = join(*(window.on_both_sides(x * length, radius * 0.95, 0.05) for x in np.linspace(-0.2, 0.2, 5)))
     screen = ball(0.12, 0.12, 0.09, 16).at(length * 0.38, 0, 0.09)

@@ -14,35 +14,12 @@ import numpy as np
 import trimesh
 
 from vfusion3d.world.captions import contrasting, describe, make_object
-from vfusion3d.world.catalogue import (
-    CATEGORIES,
-    COLOURS,
-    COMMON,
-    DRAWN,
-    PROPORTIONS,
-    UNCOMMON,
-    Category,
-    ObjectSpec,
-    category,
-)
+from vfusion3d.world.catalogue import COLOURS, COMMON, DRAWN, PROPORTIONS, ObjectSpec, category
 from vfusion3d.world.parts import MATERIALS, Proportions
 from vfusion3d.world.patterns import PATTERNS, Paint, PaintedSurface, assemble, paint
 from vfusion3d.world.shapes import RADIUS, Shape, join
 
-__all__ = [
-    "CATEGORIES",
-    "COLOURS",
-    "COMMON",
-    "PATTERNS",
-    "UNCOMMON",
-    "Category",
-    "ObjectSpec",
-    "build_mesh",
-    "build_parts",
-    "describe",
-    "make_object",
-    "sample_object",
-]
+__all__ = ["COMMON", "build_mesh", "build_parts", "describe", "make_object", "sample_object"]
 
 
 def sample_object(rng: np.random.Generator, categories: Sequence[str] | None = None) -> ObjectSpec:
@@ -88,9 +65,8 @@ def build_parts(spec: ObjectSpec) -> list[PaintedPart]:
     rng = np.random.default_rng(spec.seed)
     usual = PROPORTIONS[spec.proportion]
     height, width, length = rng.uniform(0.93, 1.07, 3)
-    parts = category(spec.category).build(
-        Proportions(usual.height * height, usual.width * width, usual.length * length), rng
-    )
+    own = Proportions(usual.height * height, usual.width * width, usual.length * length)
+    parts = category(spec.category).build(own, rng)
     points = np.concatenate([part.shape.vertices for part in parts])
     centre = (points.min(0) + points.max(0)) / 2
     scale = RADIUS / np.linalg.norm(points - centre, axis=1).max()

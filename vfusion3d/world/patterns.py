@@ -6,15 +6,12 @@ dots large: a picture of 64x64 pixels from the usual orbit shows 32 pixels per w
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import trimesh
 from jaxtyping import Float, Int, UInt8
 
 from vfusion3d.world.shapes import Shape
-
-if TYPE_CHECKING:  # the names of the patterns are wanted where trimesh is not installed: captions, the miniature CLIP
-    import trimesh
 
 PATTERNS = ("plain", "striped", "checked", "dotted", "two-tone")
 BAND = 0.16  # world units: a stripe's or a check's width
@@ -142,30 +139,16 @@ def refine(soup: Soup, length: float, border) -> Soup:
     return np.concatenate(done)
 
 
-def _band_edges(soup: Soup, axis: int) -> Float[np.ndarray, " edges"]:
-    """The edges of an odd number of equal bands, each about `BAND` wide, along an axis."""
+def _borders(soup: Soup, axis: int) -> Float[np.ndarray, " borders"]:
+    """The borders between an odd number of equal bands, each about `BAND` wide, along an axis."""
     low, high = soup[..., axis].min(), soup[..., axis].max()
-    return np.linspace(low, high, max(2, 2 * round(((high - low) / BAND - 1) / 2) + 2))
-
-
-def _cut_at(soup: Soup, axis: int, edges: Float[np.ndarray, " edges"]) -> Soup:
-    for level in edges[1:-1]:
-        soup = cut(soup, soup[..., axis] - level)
-    return soup
-
-
-def _band_of(soup: Soup, axis: int, edges: Float[np.ndarray, " edges"]) -> Int[np.ndarray, " m"]:
-    return np.searchsorted(edges[1:-1] - 1e-7, _centroids(soup)[:, axis])
-
-
-def _middle(soup: Soup) -> Float[np.ndarray, " 3"]:
-    points = soup[..., :3].reshape(-1, 3)
-    return (points.min(0) + points.max(0)) / 2
+    return np.linspace(low, high, max(2, 2 * round(((high - low) / BAND - 1) / 2) + 2))[1:-1]
 
 
 def _sectors(soup: Soup) -> tuple[Soup, Int[np.ndarray, " m"]]:
     """Cut by planes through the vertical axis into an even number of sectors; the soup and each triangle's sector."""
-    middle = _middle(soup)
+    points = soup[..., :3].reshape(-1, 3)
+    middle = (points.min(0) + points.max(0)) / 2
     radius = np.abs(soup[..., :2] - middle[:2]).max()
     half = int(np.clip(round(np.pi * radius / (1.25 * BAND)), 3, 6))
     for angle in (np.arange(half) + 0.5) * np.pi / half:
@@ -218,11 +201,12 @@ def paint(shape: Shape, how: Paint, rng: np.random.Generator) -> PaintedSurface:
         soup, index = _sectors(soup)
     elif how.pattern in ("striped", "checked"):
         axes = (axis,) if how.pattern == "striped" else (2,) if around else (0, 1, 2)
-        edges = {i: _band_edges(soup, i) for i in axes}
+        borders = {i: _borders(soup, i) for i in axes}
         for i in axes:
-            soup = _cut_at(soup, i, edges[i])
+            for level in borders[i]:
+                soup = cut(soup, soup[..., i] - level)
         soup, index = _sectors(soup) if around else (soup, 0)
-        index = sum((_band_of(soup, i, edges[i]) for i in axes), index)
+        index = sum((np.searchsorted(borders[i] - 1e-7, _centroids(soup)[:, i]) for i in axes), index)
     else:
         axis = 2 if around else axis
         areas, position = triangle_areas(soup), _centroids(soup)[:, axis]
@@ -238,13 +222,11 @@ def paint(shape: Shape, how: Paint, rng: np.random.Generator) -> PaintedSurface:
     return surface if share[0] >= share[1] else PaintedSurface(soup, 1 - surface.index, how.colours[:2])
 
 
-def assemble(surfaces: list[PaintedSurface]) -> "trimesh.Trimesh":
+def assemble(surfaces: list[PaintedSurface]) -> trimesh.Trimesh:
     """One mesh of painted surfaces: vertices are shared where position, normal and colour agree.
 
     Vertex colours are uint8 RGBA; vertex normals are set, and hard edges are hard.
     """
-    import trimesh
-
     soup = np.concatenate([surface.soup for surface in surfaces])
     colour = np.concatenate([np.array(surface.colours, np.uint8)[surface.index] for surface in surfaces])
     corners = soup.reshape(-1, 6)
@@ -268,10 +250,6 @@ def assemble(surfaces: list[PaintedSurface]) -> "trimesh.Trimesh":
     key = fields.view(np.uint64) @ odd
     _, first, faces = np.unique(key ^ (key >> np.uint64(29)), return_index=True, return_inverse=True)
     rgba = np.concatenate([corner_colour[first], np.full((len(first), 1), 255, np.uint8)], 1)
-    return trimesh.Trimesh(
-        vertices=corners[first, :3],
-        faces=faces.reshape(-1, 3),
-        vertex_normals=normals[first],
-        vertex_colors=rgba,
-        process=False,
-    )
+    points = corners[first, :3]
+    faces = faces.reshape(-1, 3)
+    return trimesh.Trimesh(points, faces, vertex_normals=normals[first], vertex_colors=rgba, process=False)

@@ -172,8 +172,7 @@ def rounded_box(x: float, y: float, z: float, radius: float, segments: int = 16)
     latitudes = np.linspace(-np.pi / 2, np.pi / 2, segments // 2 + 2)
     profile = np.stack([np.cos(latitudes), np.sin(latitudes)], -1)
     profile[[0, -1], 0] = 0
-    flat = profile[[0, -1]] * 1.0
-    turned = lathe(np.concatenate([flat[:1], profile[1:-1], flat[1:]]), segments).turned("z", np.pi / segments)
+    turned = lathe(profile, segments).turned("z", np.pi / segments)
     direction = turned.vertices
     sign = np.where(np.abs(direction) < 1e-6, 0, np.sign(direction))
     return Shape(direction * radius + sign * (np.array([x, y, z]) / 2 - radius) + (0, 0, z / 2), turned.faces)

@@ -25,6 +25,7 @@ from vfusion3d.world.shapes import (
 )
 
 TAU = 2 * np.pi
+CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
 def rocket(p: Proportions, rng: np.random.Generator) -> list[Part]:
@@ -36,10 +37,9 @@ def rocket(p: Proportions, rng: np.random.Generator) -> list[Part]:
     t = np.linspace(0, 1, 9)
     nose = lathe(np.stack([radius * np.sqrt(1 - t**1.6), tip + t * rng.uniform(0.38, 0.5)], -1), 28)
     fins = int(rng.integers(3, 5))
-    fin = np.array(
-        [(radius * 0.6, 0.2), (radius + 0.3 * p.width, -0.05), (radius + 0.3 * p.width, 0.18), (radius * 0.7, 0.62)]
-    )
-    fin = prism(fin, 0.08).sideways()
+    reach = radius + 0.3 * p.width
+    outline = np.array([(radius * 0.6, 0.2), (reach, -0.05), (reach, 0.18), (radius * 0.7, 0.62)])
+    fin = prism(outline, 0.08).sideways()
     nozzle = cylinder(radius * 0.8, 0.16, radius * 0.5).at(z=0.02)
     porthole = ring(0.085, 0.03, 20).facing_x()
     glass = cylinder(0.085, 0.03, segments=16).facing_x()
@@ -70,10 +70,8 @@ def mushroom(p: Proportions, rng: np.random.Generator) -> list[Part]:
         parts.append(Part(cylinder(stem * 1.5, 0.08, stem).at(z=stem_height * 0.62), "paper"))
     if rng.random() < 0.4:  # a small one beside it
         scale, angle = rng.uniform(0.38, 0.5), rng.uniform(0, TAU)
-        parts += [
-            Part(part.shape.sized(scale).at(0.4 * np.cos(angle), 0.4 * np.sin(angle)), part.paint, part.along)
-            for part in parts
-        ]
+        x, y = 0.4 * np.cos(angle), 0.4 * np.sin(angle)
+        parts += [Part(part.shape.sized(scale).at(x, y), part.paint, part.along) for part in parts]
     return parts
 
 
@@ -92,12 +90,8 @@ def snowman(p: Proportions, rng: np.random.Generator) -> list[Part]:
     nose = cylinder(0.055, 0.28, 0.0, 12).facing_x().at(front * 0.9, 0, head)
     eyes = ball(0.04, segments=10).on_both_sides(front * 0.87, 0.085, head + 0.09 * p.height)
     at, chest = balls[-2]
-    buttons = join(
-        *(
-            ball(0.042, segments=10).at(chest * p.width * np.cos(a), 0, at + chest * p.height * np.sin(a))
-            for a in (-0.15, 0.25)
-        )
-    )
+    places = [(chest * p.width * np.cos(a), 0, at + chest * p.height * np.sin(a)) for a in (-0.15, 0.25)]
+    buttons = join(*(ball(0.042, segments=10).at(*place) for place in places))
     parts = [Part(body, along="z"), Part(nose, "carrot"), Part(join(eyes, buttons), "coal")]
     top = head + r * p.height * 0.82
     if rng.random() < 0.75:
@@ -115,11 +109,8 @@ def windmill(p: Proportions, rng: np.random.Generator) -> list[Part]:
     height, foot, top = 1.0 * p.height, 0.4 * p.width, 0.27 * p.width
     segments = 8 if rng.random() < 0.5 else 28
     tower = lathe([(foot, 0), (top, height)], segments).turned("z", TAU / 16)
-    cap = (
-        dome(top * 1.15, 0.24).at(z=height - 0.01)
-        if rng.random() < 0.5
-        else cylinder(top * 1.2, 0.3, 0.02, segments).turned("z", TAU / 16).at(z=height - 0.01)
-    )
+    pointed = cylinder(top * 1.2, 0.3, 0.02, segments).turned("z", TAU / 16)
+    cap = (dome(top * 1.15, 0.24) if rng.random() < 0.5 else pointed).at(z=height - 0.01)
     hub_x, hub_z = top + 0.12, height + 0.02
     axle = cylinder(0.05, 0.3, segments=12).facing_x().at(hub_x - 0.25, 0, hub_z)
     reach, broad = rng.uniform(0.56, 0.66), rng.uniform(0.14, 0.18)
@@ -152,14 +143,10 @@ def castle_tower(p: Proportions, rng: np.random.Generator) -> list[Part]:
     profile = [(radius * reach * 0.98, height - 0.12), (crown, height), (crown, height + 0.14)]
     profile += [(inside, height + 0.14), (inside, height + 0.02), (0, height + 0.02)]
     head = lathe(profile, segments).turned("z", turn)
-    teeth = []
     if square:
         side = crown / np.sqrt(2)
-        tooth = box(0.1, side * 0.42, 0.15)
-        for i in range(4):
-            teeth += [
-                tooth.at(side - 0.05, y * side * 0.78, height + 0.13).turned("z", i * TAU / 4) for y in (-1, 0, 1)
-            ]
+        row = [box(0.1, side * 0.42, 0.15).at(side - 0.05, y * side * 0.78, height + 0.13) for y in (-1, 0, 1)]
+        teeth = [tooth.turned("z", i * TAU / 4) for i in range(4) for tooth in row]
     else:
         count = int(rng.integers(7, 10))
         tooth = box(0.09, 0.56 * TAU * crown / count, 0.15).at(crown - 0.05, 0, height + 0.13)
@@ -167,10 +154,8 @@ def castle_tower(p: Proportions, rng: np.random.Generator) -> list[Part]:
     front = radius * (0.9 if square else 1.0)
     door = join(box(0.1, 0.22, 0.24), cylinder(0.11, 0.1).facing_x().at(-0.05, 0, 0.24)).at(front * 1.04)
     slit = box(0.08, 0.08, 0.2)
-    slits = [
-        slit.at(front * 0.99, 0, height * z).turned("z", a)
-        for z, a in ((0.6, 0), (0.45, TAU / 4), (0.7, TAU / 2), (0.5, -TAU / 4))
-    ]
+    places = ((0.6, 0), (0.45, TAU / 4), (0.7, TAU / 2), (0.5, -TAU / 4))
+    slits = [slit.at(front * 0.99, 0, height * z).turned("z", angle) for z, angle in places]
     parts = [Part(join(shaft, head, *teeth), along="z"), Part(door, "wood"), Part(join(*slits), "coal")]
     top = rng.random()
     if top < 0.4:
@@ -179,12 +164,8 @@ def castle_tower(p: Proportions, rng: np.random.Generator) -> list[Part]:
         parts.append(Part(roof.turned("z", turn).at(z=height), "accent"))
     elif top < 0.75:
         pole = cylinder(0.025, 0.55, segments=8).at(z=height)
-        flag = (
-            prism(np.array([(0, 0), (0, 0.22), (-0.34, 0.11)]), 0.03)
-            .turned("x", TAU / 4)
-            .turned("z", TAU / 4)
-            .at(z=height + 0.32)
-        )
+        flag = prism(np.array([(0, 0), (0, 0.22), (-0.34, 0.11)]), 0.03)
+        flag = flag.turned("x", TAU / 4).turned("z", TAU / 4).at(z=height + 0.32)
         parts += [Part(pole, "wood"), Part(flag, "accent")]
     return parts
 
@@ -197,18 +178,14 @@ def cactus(p: Proportions, rng: np.random.Generator) -> list[Part]:
     body = type(body)(body.vertices * np.stack([wave, wave, np.ones(len(wave))], -1), body.faces)
     arms = []
     for side in rng.choice([-1, 1]) * np.array([1, -1, 1])[: int(rng.integers(1, 3)) + (rng.random() < 0.7)][:2]:
-        thick, at, up = (
-            radius * rng.uniform(0.55, 0.7),
-            height * rng.uniform(0.3, 0.5),
-            height * rng.uniform(0.25, 0.42),
-        )
+        thick = radius * rng.uniform(0.55, 0.7)
+        at = height * rng.uniform(0.3, 0.5)
+        up = height * rng.uniform(0.25, 0.42)
         out = radius + rng.uniform(0.2, 0.28)
         bend = arc((out - 0.12, at + 0.12), 0.12, -TAU / 4, 0, 6)
         path = np.concatenate([[(0, at)], bend, [(out, at + up)]])
-        arm = join(
-            tube(np.stack([0 * path[:, 0], path[:, 0], path[:, 1]], -1), thick, 14),
-            ball(thick, segments=14).at(0, out, at + up),
-        )
+        bar = tube(np.stack([0 * path[:, 0], path[:, 0], path[:, 1]], -1), thick, 14)
+        arm = join(bar, ball(thick, segments=14).at(0, out, at + up))
         arms.append(arm if side > 0 else arm.sized(1, -1, 1))
     parts = [Part(join(body, *arms), along="z")]
     if rng.random() < 0.6:
@@ -231,9 +208,8 @@ def robot(p: Proportions, rng: np.random.Generator) -> list[Part]:
     head = rounded_box(size * 0.9, size * 1.15, size, 0.05) if rng.random() < 0.65 else cylinder(size * 0.55, size)
     head = head.at(z=neck + 0.07)
     panel = box(0.04, width * 0.5, height * 0.34).at(depth / 2, 0, leg + height * 0.45)
-    lights = join(
-        *(ball(0.035, segments=10).at(depth / 2 + 0.025, (i - 1) * width * 0.14, leg + height * 0.62) for i in range(3))
-    )
+    light = ball(0.035, segments=10).at(depth / 2 + 0.025, 0, leg + height * 0.62)
+    lights = join(*(light.at(y=i * width * 0.14) for i in (-1, 0, 1)))
     limbs = [cylinder(0.1, 0.12).at(z=neck - 0.02)]
     bulbs = []
     if rng.random() < 0.7:  # antennas
@@ -313,9 +289,8 @@ def anchor(p: Proportions, rng: np.random.Generator) -> list[Part]:
     height, reach, bar = 1.1 * p.height, 0.52 * p.width, rng.uniform(0.075, 0.1)
     shank = cylinder(bar, height, bar * 0.85, 16).at(z=0.02)
     bend = arc((0, reach * 0.95), reach, -TAU * 0.47, -TAU * 0.03, 19)
-    arms = tube(
-        np.stack([np.zeros(19), bend[:, 0], bend[:, 1]], -1), bar * (1.15 - 0.4 * np.abs(np.linspace(-1, 1, 19))), 14
-    )
+    thick = bar * (1.15 - 0.4 * np.abs(np.linspace(-1, 1, 19)))
+    arms = tube(np.stack([np.zeros(19), bend[:, 0], bend[:, 1]], -1), thick, 14)
     fluke = cylinder(0.22, 0.32, 0.0, 4).sized(0.75, 1, 1)
     flukes = [fluke.turned("x", side * 0.25).at(0, side * reach * 0.99, reach * 0.74) for side in (-1, 1)]
     stock_z = height * rng.uniform(0.8, 0.86)
@@ -329,9 +304,8 @@ def anchor(p: Proportions, rng: np.random.Generator) -> list[Part]:
     ]
     if rng.random() < 0.35:  # a rope wound round the shank
         t = np.linspace(0, 1, 50)
-        coil = np.stack(
-            [1.35 * bar * np.cos(t * 3 * TAU), 1.35 * bar * np.sin(t * 3 * TAU), height * (0.35 + 0.3 * t)], -1
-        )
+        x, y = 1.35 * bar * np.cos(t * 3 * TAU), 1.35 * bar * np.sin(t * 3 * TAU)
+        coil = np.stack([x, y, height * (0.35 + 0.3 * t)], -1)
         parts.append(Part(tube(coil, 0.035, 8), "waffle"))
     return parts
 
@@ -352,14 +326,9 @@ def hot_air_balloon(p: Proportions, rng: np.random.Generator) -> list[Part]:
         basket, rim = cylinder(side * 0.52, 0.22, side * 0.58), cylinder(side * 0.63, 0.05).at(z=0.2)
     high = foot + tall * 0.16
     wide = np.interp(0.16, s, outline)
-    ropes = join(
-        *(
-            tube([(x * side * 0.5, y * side * 0.5, 0.2), (x * wide * 0.7, y * wide * 0.7, high)], 0.016, 6)
-            for x in (-1, 1)
-            for y in (-1, 1)
-        )
-    )
-    parts = [Part(envelope, along="around"), Part(basket, "wood"), Part(join(rim, ropes), "coal")]
+    ends = [[(x * side * 0.5, y * side * 0.5, 0.2), (x * wide * 0.7, y * wide * 0.7, high)] for x, y in CORNERS]
+    ropes = (tube(path, 0.016, 6) for path in ends)
+    parts = [Part(envelope, along="around"), Part(basket, "wood"), Part(join(rim, *ropes), "coal")]
     if rng.random() < 0.5:
         parts.append(Part(ball(0.06, 0.06, 0.1, 12).at(z=0.42), "carrot"))
     return parts
@@ -399,14 +368,11 @@ def ice_cream_cone(p: Proportions, rng: np.random.Generator) -> list[Part]:
     parts = []
     for _ in range(scoops):
         parts.append(ball(size, size, size * 0.95).at(z=z))
-        parts += (
-            [
-                ball(size * 0.26, segments=12).at(size * 0.92 * np.cos(a), size * 0.92 * np.sin(a), z - size * 0.42)
-                for a in np.arange(7) * TAU / 7
-            ]
-            if scoops == 1
-            else []
-        )
+        if scoops == 1:  # it runs over the rim
+            drip = ball(size * 0.26, segments=12)
+            turns = np.arange(7) * TAU / 7
+            places = [(size * 0.92 * np.cos(a), size * 0.92 * np.sin(a), z - size * 0.42) for a in turns]
+            parts += [drip.at(*place) for place in places]
         z += size * 1.05
         size *= 0.82
     top = z - size * 0.4
@@ -445,9 +411,8 @@ def rubber_duck(p: Proportions, rng: np.random.Generator) -> list[Part]:
         Part(eyes, "coal"),
     ]
     if rng.random() < 0.25:
-        parts.append(
-            Part(join(cylinder(0.2, 0.04), cylinder(0.14, 0.2)).at(x - 0.02, 0, z + head_size * 0.86), "accent")
-        )
+        hat = join(cylinder(0.2, 0.04), cylinder(0.14, 0.2))
+        parts.append(Part(hat.at(x - 0.02, 0, z + head_size * 0.86), "accent"))
     return parts
 
 
@@ -458,9 +423,8 @@ def trophy(p: Proportions, rng: np.random.Generator) -> list[Part]:
     outer = np.stack([curve, foot + bowl * s], -1)
     inner = [(radius * 0.9, foot + bowl), (radius * 0.75, foot + bowl * 0.4), (0, foot + bowl * 0.25)]
     cup = lathe([(0.045, foot - 0.03), *outer, *inner], 32)
-    stem = lathe(
-        [(0.2, 0.2), (0.17, 0.24), (0.06, 0.32), (0.05, 0.4), (0.1, 0.44), (0.05, 0.48), (0.06, foot + 0.02)], 20
-    )
+    curls = [(0.2, 0.2), (0.17, 0.24), (0.06, 0.32), (0.05, 0.4), (0.1, 0.44), (0.05, 0.48), (0.06, foot + 0.02)]
+    stem = lathe(curls, 20)
     base = box(0.42, 0.42, 0.21, 0.86) if rng.random() < 0.6 else cylinder(0.27, 0.21, 0.24)
     loop = arc((0, 0), (rng.uniform(0.2, 0.27) * p.width, bowl * 0.34), -TAU * 0.27, TAU * 0.27, 13)
     path = np.stack([np.zeros(13), radius * 0.86 + loop[:, 0], foot + bowl * 0.6 + loop[:, 1]], -1)

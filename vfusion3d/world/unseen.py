@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from vfusion3d.data.render_dataset import Object3D
-from vfusion3d.world.captions import meaning
-from vfusion3d.world.objects import COMMON, UNCOMMON, build_mesh, describe, sample_object
+from vfusion3d.world.captions import describe, meaning
+from vfusion3d.world.catalogue import COMMON, UNCOMMON
+from vfusion3d.world.objects import build_mesh, sample_object
 
 PROMPTS_SEED = 40_40
 UNSEEN_SEED = 1_000_003  # added to a run's seed for its test objects
@@ -29,11 +30,7 @@ class UnseenObjects:
 
     def __call__(self, index: int, rng: np.random.Generator) -> Object3D:
         spec = sample_object(rng, (ROUND[index % len(ROUND)],))
-        metadata = {
-            "category": spec.category,
-            "common": spec.category in COMMON,
-            "spec": dataclasses.asdict(spec),
-        }
+        metadata = {"category": spec.category, "common": spec.category in COMMON, "spec": dataclasses.asdict(spec)}
         return Object3D(build_mesh(spec), describe(spec), metadata)
 
 

@@ -12,74 +12,26 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+import yaml
 
 from vfusion3d.runs.claim import write_whole
 from vfusion3d.world.captions import describe, plural, with_article
 from vfusion3d.world.catalogue import COLOURS, DRAWN
 from vfusion3d.world.objects import sample_object
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 WEB_CAPTIONS = Path(__file__).parent / "web_captions.txt.gz"
 LABELS = Path(__file__).parent / "labelled_captions.csv"  # 300 lines with the judgement of a reader
 LINES = 10_000
 SEED = 11
+PHRASES: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("web_phrases.yaml").read_text(encoding="utf-8"))
 
 
-def labelled_captions() -> "pd.DataFrame":
+def labelled_captions() -> pd.DataFrame:
     """The captions of `LABELS`: columns caption (as it is in the corpus), label ("keep" or "drop"), note."""
-    import pandas as pd
-
     return pd.read_csv(LABELS, dtype=str, keep_default_na=False)  # "null" and "" are captions too
-
-
-def _phrases(text: str) -> tuple[str, ...]:
-    return tuple(text.split("|"))
-
-
-OPENINGS = ("a photo of ", "a picture of ", "an image of ", "a 3D render of ", "close-up of ")
-PLACES = _phrases(
-    "in the garden|on the beach at sunset|in front of a mountain lake|on a busy street|in the kitchen|in an old town|"
-    "in a field of flowers|under a cloudy sky|in the forest|in the snow|on the living room floor|by the river"
-)
-VIEWS = _phrases(
-    "Aerial view of the port at dawn|a quiet street in the old town|Snowy mountains and a frozen lake|"
-    "living room with large windows|Night sky over the desert|the market square in spring|a forest path in the fog|"
-    "Sunrise above the clouds|kitchen interior with wooden shelves|the beach after the storm"
-)
-WHO = _phrases(
-    "a little girl|two boys|my aunt and her neighbour|an old man|a group of tourists|the bride|"
-    "a young woman|my dad|a footballer|our team|the mayor|a family of four"
-)
-DOES = _phrases("standing next to|holding|looking at|sitting beside|pointing at|posing with|painting|carrying")
-SHOPS = _phrases("ShopHaus|Pixtock|Home & Joy|bestdeals|Craftly|MegaMart")
-OTHER = _phrases(
-    "eine rote Tasse mit weißen Punkten|ein kleines Haus im Wald|une voiture bleue devant la maison|"
-    "un chapeau noir et blanc|una silla verde de madera|dos botellas en la mesa|красная кружка|белый дом у реки|"
-    "赤いマグカップ|青い車と木|一个蓝色的茶壶|una lampada gialla|een groene stoel|uma garrafa azul|"
-    "كرسي أحمر|빨간 우산|en blå bil|Ein Schneemann und zwei Kinder|modrý hrnek|mavi bir sandalye"
-)
-VAGUE = _phrases(
-    "it is on the table|the picture in the book|in the car|the one with the hat|on the boat|the white house|"
-    "a photo of the photo|in a hot air balloon|untitled|image|null|N/A|no description available|click to enlarge|"
-    "my favourite|so cute!!!|What do you think?|1|best of 2019|the colour of the house|on a plane|under the tree|"
-    "image of the picture with the house in it|new|view from the castle tower|the book is in the car"
-)
-ODD = _phrases(  # what a reader has to think about
-    "a rocket-shaped {a}|a toy {a}|a broken {c} {a}|a {a} made of glass|an antique {a}|half a {a}|a {a} without a lid|"
-    "{c} {a} isolated on white background|a snowman with a {c} hat|a boat in a bottle|a robot holding an umbrella|"
-    "a {a} for two|cross section of a {a}|a crimson {a}|a shiny metallic {a}|a {a} with a handle|a {c} {a} on a {d} "
-    "background|drawing of a {a}|a {a} seen from above|the inside of a {a}|a violin|a wooden barrel|a porcelain cat|"
-    "a dragon|a house with a {c} door|a birthday cake with a {c} candle|a tree house|a {a} and its shadow|{a} logo|"
-    "a car full of balloons|a table lamp|a cup of tea|how to draw a {a}|a {c} {a} pattern|a chair or a sofa|"
-    "a {a} that looks like a {b}|not a {a}|{c} {a}, {c} {a}, {c} {a}|a {a} (set of 2)|a book about a {a}|a sofa bed|"
-    "a castle in the air|an orange|a guitar case|a lamp post|a windmill in the Netherlands|a {c} {a} with stickers "
-    "on it"
-)
 
 
 def web_captions(lines: int = LINES, seed: int = SEED) -> list[tuple[str, str]]:
@@ -111,7 +63,7 @@ def caption_of_one_object(rng: np.random.Generator, before: str = "") -> str:
     if rng.random() < 0.12:
         caption = caption.replace("grey", "gray").replace("mug", "cup").replace("sofa", "couch")
     if rng.random() < 0.3:
-        caption = OPENINGS[rng.choice(len(OPENINGS), p=[0.35, 0.25, 0.2, 0.1, 0.1])] + caption
+        caption = str(rng.choice(PHRASES["openings"], p=[0.35, 0.25, 0.2, 0.1, 0.1])) + caption
     return caption[0].upper() + caption[1:] if rng.random() < 0.2 else caption
 
 
@@ -131,6 +83,10 @@ def _pick(rng: np.random.Generator, *choices: str) -> str:
     return choices[rng.integers(len(choices))]
 
 
+def _phrase(rng: np.random.Generator, kind: str) -> str:
+    return _pick(rng, *PHRASES[kind])
+
+
 def _several(rng: np.random.Generator, before: str) -> str:
     first, second = _category(rng), _category(rng)
     return _pick(
@@ -148,22 +104,22 @@ def _several(rng: np.random.Generator, before: str) -> str:
 
 
 def _scene(rng: np.random.Generator, before: str) -> str:
-    place = _pick(rng, *PLACES)
+    place = _phrase(rng, "places")
     return _pick(
         rng,
         f"{caption_of_one_object(rng)} {place}",
         f"{_plural(_category(rng))} {place}",
-        _pick(rng, *VIEWS),
-        _pick(rng, *VIEWS),
+        _phrase(rng, "views"),
+        _phrase(rng, "views"),
     )
 
 
 def _people(rng: np.random.Generator, before: str) -> str:
-    who = _pick(rng, *WHO)
-    does = _pick(rng, *DOES)
+    who = _phrase(rng, "people")
+    does = _phrase(rng, "deeds")
     what = with_article(_category(rng))
     return _pick(
-        rng, f"{who} {does} {what}", f"{who} {_pick(rng, *PLACES)}", f"{who} with {caption_of_one_object(rng)}"
+        rng, f"{who} {does} {what}", f"{who} {_phrase(rng, 'places')}", f"{who} with {caption_of_one_object(rng)}"
     )
 
 
@@ -173,8 +129,8 @@ def _shop(rng: np.random.Generator, before: str) -> str:
     return _pick(
         rng,
         f"SALE!! {rng.integers(1, 9)}0% off all {_plural(thing)} this weekend",
-        f"{describe(sample_object(rng)).split(' ', 1)[1].title()} | {_pick(rng, *SHOPS)}",
-        f"{_colour(rng).title()} {thing.title()} - ${price} - {_pick(rng, *SHOPS)}",
+        f"{describe(sample_object(rng)).split(' ', 1)[1].title()} | {_phrase(rng, 'shops')}",
+        f"{_colour(rng).title()} {thing.title()} - ${price} - {_phrase(rng, 'shops')}",
         f"Vintage {thing} for sale, good condition, pick-up only",
         f"Best {_plural(thing)} of {rng.integers(2005, 2024)} reviewed",
     )
@@ -252,7 +208,7 @@ def _typo(rng: np.random.Generator, before: str) -> str:
 def _odd(rng: np.random.Generator, before: str) -> str:
     first, second = _category(rng), _category(rng)
     colour, other = _colour(rng), _colour(rng)
-    return _pick(rng, *ODD).format(a=first, b=second, c=colour, d=other)
+    return _phrase(rng, "odd").format(a=first, b=second, c=colour, d=other)
 
 
 def _unreadable(rng: np.random.Generator, before: str) -> str:
@@ -281,8 +237,8 @@ KINDS: dict[str, tuple[float, Callable[[np.random.Generator, str], str]]] = {  #
     "markup": (0.035, _markup),
     "hashtags": (0.03, _hashtags),
     "typo": (0.025, _typo),
-    "vague": (0.02, lambda rng, before: _pick(rng, *VAGUE)),
-    "language": (0.02, lambda rng, before: _pick(rng, *OTHER)),
+    "vague": (0.02, lambda rng, before: _phrase(rng, "vague")),
+    "language": (0.02, lambda rng, before: _phrase(rng, "other languages")),
     "camera": (0.02, _camera),
     "address": (0.015, _address),
     "capitals": (0.015, lambda rng, before: caption_of_one_object(rng).upper()),

@@ -209,12 +209,9 @@ def _floor(colour: np.ndarray, rng: np.random.Generator) -> trimesh.Trimesh:
     points = np.stack([x, y, np.full_like(x, FLOOR)], axis=-1).reshape(-1, 3)
     row, column = np.meshgrid(np.arange(cells), np.arange(cells), indexing="ij")
     corner = (row * (cells + 1) + column).ravel()
-    faces = np.concatenate(
-        [
-            np.stack([corner, corner + cells + 1, corner + cells + 2], axis=-1),
-            np.stack([corner, corner + cells + 2, corner + 1], axis=-1),
-        ]
-    )
+    one_half = np.stack([corner, corner + cells + 1, corner + cells + 2], axis=-1)
+    other_half = np.stack([corner, corner + cells + 2, corner + 1], axis=-1)
+    faces = np.concatenate([one_half, other_half])
     chequered = rng.random() < 0.5
     amount = ((row + column) % 2 * 0.35 if chequered else rng.uniform(0, 0.25, row.shape)).ravel()
     shades = np.clip(colour + (1 - colour) * np.tile(amount, 2)[:, None], 0, 1)
