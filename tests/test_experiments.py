@@ -596,7 +596,6 @@ def test_the_notebook_of_a_table_takes_a_row_of_ones_own_by_itself(table, with_a
         assert set(claims["paper"]) == {"–"}
     if table == "table_4":
         assert names["switches"].loc[own, "weight_decay"] == 0.0
-        assert own in [line.get_label() for line in names["figure"].axes[0].lines]
 
 
 # ------------------------------------------------------------------------------------------------------- the power law
