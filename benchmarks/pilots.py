@@ -76,8 +76,8 @@ PILOTS = {
     "further": dataclasses.replace(FURTHER, start="base"),
     "cool": dataclasses.replace(
         FURTHER.also(
-            "on from --start: patches of 32 with LPIPS and MSE, cooling down from the first step",
-            losses=Losses(lpips=0.5, opacity=0.5, mse=1.5),
+            "on from --start: patches of 32 with LPIPS, MSE and L1, cooling down from the first step",
+            losses=Losses(lpips=0.3, opacity=0.3, mse=0.5, l1=0.5),
             rays_per_view=0,
             patch_size=32,
             views=3,
@@ -104,6 +104,7 @@ PILOTS = {
     "heads": HEADS,
     "batch_16": BATCH,
     "variety": BATCH.also("mirrored, colours permuted", variety=True),
+    "l1": HEADS.also("mirrored, batch 8, L1 beside MSE", variety=True, losses=Losses(0.0, 0.3, 0.5, 0.5)),
     "batch_8": HEADS.also("mirrored, colours permuted, batch 8", variety=True),
     "batch_4": HEADS.also("mirrored, colours permuted, batch 4", variety=True, batch_size=4),
     "patch_4": BATCH.also(
@@ -159,6 +160,8 @@ def run(name: str, options: argparse.Namespace) -> None:
     if recipe.losses.lpips:
         roles = dataclasses.replace(profile.foundations, perceptual_distance="mini")
         profile = dataclasses.replace(profile, foundations=roles)
+    if not table.exists():
+        show(model.eval(), 0)
     how = {"show": show, "show_every": marks, "checkpoint_every": marks, "seed": options.seed}
     train_vfusion3d(profile, data, folder, model=model, **how)
 
