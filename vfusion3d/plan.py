@@ -180,6 +180,14 @@ def _miniatures(profile: Profile) -> list[Step]:
     return [Step("frames of the web world", 16 * (12 if profile.name == "smoke" else 160), "render view")]
 
 
+def _pilots(profile: Profile) -> list[Step]:
+    count, views = (4, 4) if profile.name == "smoke" else (20, 16)
+    return [
+        Step("views of unseen objects", 17 * count, "render view"),
+        Step("evaluation of the base, twice", 2 * count * views, "evaluate view"),
+    ]
+
+
 STEPS: dict[str, Callable[[Profile], list[Step]]] = {
     "00_quickstart": _quickstart,
     "01_render_3d_data": _render,
@@ -198,6 +206,7 @@ STEPS: dict[str, Callable[[Profile], list[Step]]] = {
     "14_3d_vs_synthetic_data": _table_6,
     "15_scaling_trends": _figure_7,
     "A1_miniature_foundations": _miniatures,
+    "A2_what_makes_it_sharp": _pilots,
 }
 
 
