@@ -115,6 +115,13 @@ PILOTS = {
     "sharp_varied": SHARP_VARIED,
     "sharp_rate_3": SHARP_VARIED.also("that, with a learning rate of 3e-3", learning_rate=3e-3),
     "sharp_8": SHARP_VARIED.also("that, with batch 8 and a learning rate of 3e-3", batch_size=8, learning_rate=3e-3),
+    "long": SHARP_VARIED.also(
+        "what to train for long: that, with batch 8, a learning rate of 2e-3, L1 beside MSE, a longer average",
+        batch_size=8,
+        learning_rate=2e-3,
+        losses=Losses(0.0, 0.3, 0.5, 0.5),
+        average=0.998,
+    ),
     "sharp_deep": SHARP_VARIED.also("that, with 6 layers in place of 3", {"layers": 6}),
     "sharp_rays": SHARP_VARIED.also("that, with 192 rays a view", rays_per_view=192),
     "sharp_thin": SHARP_VARIED.also("that, with an encoder 96 wide", {"encoder_width": 96, "encoder_heads": 3}),
