@@ -77,8 +77,8 @@ PILOTS = {
     "further": dataclasses.replace(FURTHER, start="base"),
     "cool": dataclasses.replace(
         FURTHER.also(
-            "on from --start: patches of 32 with LPIPS and MSE, cooling down from the first step",
-            losses=LossWeights(lpips=0.5, opacity=0.5, mse=1.5),
+            "on from --start: patches of 32 with LPIPS, MSE and L1, cooling down from the first step",
+            losses=LossWeights(lpips=0.3, opacity=0.3, mse=0.5, l1=0.5),
             rays_per_view=0,
             patch_size=32,
             views=3,
@@ -107,6 +107,7 @@ PILOTS = {
     "heads": HEADS,
     "batch_16": BATCH,
     "variety": BATCH.also("mirrored, colours permuted", variety=True),
+    "l1": HEADS.also("mirrored, batch 8, L1 beside MSE", variety=True, losses=LossWeights(0.0, 0.3, 0.5, 0.5)),
     "batch_8": HEADS.also("mirrored, colours permuted, batch 8", variety=True),
     "batch_4": HEADS.also("mirrored, colours permuted, batch 4", variety=True, batch_size=4),
     "patch_4": BATCH.also(
@@ -117,6 +118,13 @@ PILOTS = {
     "sharp_varied": SHARP_VARIED,
     "sharp_rate_3": SHARP_VARIED.also("that, with a learning rate of 3e-3", learning_rate=3e-3),
     "sharp_8": SHARP_VARIED.also("that, with batch 8 and a learning rate of 3e-3", batch_size=8, learning_rate=3e-3),
+    "long": SHARP_VARIED.also(
+        "what to train for long: that, with batch 8, a learning rate of 2e-3, L1 beside MSE, a longer average",
+        batch_size=8,
+        learning_rate=2e-3,
+        losses=LossWeights(0.0, 0.3, 0.5, 0.5),
+        average=0.998,
+    ),
     "sharp_deep": SHARP_VARIED.also("that, with 6 layers in place of 3", {"layers": 6}),
     "sharp_rays": SHARP_VARIED.also("that, with 192 rays a view", rays_per_view=192),
     "sharp_thin": SHARP_VARIED.also("that, with an encoder 96 wide", {"encoder_width": 96, "encoder_heads": 3}),
@@ -162,6 +170,8 @@ def run(name: str, options: argparse.Namespace) -> None:
     if recipe.losses.lpips:
         roles = dataclasses.replace(profile.foundations, perceptual_distance="mini")
         profile = dataclasses.replace(profile, foundations=roles)
+    if not table.exists():
+        show(model.eval(), 0)
     how = {"show": show, "show_every": marks, "checkpoint_every": marks, "seed": options.seed}
     train_vfusion3d(profile, data, folder, model=model, **how)
 

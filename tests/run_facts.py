@@ -54,6 +54,7 @@ def done(notebook: str, directory: Path) -> dict[str, float]:
         "09": text_to_3d,
         "10": studied,
         "A1": miniatures,
+        "A2": piloted,
     }[number](run_dir)
 
 
@@ -174,6 +175,12 @@ def miniatures(run_dir: Path) -> dict[str, float]:
         "frames of the web world": pictures_in(run_dir / "data" / "web" / "videos"),
         "views of random primitives": pictures_in(run_dir / "data" / "primitives"),
     }
+
+
+def piloted(run_dir: Path) -> dict[str, float]:
+    objects = run_dir / "data" / "pilots"
+    asked = 2 * 4 * len(Shards(objects))  # two models, four views each
+    return {"views of unseen objects": pictures_in(objects), "evaluation of the base, twice": asked}
 
 
 def prompts(run_dir: Path) -> pd.DataFrame:

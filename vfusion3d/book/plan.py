@@ -207,6 +207,14 @@ def _miniatures(profile: Profile, shares: Shares) -> list[Step]:
     ]
 
 
+def _pilots(profile: Profile, shares: Shares) -> list[Step]:
+    count, views = (4, 4) if profile.name == "smoke" else (20, 16)
+    return [
+        Step("views of unseen objects", 17 * count, "render view"),
+        Step("evaluation of the base, twice", 2 * count * views, "evaluate view"),
+    ]
+
+
 STEPS: dict[str, Callable[[Profile, Shares], list[Step]]] = {
     "00_quickstart": _quickstart,
     "01_render_3d_data": _render,
@@ -221,6 +229,7 @@ STEPS: dict[str, Callable[[Profile, Shares], list[Step]]] = {
     "10_user_study": _user_study,
     **{part.notebook: partial(_ablation, part.stem) for part in PARTS if part.stem in load_experiments().tables},
     "A1_miniature_foundations": _miniatures,
+    "A2_what_makes_it_sharp": _pilots,
 }
 
 
