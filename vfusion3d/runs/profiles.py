@@ -4,6 +4,10 @@ A profile is a YAML file with every number that depends on the machine and none 
 stand in `vfusion3d/profiles/`; `load_profile` also takes the path of your own. What a file may hold is exactly what the
 dataclasses below say: an unknown, missing or mistyped key is an error that names it. `paper.yaml` holds the numbers
 that the paper states (sections 3.2, 3.3, 4.1 and 4.3).
+
+Notable: `read_config` reads a file in fifty lines, and not by pydantic. To turn that library's list of errors into one
+line that names file, key and nearest known key, and to allow `4e-4` and lists for tuples in its strict mode, takes as
+many.
 """
 
 import difflib
