@@ -17,8 +17,9 @@ import torch
 import yaml
 
 import vfusion3d.foundations
+from vfusion3d.experiments.variants import VARIANTS, load_experiments
 from vfusion3d.foundations.loading import ModelUnavailable
-from vfusion3d.runs.profiles import Foundations, load_profile, profile_path
+from vfusion3d.runs.profiles import Foundations, ProfileError, load_profile, profile_path
 
 WORLD = """
 import dataclasses, json
@@ -144,6 +145,25 @@ def functions_of_roles() -> dict[str, object]:
     ]
     roles = [field.name for field in fields(Foundations)]
     return {role: next(filter(callable, (getattr(module, role, None) for module in modules))) for role in roles}
+
+
+def test_a_new_strategy_is_a_row_of_its_table_under_the_keys_that_are_there(repository, tmp_path):
+    (block,) = how_to(repository, "A training strategy (a row of Table 4)")
+    added = yaml.safe_load(block)
+    ours = yaml.safe_load(VARIANTS.read_text())
+    ours["variants"] |= added["variants"]
+    ours["tables"]["table_4"] |= added["tables"]["table_4"]
+    file = tmp_path / "variants.yaml"
+    file.write_text(yaml.safe_dump(ours, sort_keys=False))
+    experiments, profile = load_experiments(file), load_profile("laptop")
+    whole = experiments.variant("opacity").at(profile).training.recipe
+    weak = experiments.variant("weak_opacity").at(profile).training.recipe
+    assert list(experiments.tables["table_4"])[-1] == "+ weak opacity"
+    assert (whole.losses.opacity, weak.losses.opacity) == (1.0, 0.1)
+    assert replace(weak, losses=whole.losses, camera_noise=0.0) == whole
+    file.write_text(VARIANTS.read_text() + block)
+    with pytest.raises(ProfileError, match=r"variants\.yaml: the key variants stands twice"):
+        load_experiments(file)
 
 
 @pytest.mark.parametrize("role", [field.name for field in fields(Foundations)])

@@ -180,3 +180,11 @@ def test_a_name_that_is_no_profile_lists_those_there_are():
 def test_a_name_that_would_leave_its_folder_is_refused(edited):
     with pytest.raises(ProfileError, match="name"):
         load_profile(edited(lambda content: content.update(name="../laptop")))
+
+
+def test_a_key_that_stands_twice_is_named_with_its_line(tmp_path):
+    path = tmp_path / "mine.yaml"
+    text = (FOLDER / "smoke.yaml").read_text().replace("name: smoke", "name: mine")
+    path.write_text(text.replace("prompts: 40", "prompts: 40\n  prompts: 50"))
+    with pytest.raises(ProfileError, match=r"^mine\.yaml: the key prompts stands twice in the mapping of line \d+$"):
+        load_profile(path)

@@ -9,9 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from vfusion3d.runs.profiles import Profile, ProfileError, Recipe, load_profile, read_config
+from vfusion3d.runs.profiles import Profile, ProfileError, Recipe, load_profile, read_config, read_yaml
 from vfusion3d.training.schedule import total_steps
 
 VARIANTS = Path(__file__).with_name("variants.yaml")
@@ -179,11 +177,9 @@ def load_experiments(path: str | Path = VARIANTS) -> Experiments:
     of a table that names no variant, and a start that starts from another one.
     """
     path = Path(path)
+    content = read_yaml(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
         return _checked(content)
-    except yaml.YAMLError as error:
-        raise ProfileError(f"{path.name} is not YAML: {error}") from error
     except ProfileError as error:
         raise ProfileError(f"{path.name}: {error}") from error
 

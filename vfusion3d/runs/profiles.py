@@ -257,10 +257,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
     Raises ProfileError that names the file and the key, with the nearest known key for an unknown one.
     """
     path = profile_path(name_or_path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{path.name} is not YAML: {error}") from error
+    content = read_yaml(path)
     try:
         profile = read_config(Profile, content)
         own = {role: str(path.parent / name) for role, name in vars(profile.foundations).items() if name[-3:] == ".py"}
@@ -270,6 +267,27 @@ def load_profile(name_or_path: str | Path) -> Profile:
     if path.resolve().parent != FOLDER.resolve() and (FOLDER / f"{profile.name}.yaml").is_file():
         raise ProfileError(f"{path.name}: name: {profile.name} is another profile's, whose results it would overwrite")
     return profile
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file of settings holds. Raises ProfileError that names the file, and the key that stands twice."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)
+    except ProfileError as error:
+        raise ProfileError(f"{path.name}: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{path.name} is not YAML: {error}") from error
+
+
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML's own loader takes the last of equal keys, without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for name in names:
+            if names.count(name) > 1:
+                raise ProfileError(f"the key {name} stands twice in the mapping of line {node.start_mark.line + 1}")
+        return super().construct_mapping(node, deep)
 
 
 def read_config(kind: Any, value: Any, key: str = "") -> Any:
