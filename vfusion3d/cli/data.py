@@ -3,9 +3,13 @@
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vfusion3d.cli.page import add_part, add_run, new_page, part_of, run_of
 from vfusion3d.runs import layout
+
+if TYPE_CHECKING:
+    from vfusion3d.data.render_dataset import ObjectSource
 
 
 def add_render(commands) -> None:
@@ -77,7 +81,8 @@ def run_render(options: argparse.Namespace) -> int:
     return 0
 
 
-def _object_source(which: str):
+def _object_source(which: str) -> "ObjectSource":
+    """The source that `--objects` names: a word of ours, else a folder that is there, else categories."""
     from vfusion3d.data.render_dataset import MeshFolder
     from vfusion3d.world.catalogue import CATEGORY_NAMES, COMMON, UNCOMMON
     from vfusion3d.world.sources import ProceduralObjects, RandomPrimitives
