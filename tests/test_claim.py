@@ -4,34 +4,45 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from vfusion3d.runs.claim import DEFAULTS, Arguments, changes, claim_folder, made_with, record, save_whole, write_record
+from vfusion3d.runs.claim import (
+    DEFAULTS,
+    Arguments,
+    Kind,
+    changes,
+    claim_folder,
+    made_with,
+    record,
+    save_whole,
+    write_record,
+)
 
 SETTINGS = {"views": 16, "objects": {"name": "primitives", "count": 3}, "elevation": (0.0, 0.5)}
+KIND = Kind("results", ("result", "model/*.txt", "shard-*.tar"))
 
 
 def test_the_same_settings_find_their_folder_again(tmp_path):
-    claim_folder(tmp_path / "run", SETTINGS)
+    claim_folder(tmp_path / "run", SETTINGS, KIND)
     (tmp_path / "run" / "result").write_text("kept")
-    claim_folder(tmp_path / "run", SETTINGS, overwrite=True)
+    claim_folder(tmp_path / "run", SETTINGS, KIND, overwrite=True)
     assert (tmp_path / "run" / "result").read_text() == "kept"
 
 
 def test_other_settings_are_refused_by_name_and_overwrite_begins_anew(tmp_path):
-    claim_folder(tmp_path / "run", SETTINGS)
+    claim_folder(tmp_path / "run", SETTINGS, KIND)
     (tmp_path / "run" / "result").write_text("old")
     other = SETTINGS | {"objects": {"name": "primitives", "count": 4}}
     with pytest.raises(ValueError, match=r"objects\.count: 3 there, 4 now"):
-        claim_folder(tmp_path / "run", other)
+        claim_folder(tmp_path / "run", other, KIND)
     assert (tmp_path / "run" / "result").exists()
-    claim_folder(tmp_path / "run", other, overwrite=True)
+    claim_folder(tmp_path / "run", other, KIND, overwrite=True)
     assert not (tmp_path / "run" / "result").exists()
-    claim_folder(tmp_path / "run", other)
+    claim_folder(tmp_path / "run", other, KIND)
 
 
 def test_a_folder_of_something_else_is_neither_used_nor_deleted(tmp_path):
     (tmp_path / "photo.jpg").write_text("mine")
     with pytest.raises(ValueError, match=r"no settings\.json"):
-        claim_folder(tmp_path, SETTINGS, overwrite=True)
+        claim_folder(tmp_path, SETTINGS, KIND, overwrite=True)
     assert (tmp_path / "photo.jpg").exists()
 
 
@@ -93,12 +104,12 @@ def test_a_default_that_has_changed_is_a_difference_where_the_field_was_known():
 
 
 def test_what_has_no_default_counts_as_none_where_it_is_missing(tmp_path):
-    claim_folder(tmp_path / "run", SETTINGS)
-    claim_folder(tmp_path / "run", SETTINGS | {"indices": None})
+    claim_folder(tmp_path / "run", SETTINGS, KIND)
+    claim_folder(tmp_path / "run", SETTINGS | {"indices": None}, KIND)
     with pytest.raises(ValueError, match="depth: None there, 5 now"):
-        claim_folder(tmp_path / "run", SETTINGS | {"depth": 5})
+        claim_folder(tmp_path / "run", SETTINGS | {"depth": 5}, KIND)
     with pytest.raises(ValueError, match=r"elevation: .*there, None now; views: 16 there, None now"):
-        claim_folder(tmp_path / "run", {"objects": SETTINGS["objects"]})
+        claim_folder(tmp_path / "run", {"objects": SETTINGS["objects"]}, KIND)
     assert changes(record({"parts": [Part(3)]}), {"parts": [Part(3), Part(4)]}) != []
 
 

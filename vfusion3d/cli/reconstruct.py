@@ -111,8 +111,9 @@ def _reconstruct(
     if cutout is not None:
         from torchvision.utils import save_image
 
-        cutout.parent.mkdir(parents=True, exist_ok=True)
-        save_image(asset.image, cutout)
+        from vfusion3d.runs.claim import write_whole
+
+        write_whole(cutout, lambda file: save_image(asset.image, file, format="PNG"))
     asset.save(mesh, resolution=options.resolution)
     if video is not None:
         asset.turntable(video, size=options.video_size, progress=sys.stderr.isatty())

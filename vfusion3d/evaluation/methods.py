@@ -155,7 +155,7 @@ def write_turn(views: Float[Tensor, "views 3 size size"], path: str | Path) -> P
     if larger > 1:
         views = interpolate(views, scale_factor=larger, mode="bicubic", antialias=False)
     frames = to_bytes(views)
-    return write_whole(path, lambda partial: write_mp4(iter(frames), frames.shape[1], TURN_FPS, partial))
+    return write_mp4(frames, frames.shape[1], TURN_FPS, Path(path))
 
 
 def _turns_in(folder: Path) -> dict[str, Path]:

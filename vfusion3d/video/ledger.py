@@ -11,6 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vfusion3d.runs.claim import naming_a_full_disk
+from vfusion3d.runs.lock import InUse
+
 TABLES = """
 BEGIN EXCLUSIVE;
 CREATE TABLE IF NOT EXISTS prompts (caption TEXT, source TEXT, decision TEXT, reason TEXT, split TEXT);
@@ -89,10 +92,10 @@ class Ledger(contextlib.AbstractContextManager):
         try:
             yield
         except sqlite3.Error as error:
-            message = f"{error}; what was finished is kept: mend that (make room?) and run again"
-            if "locked" in str(error):
-                message = "another process collects prompts here; wait for it, or use another folder"
-            raise OSError(f"{self.path}: {message}") from error
+            with naming_a_full_disk(self.path, "what was finished is kept"):
+                if "locked" in str(error):
+                    raise InUse(f"{self.path}: another process collects prompts here: wait or stop it") from error
+                raise OSError(f"{self.path}: {error}; what was finished is kept: mend that and run again") from error
 
 
 def _number(key: str) -> int:
