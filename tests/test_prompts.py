@@ -400,7 +400,7 @@ def test_two_processes_do_not_collect_into_one_folder(tmp_path, monkeypatch):
     corpus = corpus_of(tmp_path / "in.txt")
 
     def second(captions):
-        with pytest.raises(OSError, match="another process collects prompts here"):
+        with pytest.raises(OSError, match="is being written by process"):
             collected(tmp_path / "out", corpus)
         return keep_all(captions)
 
@@ -412,7 +412,7 @@ def test_a_ledger_that_is_there_is_opened_by_one_process_at_a_time(tmp_path):
     with Ledger(tmp_path / "work.partial"):
         pass
     with Ledger(tmp_path / "work.partial") as first:
-        with pytest.raises(OSError, match="another process collects prompts here"):
+        with pytest.raises(OSError, match="is being written by process"):
             Ledger(tmp_path / "work.partial")
         first.write("web", [Prompt("a mug", "web", "keep", split="train")], ["mug"])
 
