@@ -40,7 +40,7 @@ from vfusion3d.runs.claim import (
     save_whole,
     write_whole,
 )
-from vfusion3d.runs.lock import only_writer
+from vfusion3d.runs.lock import LOCK, only_writer
 from vfusion3d.runs.progress import tqdm
 
 Recipe = TypeVar("Recipe")  # a dataclass with a field `mixed_precision`
@@ -172,7 +172,8 @@ def learn(
     with ExitStack() as held:
         if state.is_main_process:  # one process looks, for files may change between two looks
             try:
-                found[0] = finished(folder, *elsewhere)
+                killed = (folder / LOCK).exists()  # or still at work, which `only_writer` says
+                found[0] = finished(*elsewhere) if killed else finished(folder, *elsewhere)
                 if found[0] is None:
                     held.enter_context(only_writer(folder))
                     put_back(folder / MODEL)
@@ -459,7 +460,8 @@ class _Keeper:
         self.events = SummaryWriter(self.folder / "tensorboard", purge_step=self.start)
 
     def __exit__(self, *_) -> None:
-        self.events.close()
+        with naming_a_full_disk(self.folder):
+            self.events.close()
 
     def keep(self, done: int, losses: dict[str, Tensor], norm: Tensor, late: bool) -> None:
         """Log, save and show what is due after `done` steps; late: whether training stops here."""

@@ -201,10 +201,17 @@ def naming_a_full_disk(path: Path, kept: str = "what was whole before is kept") 
     try:
         yield
     except Exception as error:
-        for number, (meaning, *texts) in FULL.items():
-            if getattr(error, "errno", None) == number or any(text in str(error) for text in texts):
-                raise OSError(number, f"{meaning}, and {kept}: make room, run again", str(path)) from error
-        raise
+        if (number := full_disk(error)) is None:
+            raise
+        raise OSError(number, f"{FULL[number][0]}, and {kept}: make room, run again", str(path)) from error
+
+
+def full_disk(error: Exception) -> int | None:
+    """The number (`errno`) of an error that says in whatever way that nothing more can be written, else None."""
+    for number, texts in FULL.items():
+        if getattr(error, "errno", None) == number or any(text in str(error) for text in texts):
+            return number
+    return None
 
 
 def _to_disk(file: Path) -> None:

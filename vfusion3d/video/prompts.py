@@ -18,7 +18,7 @@ from vfusion3d.foundations.captioner import Captioner, captioner
 from vfusion3d.foundations.loading import name_of
 from vfusion3d.foundations.prompt_filter import Decision, PromptFilter, prompt_filter
 from vfusion3d.runs.claim import SETTINGS, Kind, claim_folder, made_with, short_name, write_whole
-from vfusion3d.runs.lock import only_writer
+from vfusion3d.runs.lock import LOCK, only_writer
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.progress import tqdm
 from vfusion3d.video.clean import clean, same_caption_key
@@ -74,7 +74,7 @@ def collect_prompts(
         "held_out": short_name("\n".join(f"{source}: {text}" for source, texts in held_out.items() for text in texts)),
         "seed": seed,
     }
-    over = (folder / PROMPTS).exists() and not (folder / WORK).exists()
+    over = (folder / PROMPTS).exists() and not any((folder / name).exists() for name in (WORK, LOCK))
     if over and made_with(folder / SETTINGS, settings):
         return folder / PROMPTS
     with only_writer(folder):
