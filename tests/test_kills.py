@@ -24,6 +24,7 @@ from vfusion3d.curation.labels import Labeller, label_videos
 from vfusion3d.curation.quality import train_filter
 from vfusion3d.data.render_dataset import render_dataset
 from vfusion3d.learning import loop
+from vfusion3d.model.asset import write_gif, write_mp4
 from vfusion3d.runs.claim import FULL, write_whole
 from vfusion3d.runs.profiles import load_profile
 from vfusion3d.video import prompts
@@ -107,6 +108,14 @@ def rewrite(folder):
     """A file that is there already, such as `reconstruct`'s."""
     write_whole(folder / "mesh.glb", lambda file: file.write_bytes(b"a" * 9000))
     write_whole(folder / "mesh.glb", lambda file: file.write_bytes(b"b" * 9000))
+
+
+def film(folder):
+    """Videos of which the later ones do not fit."""
+    noise = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), np.uint8)
+    for name, write in (("turn.mp4", write_mp4), ("turn.gif", write_gif)):
+        write(noise, 32, 12, folder / name)
+        write(noise[::-1], 32, 12, folder / name)
 
 
 JOBS = [render, collect, generate, curate, train, rewrite]
@@ -198,7 +207,7 @@ def test_a_kill_at_any_moment_loses_nothing_and_leaves_nothing(job, quick, tmp_p
         assert contents(folder) == expected, f"killed at change {moment} of {total}"
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", [*JOBS, film])
 def test_without_room_a_command_ends_in_one_error_and_goes_on_when_there_is_some(job, quick, tmp_path):
     whole = tmp_path / "whole"
     whole.mkdir()

@@ -110,7 +110,7 @@ class Asset:
             raise ValueError(f"frames={frames}, size={size}, fps={fps}: needs at least 2, 16 and 1")
         cameras = orbit_cameras(frames, self.elevation if elevation is None else elevation)
         pictures = self._frames(cameras, size, progress)
-        write = _write_gif if path.suffix.lower() == ".gif" else write_mp4
+        write = write_gif if path.suffix.lower() == ".gif" else write_mp4
         return write(pictures, size, fps, path)
 
     def _frames(self, cameras: Tensor, size: int, progress: bool) -> Iterator[np.ndarray]:
@@ -244,7 +244,8 @@ def write_mp4(pictures: Iterable[np.ndarray], size: int, fps: int, path: Path) -
     return write_whole(path, write, check)
 
 
-def _write_gif(pictures: Iterable[np.ndarray], size: int, fps: int, path: Path) -> Path:
+def write_gif(pictures: Iterable[np.ndarray], size: int, fps: int, path: Path) -> Path:
+    """Pictures (size, size, 3), uint8, as a GIF that loops, whole or not at all. Raises OSError that names the file."""
     frames = [Image.fromarray(picture) for picture in pictures]
     # A GIF counts in hundredths of a second, and players slow down below two of them.
     duration = max(20, 10 * round(100 / fps))
