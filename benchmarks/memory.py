@@ -1,79 +1,95 @@
-"""What a training step keeps in memory for its gradients, an object (or a video), with and without `checkpointing`.
+"""What a training step keeps in memory for its gradients, an object, with and without `checkpointing`.
 
-    python benchmarks/memory.py
-    python benchmarks/memory.py --profile gpu
+    python benchmarks/memory.py --profile paper
 
-Counted on the CPU, where tensors that are kept are the same as on a GPU: every storage that autograd saves during the
-forward pass, once, weights left out. What is computed again for the gradient comes on top, one layer or chunk at a
-time. Views and rays are few here and are scaled up, because what the renderer keeps grows with their number.
+Counted on the CPU, where autograd keeps the same tensors as on a GPU: every storage that it saves in a forward pass,
+once, without the weights. What is computed again for the gradient comes on top, a layer or a chunk of samples at a
+time. One and two layers and a few rays are measured; the rest of them keep as much each.
 """
 
 import argparse
-from dataclasses import replace
 
 import torch
 
 from vfusion3d.cameras import camera_vector, default_intrinsics, orbit_cameras, rays_through
 from vfusion3d.learning.precision import autocast
+from vfusion3d.model import vfusion3d
 from vfusion3d.model.rendering import render_rays
 from vfusion3d.model.sizes import SIZES
-from vfusion3d.model.vfusion3d import VFusion3D
-from vfusion3d.runs.profiles import load_profile
+from vfusion3d.runs.profiles import Profile, load_profile
 
-RAYS = 1024  # of one object
+RAYS = 512  # of one object
 GIB = 1 << 30
 
 
 class Kept:
-    """Adds up what autograd saves while it is entered; `bytes`."""
+    """What autograd saves while `hooks` is entered: `bytes`, without the weights of a model."""
 
     def __init__(self, model: torch.nn.Module):
-        self.weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-        self.storages: dict[int, int] = {}
-        self.alive = []  # a storage that is freed could come back as another one at the same address
+        self.weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+        self.storages: dict[int, torch.UntypedStorage] = {}  # kept alive: an address must not come twice
         self.hooks = torch.autograd.graph.saved_tensors_hooks(self._save, lambda tensor: tensor)
 
     def _save(self, tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self.weights:
-            self.storages[storage.data_ptr()] = storage.nbytes()
-            self.alive.append(storage)
+            self.storages[storage.data_ptr()] = storage
         return tensor
 
     @property
     def bytes(self) -> int:
-        return sum(self.storages.values())
+        """How much is kept."""
+        return sum(storage.nbytes() for storage in self.storages.values())
+
+
+def network_bytes(profile: Profile, checkpointing: bool) -> int:
+    """What encoder and transformer keep of one image."""
+
+    def kept(**layers: int) -> int:
+        model = new_model(profile, **{"layers": 1, "encoder_layers": 1} | layers)
+        if checkpointing:
+            model.enable_gradient_checkpointing()
+        image = torch.rand(1, 3, profile.model.image_size, profile.model.image_size)
+        found = Kept(model)
+        with found.hooks, autocast(profile.training.mixed_precision, torch.device("cpu")):
+            model(image, camera_vector(orbit_cameras(1, 0.0), default_intrinsics(1)))
+        return found.bytes
+
+    once = kept()
+    deeper = new_model(profile).config
+    return once + sum((deeper[name] - 1) * (kept(**{name: 2}) - once) for name in ("layers", "encoder_layers"))
+
+
+def renderer_bytes(profile: Profile, checkpointing: bool) -> float:
+    """What the renderer keeps of all rays of one object."""
+    recipe, model = profile.training, new_model(profile, layers=1, encoder_layers=1)
+    planes = torch.randn(
+        1, 3, model.config.triplane_channels, *[2 * model.config.triplane_size] * 2, requires_grad=True
+    )
+    rays = rays_through(torch.rand(1, RAYS, 2), orbit_cameras(1, 0.0), default_intrinsics(1))
+    found = Kept(model)
+    options = {"samples": recipe.samples_per_ray, "generator": torch.Generator().manual_seed(0)}
+    with found.hooks, autocast(recipe.mixed_precision, torch.device("cpu")):
+        render_rays(model.field, planes, *rays, checkpointing=checkpointing, **options)
+    return found.bytes * recipe.views * (recipe.rays_per_view or recipe.patch_size**2) / RAYS
+
+
+def new_model(profile: Profile, **changes: int) -> vfusion3d.VFusion3D:
+    """A model of the profile's size; without changes it takes no memory."""
+    with torch.device("cpu" if changes else "meta"):
+        return vfusion3d.VFusion3D(image_size=profile.model.image_size, **SIZES[profile.model.size] | changes).train()
 
 
 def main() -> None:
     page = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     page.add_argument("--profile", default="paper")
     profile = load_profile(page.parse_args().profile)
-    size, recipe = SIZES[profile.model.size], profile.training
-    torch.manual_seed(0)
-    model = VFusion3D(image_size=profile.model.image_size, **size).train()
-    camera = camera_vector(orbit_cameras(1, 0.0), default_intrinsics(1))
-    image = torch.rand(1, 3, profile.model.image_size, profile.model.image_size)
-    pixels = torch.rand(1, RAYS, 2)
-    rays = rays_through(pixels, orbit_cameras(1, 0.0), default_intrinsics(1))
-    wanted = recipe.views * (recipe.rays_per_view or recipe.patch_size**2)
-    print(f"{profile.name}: {model.num_parameters():,} parameters, {recipe.views} views, {wanted:,} rays an object")
+    vfusion3d.has_bfloat16 = lambda: False  # fused attention, as on a GPU
     for checkpointing in (False, True):
-        recipe = replace(recipe, checkpointing=checkpointing)
-        if checkpointing:
-            model.enable_gradient_checkpointing()
-        with autocast(recipe.mixed_precision, torch.device("cpu")):
-            network = Kept(model)
-            with network.hooks:
-                planes = model(image, camera)
-            leaf, renderer = planes.detach().requires_grad_(), Kept(model)
-            options = {"samples": recipe.samples_per_ray, "generator": torch.Generator().manual_seed(0)}
-            with renderer.hooks:
-                render_rays(model.field, leaf, *rays, checkpointing=checkpointing, **options)
-        scaled = renderer.bytes * wanted / RAYS
-        parts = {"network": network.bytes, "renderer": scaled, "together": network.bytes + scaled}
+        parts = {"network": network_bytes(profile, checkpointing), "renderer": renderer_bytes(profile, checkpointing)}
+        parts["together"] = sum(parts.values())
         told = ", ".join(f"{name} {part / GIB:.2f} GiB" for name, part in parts.items())
-        print(f"checkpointing {'on' if checkpointing else 'off'}: {told}")
+        print(f"{profile.name}, an object, checkpointing {'on' if checkpointing else 'off'}: {told}")
 
 
 if __name__ == "__main__":
