@@ -282,7 +282,7 @@ def test_the_vae_takes_only_neighbours_for_a_video(web):
         device = torch.device("cpu")
 
     for batch in ((pictures, alone), (runs, frames)):
-        lesson.losses_of(Watcher(), batch, gen())
+        lesson.losses_of(Watcher(), batch, [gen()])
     assert seen == [1, vae.FRAMES]
 
 
