@@ -17,6 +17,7 @@ import skops.io  # noqa: F401
 import torch
 import torch.utils.tensorboard
 from safetensors.torch import load_file, save_file
+from test_loop import regression, settings
 from torch import nn
 
 from vfusion3d.curation.curate import learned
@@ -85,22 +86,15 @@ def curate(folder):
 
 
 def train(folder):
-    torch.manual_seed(0)
-    model = nn.Linear(3, 1)
-
-    def batch_of(step, rank):
-        return torch.randn(4, 3, generator=loop.step_generator(1, step, rank))
-
-    def losses_of(model, batch, generator):
-        return {"loss": (model(batch) - batch.sum(1, keepdim=True)).square().mean()}
+    model, batch_of, losses_of = regression()
 
     def save(path):
         path.mkdir()
         (path / "config.json").write_text("{}")
         save_file(model.state_dict(), path / "model.safetensors")
 
-    settings = loop.LoopSettings(12, lambda step: 0.01, checkpoint_every=4, log_every=2)
-    lesson = loop.Lesson(model, batch_of, losses_of, {"seed": 0}, settings, save=save)
+    steps = settings(12, checkpoint_every=4, log_every=2)
+    lesson = loop.Lesson(model, batch_of, losses_of, {"seed": 0}, steps, save=save)
     loop.learn(lesson, folder / "run", device="cpu")
 
 

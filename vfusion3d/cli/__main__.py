@@ -1,4 +1,4 @@
-"""The `vfusion3d` command, and `python -m vfusion3d.cli` for launchers that take a module: accelerate, torchrun."""
+"""The `vfusion3d` command, and `python -m vfusion3d.cli` for launchers that take a module: torchrun, Snakemake."""
 
 import os
 import signal
