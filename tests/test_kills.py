@@ -33,6 +33,7 @@ from vfusion3d.video.generate import generate_videos
 from vfusion3d.world.sources import RandomPrimitives
 from vfusion3d.world.web_captions import web_captions
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has loaded torch")
 SMOKE = load_profile("smoke")
 CHANGES = (
     "os.rename",

@@ -57,6 +57,7 @@ def run_of(options: argparse.Namespace) -> "tuple[Profile, Path]":
     return profile, options.run_dir or Path("runs") / profile.name
 
 
+WORDS = ("mini", "base", "procedural", "primitives", "common", "uncommon", "smoke", "laptop", "gpu", "paper")
 Named = tuple[str, str | Path]  # how a command line names a path, and the path
 
 
@@ -65,12 +66,14 @@ def check_outputs(
 ) -> None:
     """End the program with exit code 2, before any work, where what is to be written would destroy what is read.
 
-    reads: what the command reads beside its profile; what is no path that exists, such as a name on the hub, counts for
-    nothing. files, folders: what it writes. No file may be what is read or lie in it, no folder may also be around it,
-    nothing is written twice, and there must be room for it: whatever its names are, for links are followed.
+    reads: what the command reads beside its profile; words of ours and what is no path that exists, such as a name on
+    the hub, count for nothing. files, folders: what it writes. No file may be what is read or lie in it, no folder may
+    also be around it, nothing is written twice, and there must be room for it: whatever its names are, for links are
+    followed.
     """
     reads = [*reads, ("--profile", getattr(options, "profile", ""))]
-    read = {_place(path): f"{name} {path}" for name, path in reads if str(path) and _place(path).exists()}
+    paths = [(name, path) for name, path in reads if str(path) and path not in WORDS]
+    read = {_place(path): f"{name} {path}" for name, path in paths if _place(path).exists()}
     inodes = {_inode(place): named for place, named in read.items()}
     read_folders = [place for place in read if place.is_dir()]
     written: dict[Path | tuple[int, int], str] = {}
