@@ -17,7 +17,7 @@ from vfusion3d.runs.claim import (
 )
 
 SETTINGS = {"views": 16, "objects": {"name": "primitives", "count": 3}, "elevation": (0.0, 0.5)}
-KIND = Kind("results", ("result", "model/*.txt", "shard-*.tar"))
+KIND = Kind("results", ("result", "model/*.txt", "shard-[0-9].tar"))
 
 
 def test_the_same_settings_find_their_folder_again(tmp_path):
@@ -209,7 +209,7 @@ def test_a_folder_of_ours_from_before_there_was_a_mark_goes_on_and_can_be_overwr
     claim_folder(tmp_path, SETTINGS, KIND)
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "shard-1.tar.gz", "model/notes.md", "mine/result", "model/deep/a.txt"])
+@pytest.mark.parametrize("name", ["notes.txt", "shard-old.tar", "model/notes.md", "mine/result", "model/deep/a.txt"])
 def test_overwriting_deletes_nothing_where_a_file_is_not_ours(tmp_path, name):
     claim_folder(tmp_path, SETTINGS, KIND)
     for ours in ("result", "model/a.txt", "shard-1.tar", name):

@@ -60,6 +60,16 @@ def test_parts_work_side_by_side_each_part_once_and_not_beside_a_writer_of_every
     assert not list(tmp_path.iterdir())
 
 
+def test_a_lock_holds_where_there_was_no_room_to_say_whose_it_is(tmp_path):
+    first = in_a_child(lambda: only_writer(tmp_path))
+    os.truncate(tmp_path / ".lock", 0)
+    try:
+        with pytest.raises(InUse, match="another process"), only_writer(tmp_path):
+            pass
+    finally:
+        kill(first)
+
+
 def test_a_folder_that_was_made_for_nothing_goes_again(tmp_path):
     with pytest.raises(ZeroDivisionError), only_writer(tmp_path / "new"):
         raise ZeroDivisionError

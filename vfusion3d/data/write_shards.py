@@ -28,7 +28,8 @@ from vfusion3d.runs.progress import tqdm
 
 Members = dict[str, bytes] | str  # of a sample, or the reason why it has none
 Make = Callable[[range], list[Members]]
-FILES = ("index.json", "shard-*.tar", "shard-*.skipped.json")
+SHARD = f"shard-{6 * '[0-9]'}"
+FILES = ("index.json", f"{SHARD}.tar", f"{SHARD}.skipped.json")
 
 
 def write_shards(

@@ -51,13 +51,18 @@ Recipe = TypeVar("Recipe")  # a dataclass with a field `mixed_precision`
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.csv"
 MODEL = "model"  # of a run that is over: the folder beside them
-WEIGHTS = ("config.json", "diffusion_pytorch_model*", "model*.safetensors*")
-PIPELINE = ("model_index.json", "noise.json", *(f"*/{name}" for name in (*WEIGHTS, "*_config.json")))
+_WEIGHTS = tuple(
+    f"{name}{ending}"
+    for name in ("model", "diffusion_pytorch_model")
+    for ending in (".safetensors", ".safetensors.index.json", "-?????-of-?????.safetensors")
+)
+_WHOLE = ("config.json", *_WEIGHTS, "model_index.json", "noise.json")  # a network, or a pipeline of several
+_PARTS = (f"*/{name}" for name in ("config.json", "scheduler_config.json", "preprocessor_config.json", *_WEIGHTS))
 TRAINING = Kind(
     "trainings",
     (
-        *(f"{MODEL}/{name}" for name in (*WEIGHTS, *PIPELINE)),
-        *(CHECKPOINT.replace(".", "*."), LOG, "tensorboard/events.out.tfevents.*", "strips/step-*.png"),
+        *(f"{MODEL}/{name}" for name in (*_WHOLE, *_PARTS)),
+        *(CHECKPOINT, LOG, "tensorboard/events.out.tfevents.*", f"strips/step-{6 * '[0-9]'}.png"),
     ),
 )
 FITTING = ("micro_batch", "checkpointing")  # fields of a recipe that say how it fits into memory

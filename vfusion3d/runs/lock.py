@@ -11,6 +11,7 @@ import glob
 import os
 import re
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from filelock import lock_descriptor
 LOCK = ".lock"
 LEFTOVER = re.compile(r"\.[0-9a-f]{8}\.partial$")  # what `claim.write_whole` calls a file until it is whole
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+QUIET = 5.0  # seconds of waiting before a word is said of it
 PAUSE = 0.05  # seconds between two looks at a lock
 
 
@@ -56,14 +58,18 @@ def only_writer(folder: str | Path, part: tuple[int, int] = (0, 1), *, wait: flo
 @contextmanager
 def hold(path: Path, wait: float = 0.0) -> Iterator[None]:
     """Hold a lock file, which is there only meanwhile and says who holds it. Raises InUse after `wait` seconds."""
-    late = time.monotonic() + wait
+    begun, told = time.monotonic(), False
     while (file := open_locked(path, "a+b")) is None:
         holder = ""
         with suppress(OSError):
             holder = path.read_text(errors="replace")
-        if holder and time.monotonic() >= late:
-            where = f"{path.parent} is being written by {holder}"
+        waited = time.monotonic() - begun
+        where = f"{path.parent} is being written by {holder or 'another process'}"
+        if waited >= wait + (0.0 if holder else 1.0):  # it may be about to say who it is, or have no room to
             raise InUse(f"{where}: wait for it or stop it, or use another folder")
+        if waited > QUIET and not told:
+            print(f"waiting, for {where}", file=sys.stderr)
+            told = True
         time.sleep(PAUSE)
     with file:
         with suppress(OSError):  # a full disk: the lock holds all the same
