@@ -159,7 +159,7 @@ class ShardWriter(contextlib.AbstractContextManager):
         except OSError as error:
             self._file.truncate(self._end)
             self._file.seek(self._end)
-            with naming_a_full_disk(self.partial, f"its {len(self.keys)} whole samples are kept"):
+            with naming_a_full_disk(self.partial, f"its {len(self.keys)} whole samples are kept, without {what}"):
                 raise OSError(error.errno, f"{error.strerror} while writing {what}", str(self.partial)) from error
         self._end += len(data)
 
