@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfusion3d.cli.page import add_part, add_run, new_page, part_of, run_of
+from vfusion3d.cli.page import add_part, add_run, check_outputs, new_page, part_of, run_of
 from vfusion3d.runs import layout
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def run_render(options: argparse.Namespace) -> int:
     from vfusion3d.world.unseen import UNSEEN_SEED, UnseenObjects
 
     profile, run_dir = run_of(options)
+    folder = options.output or layout.objects_3d(run_dir)
+    check_outputs(options, [("--objects", options.objects or "")], folders=[("-o", folder)])
 
     def render(folder: Path, source, count: int | None, views: int, seed: int) -> None:
         index = render_dataset(
@@ -74,7 +76,7 @@ def run_render(options: argparse.Namespace) -> int:
     count = options.count
     if count is None and not hasattr(source, "__len__"):
         count = profile.data.objects_3d
-    render(options.output or layout.objects_3d(run_dir), source, count, profile.data.views_3d, options.seed)
+    render(folder, source, count, profile.data.views_3d, options.seed)
     if options.objects is None:
         seed = options.seed + UNSEEN_SEED
         render(layout.test_data(run_dir), UnseenObjects(), profile.data.test_objects, TEST_VIEWS, seed)
@@ -141,6 +143,8 @@ def run_prompts(options: argparse.Namespace) -> int:
     from vfusion3d.world.web_captions import WEB_CAPTIONS
 
     profile, run_dir = run_of(options)
+    own = [("--corpus", options.corpus or ""), ("--eval-prompts", options.eval_prompts or "")]
+    check_outputs(options, own, folders=[("the folder of the prompts", layout.prompt_table(run_dir))])
     corpus = options.corpus or WEB_CAPTIONS
     check_corpus(corpus)
     chosen = eval_prompts(profile.data.eval_prompts)

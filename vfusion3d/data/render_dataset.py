@@ -102,6 +102,7 @@ def render_dataset(
         part=part,
         overwrite=overwrite,
         unit="object",
+        kind="rendered objects",
     )
 
 
