@@ -150,7 +150,8 @@ def run_curate(options: argparse.Namespace) -> int:
     """
     part = part_of(options)
     from vfusion3d.curation import JUDGEMENTS, Judgements, label_videos, new_labeller, videos_to_judge
-    from vfusion3d.data.shards import MultiviewShards, Shards, VideoShards
+    from vfusion3d.data.shards import MultiviewShards, VideoShards
+    from vfusion3d.data.synthetic import read_labels
     from vfusion3d.foundations.perceptual import perceptual_distance
     from vfusion3d.stand_ins.judge import judge_videos
 
@@ -179,7 +180,7 @@ def run_curate(options: argparse.Namespace) -> int:
     if not index.exists():
         print(f"{index.parent}: the other parts are still to be made")
         return 0
-    scores = [facts["score"] for facts in Shards(index.parent).index["labels"]]
+    scores = [facts["score"] for facts in read_labels(index.parent)[1]]
     print(f"the filter keeps {sum(score >= 0 for score in scores):,} of {len(scores):,} videos")
     print(index)
     return 0

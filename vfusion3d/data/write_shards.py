@@ -22,6 +22,7 @@ import torch
 from vfusion3d.data.shards import ShardWriter, shard_path, write_index, written_keys
 from vfusion3d.runs.claim import claim_folder, plain, write_whole
 from vfusion3d.runs.progress import tqdm
+from vfusion3d.runs.reading import read_json
 
 Members = dict[str, bytes] | str  # of a sample, or the reason why it has none
 Make = Callable[[range], list[Members]]
@@ -167,4 +168,5 @@ def _skipped_path(path: Path) -> Path:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    remedy = f"delete it and {path.name.split('.')[0]}.tar, and make them again"
+    return read_json(path, dict[str, str], remedy) if path.exists() else {}

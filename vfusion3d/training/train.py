@@ -4,6 +4,7 @@ import json
 import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -19,6 +20,7 @@ from vfusion3d.model.sizes import SIZES
 from vfusion3d.model.vfusion3d import ATTENTION, VFusion3D
 from vfusion3d.runs.claim import Arguments
 from vfusion3d.runs.profiles import Profile, Recipe
+from vfusion3d.runs.reading import read_json
 from vfusion3d.training.losses import Losses
 from vfusion3d.training.schedule import learning_rate, total_steps
 from vfusion3d.training.supervision import Supervision
@@ -125,6 +127,6 @@ def training_lesson(
 def save_model(model: VFusion3D, folder: Path) -> None:
     """`save_pretrained` without the place where its start was loaded from, on this machine."""
     model.save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json", dict[str, Any])
     config.pop("_name_or_path", None)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

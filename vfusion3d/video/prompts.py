@@ -21,6 +21,7 @@ from vfusion3d.foundations.prompt_filter import Decision, PromptFilter, prompt_f
 from vfusion3d.runs.claim import claim_folder, short_name
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.progress import tqdm
+from vfusion3d.runs.reading import read_table
 from vfusion3d.video.clean import clean, same_caption_key
 from vfusion3d.video.corpus import check_corpus, read_captions
 from vfusion3d.video.ledger import Ledger, Prompt
@@ -98,12 +99,10 @@ def collect_prompts(
 
 def read_prompts(path: str | Path, split: str = "train") -> list[str]:
     """The prompts of one split ("train" or "eval") of a table, in its order. Raises ValueError for another split."""
-    from pyarrow import parquet
-
     if split not in ("train", "eval"):
         raise ValueError(f"split must be train or eval, not {split!r}")
-    table = parquet.read_table(path, columns=["caption"], filters=[("split", "=", split)])
-    return table.column("caption").to_pylist()
+    again = "delete its folder and collect the prompts again"
+    return read_table(path, {"caption": str}, again, where=("split", split)).caption.tolist()
 
 
 def object_captions(describe: Captioner, shards: Sequence, seed: int, start: int = 0) -> Iterator[str]:
