@@ -1,10 +1,15 @@
+import json
+import math
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_model import tiny_model
 
 from vfusion3d import VFusion3D
 from vfusion3d.cameras import camera_vector, default_intrinsics, orbit_cameras
 from vfusion3d.model import vfusion3d as vfusion3d_module
+from vfusion3d.model.check import CheckpointError
 from vfusion3d.model.initialise import start_local
 from vfusion3d.model.rendering import corners
 from vfusion3d.model.vfusion3d import tokens_within
@@ -156,7 +161,10 @@ def test_weights_that_do_not_fit_are_one_line_and_no_library_s_notes(tmp_path, c
         ({"transformer.deconv.weight": None}, "missing: transformer.deconv.weight$"),
         ({"more": torch.zeros(1)}, "unknown: more$"),
         ({"transformer.deconv.bias": torch.zeros(1)}, r"of another shape: transformer\.deconv\.bias \[1\], not"),
-        ({"transformer.deconv.bias": tensors["transformer.deconv.bias"] * math.nan}, r"not finite: transformer\.deconv"),
+        (
+            {"transformer.deconv.bias": tensors["transformer.deconv.bias"] * math.nan},
+            r"not finite: transformer\.deconv",
+        ),
     ):
         save_file({name: value for name, value in (tensors | change).items() if value is not None}, path)
         with pytest.raises(CheckpointError, match=r"diffusion_pytorch_model\.safetensors .*" + message):

@@ -21,7 +21,7 @@ from vfusion3d.experiments.variants import FEWEST, Scaled
 from vfusion3d.foundations.aesthetic_score import AestheticScore
 from vfusion3d.foundations.loading import name_of
 from vfusion3d.foundations.roles import Roles
-from vfusion3d.learning.loop import CHECKPOINT
+from vfusion3d.learning.loop import remove_checkpoints
 from vfusion3d.runs import layout
 from vfusion3d.runs.claim import claim_folder, write_whole
 from vfusion3d.runs.progress import tqdm
@@ -149,7 +149,7 @@ def _own_videos(roles: Roles, run_dir: Path, scaled: Scaled, folder: Path, seed:
     model = finetune_video_model(
         roles.profile, orbits.folder, folder / "video_model", objects=objects, seed=seed, overwrite=overwrite
     )
-    (folder / "video_model" / CHECKPOINT).unlink(missing_ok=True)
+    remove_checkpoints(folder / "video_model")
     drawn = _order(len(whole), seed)[: scaled.generated]
     known = [whole.metadata(place, _Drawn) for place in sorted(drawn)]
     asked = {one["index"]: one["prompt"] for one in known}

@@ -21,7 +21,7 @@ from vfusion3d.experiments.data import finetuning_data, training_data
 from vfusion3d.experiments.variants import Experiments, load_experiments
 from vfusion3d.foundations.loading import name_of
 from vfusion3d.foundations.roles import Roles
-from vfusion3d.learning.loop import CHECKPOINT, Lesson, fingerprint, learn
+from vfusion3d.learning.loop import Lesson, fingerprint, learn, remove_checkpoints
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs import layout
 from vfusion3d.runs.claim import SETTINGS, changes, record, short_name, write_whole
@@ -151,7 +151,7 @@ def _learned(lesson: Lesson, folder: Path, run_dir: Path, device: str, overwrite
     trainings = [path.parent for path in sorted((run_dir / "experiments").glob(f"*/seed-*/*/{SETTINGS}"))]
     notebooks = [layout.pretrained_model(run_dir), layout.finetuned_model(run_dir)]
     model = learn(lesson, folder, elsewhere=[*notebooks, *trainings], overwrite=overwrite, device=device)
-    (folder / CHECKPOINT).unlink(missing_ok=True)  # many runs: only what they end in stays
+    remove_checkpoints(folder)  # many runs: only what they end in stays
     return model
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
-from torch import Tensor
 
 from vfusion3d.runs.memory import check_memory
-from vfusion3d.runs.reading import ReadingError, read_json, read_tensors, read_value
+from vfusion3d.runs.reading import ReadingError, check_tensors, read_json, read_tensors, read_value
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 MOST_SAMPLES = 4096  # of a ray
@@ -87,7 +86,11 @@ def check_folder(model_class: type, folder: Path) -> None:
     if not (folder / WEIGHTS).is_file():
         there = [path.name for path in sorted(folder.iterdir()) if path.suffix in (".bin", ".pt", ".pth", ".ckpt")]
         raise FileNotFoundError(f"{folder} holds no {WEIGHTS}" + (f"; {convert(there[0])}" if there else ""))
-    check_tensors(read_tensors(folder / WEIGHTS, "copy the folder of weights again")[0], shapes, folder / WEIGHTS)
+    tensors, _ = read_tensors(folder / WEIGHTS, "copy the folder of weights again")
+    try:
+        check_tensors(tensors, shapes, folder / WEIGHTS)
+    except ReadingError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def convert(name: str) -> str:
@@ -96,25 +99,3 @@ def convert(name: str) -> str:
         f"{name} is a pickle, not safetensors, and is not loaded: convert it with "
         f"`safetensors.torch.save_file(torch.load({json.dumps(name)}, weights_only=True), {json.dumps(WEIGHTS)})`"
     )
-
-
-def check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], name: Any) -> None:
-    """Raise CheckpointError that lists what is missing, too much, of another shape, or not finite."""
-    wrong = {
-        "missing": [tensor for tensor in shapes if tensor not in tensors],
-        "unknown": [tensor for tensor in tensors if tensor not in shapes],
-        "of another shape": [
-            f"{tensor} {list(tensors[tensor].shape)}, not {list(shape)}"
-            for tensor, shape in shapes.items()
-            if tensor in tensors and tuple(tensors[tensor].shape) != shape
-        ],
-    }
-    if not any(wrong.values()):
-        wrong["not finite"] = [tensor for tensor, value in tensors.items() if not value.isfinite().all()]
-    said = [
-        f"{what}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
-        for what, names in wrong.items()
-        if names
-    ]
-    if said:
-        raise CheckpointError(f"{name} does not fit the model that is wanted: {'; '.join(said)}")

@@ -12,8 +12,8 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
-from vfusion3d.model.check import CheckpointError, check_tensors
-from vfusion3d.runs.reading import ReadingError, read_tensors
+from vfusion3d.model.check import CheckpointError
+from vfusion3d.runs.reading import ReadingError, check_tensors, read_tensors
 
 WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
 WRAPPER = "model_state_dict"  # the checkpoint on the authors' drive holds its tensors under this name
@@ -45,7 +45,10 @@ def load_released(
         model = model_class(**config)
     except ValueError as error:
         raise CheckpointError(f"{named}: {error}") from error
-    check_tensors(tensors, {name: tuple(value.shape) for name, value in model.state_dict().items()}, named)
+    try:
+        check_tensors(tensors, {name: tuple(value.shape) for name, value in model.state_dict().items()}, named)
+    except ReadingError as error:
+        raise CheckpointError(str(error)) from error
     model.load_state_dict(tensors)
     return model.eval()
 

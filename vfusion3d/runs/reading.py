@@ -119,6 +119,28 @@ def read_tensors(path: str | Path, remedy: str = REMEDY) -> "tuple[dict[str, Ten
         raise ReadingError(f"{path} is not whole safetensors ({error}): {remedy}") from error
 
 
+def check_tensors(tensors: "Mapping[str, Tensor]", shapes: Mapping[str, tuple[int, ...]], name: Any) -> None:
+    """Raise ReadingError that lists what is missing, too much, of another shape, or not finite."""
+    wrong = {
+        "missing": [tensor for tensor in shapes if tensor not in tensors],
+        "unknown": [tensor for tensor in tensors if tensor not in shapes],
+        "of another shape": [
+            f"{tensor} {list(tensors[tensor].shape)}, not {list(shape)}"
+            for tensor, shape in shapes.items()
+            if tensor in tensors and tuple(tensors[tensor].shape) != shape
+        ],
+    }
+    if not any(wrong.values()):
+        wrong["not finite"] = [tensor for tensor, value in tensors.items() if not value.isfinite().all()]
+    said = [
+        f"{what}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        for what, names in wrong.items()
+        if names
+    ]
+    if said:
+        raise ReadingError(f"{name} does not fit the model that is wanted: {'; '.join(said)}")
+
+
 def read_value(kind: Any, value: Any, key: str = "") -> Any:
     """What JSON or YAML holds as `kind`; `key` is where it stands, such as `training.stages[0]`.
 
