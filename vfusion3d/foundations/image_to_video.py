@@ -212,7 +212,7 @@ class StableVideoDiffusion:
             to_pil(images),
             height=height,
             width=width,
-            num_frames=frames or self.network.config.num_frames,
+            num_frames=self.network.config.num_frames if frames is None else frames,
             num_inference_steps=steps,
             min_guidance_scale=guidance[0],
             max_guidance_scale=guidance[1],

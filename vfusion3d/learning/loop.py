@@ -37,6 +37,7 @@ from vfusion3d.learning.muon import MuonAdamW
 from vfusion3d.learning.precision import resolve
 from vfusion3d.runs.claim import SETTINGS, claim_folder, made_with, save_whole, write_whole
 from vfusion3d.runs.progress import tqdm
+from vfusion3d.runs.ranges import check_ranges
 from vfusion3d.runs.reading import ReadingError, check_tensors, read_table, read_tensors, shown
 
 Recipe = TypeVar("Recipe")  # a dataclass with a field `mixed_precision`
@@ -65,7 +66,7 @@ class LoopSettings:
     mixed_precision: "no", "bf16" or "auto". compile: through torch.compile. Betas and weight decay are AdamW's (only
     matrices decay). muon: matrices and convolutions of repeated blocks (in an nn.ModuleList) learn by Muon.
     average: decay a step of an exponential moving average of the weights, which the model has in the end; 0: none.
-    checkpoint_every, log_every: in steps.
+    checkpoint_every, log_every: in steps. Raises ValueError for numbers out of range.
     """
 
     steps: int
@@ -82,6 +83,12 @@ class LoopSettings:
     compile: bool = False
     checkpoint_every: int = 500
     log_every: int = 10
+
+    def __post_init__(self):
+        check_ranges(seed=self.seed, batch_size=self.batch_size)
+        for name in ("steps", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 def share_of(batch_size: int, rank: int, processes: int) -> range:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vfusion3d.runs.ranges import RANGES, check_ranges
 from vfusion3d.runs.reading import ReadingError, read_yaml
 
 FOLDER = Path(__file__).parents[1] / "profiles"
@@ -134,6 +135,7 @@ class Recipe:
         _positive(self, "batch_size", "patch_size", "views", "learning_rate", "grad_clip")
         _not_negative(self, "warmup_steps", "camera_noise", "weight_decay", "rays_per_view")
         _share(self, "average", "cooldown")
+        _in_range(self, "samples_per_ray")
         if self.samples_per_ray < 8 or self.samples_per_ray % 2:
             raise ProfileError(f"samples_per_ray must be even and at least 8, not {self.samples_per_ray}")
         if self.rays_per_view and self.losses.lpips:
@@ -269,7 +271,15 @@ def load_profile(name_or_path: str | Path) -> Profile:
     return profile
 
 
+def _in_range(config: Any, *names: str) -> None:
+    try:
+        check_ranges(**{name: getattr(config, name) for name in names})
+    except ValueError as error:
+        raise ProfileError(str(error)) from error
+
+
 def _positive(config: Any, *names: str) -> None:
+    _in_range(config, *(name for name in names if name in RANGES))
     for name in names:
         if not 0 < getattr(config, name) < float("inf"):
             raise ProfileError(f"{name} must be above 0, not {getattr(config, name)}")

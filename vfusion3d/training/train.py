@@ -19,11 +19,14 @@ from vfusion3d.model.initialise import start_local
 from vfusion3d.model.sizes import SIZES
 from vfusion3d.model.vfusion3d import ATTENTION, VFusion3D
 from vfusion3d.runs.claim import Arguments
+from vfusion3d.runs.memory import check_memory
 from vfusion3d.runs.profiles import Profile, Recipe
 from vfusion3d.runs.reading import read_json
 from vfusion3d.training.losses import Losses
 from vfusion3d.training.schedule import learning_rate, total_steps
 from vfusion3d.training.supervision import Supervision
+
+SAMPLE_BYTES = 200  # that a sample of a ray keeps for the gradient, at least (240 with checkpointing, 1200 without)
 
 
 def new_model(profile: Profile, generator: torch.Generator) -> VFusion3D:
@@ -102,6 +105,10 @@ def training_lesson(
     if recipe.checkpointing:
         model.enable_gradient_checkpointing()
     steps = total_steps(recipe, len(data))
+    at_once = recipe.micro_batch or math.ceil(recipe.batch_size / PartialState().num_processes)
+    samples = recipe.views * (recipe.rays_per_view or recipe.patch_size**2) * recipe.samples_per_ray
+    names = "training's batch_size (or micro_batch), views, patch_size and samples_per_ray"
+    check_memory(names, at_once * samples * SAMPLE_BYTES, device_of(roles.profile))
     supervision = Supervision(data, recipe, model.config.image_size, steps, seed)
     losses = Losses(recipe, roles.perceptual_distance if recipe.losses.lpips else None)
     settings = {

@@ -21,6 +21,7 @@ from vfusion3d.foundations.prompt_filter import Decision, PromptFilter, prompt_f
 from vfusion3d.runs.claim import claim_folder, short_name
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.progress import tqdm
+from vfusion3d.runs.ranges import check_ranges
 from vfusion3d.runs.reading import read_table
 from vfusion3d.video.clean import clean, same_caption_key
 from vfusion3d.video.corpus import check_corpus, read_captions
@@ -60,6 +61,7 @@ def collect_prompts(
     (overwrite: they are deleted) and where something held out comes from "web" or "3D", the names of what is trained
     on, ModelUnavailable where a model cannot be had, OSError where nothing can be written.
     """
+    check_ranges(seed=seed)
     folder = Path(folder)
     wanted = profile.data.prompts
     if taken := held_out.keys() & BATCH.keys():
