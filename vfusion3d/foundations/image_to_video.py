@@ -25,7 +25,15 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from vfusion3d.data.images import to_bytes
-from vfusion3d.foundations.loading import ModelUnavailable, device_of, load_once, role, source_of, unavailable
+from vfusion3d.foundations.loading import (
+    ModelUnavailable,
+    check_configs,
+    device_of,
+    load_once,
+    role,
+    source_of,
+    unavailable,
+)
 from vfusion3d.learning.draws import Generators, drawn
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.reading import read_json
@@ -132,6 +140,7 @@ class StableVideoDiffusion:
         """
         if Path(source).is_dir():
             check_components(Path(source))
+            check_configs(Path(source))
         pipeline = StableVideoDiffusionPipeline.from_pretrained(source, dtype=dtype, use_safetensors=True).to(device)
         settings = Path(source) / SETTINGS
         return cls(pipeline, read_json(settings, Noise) if settings.exists() else None)
