@@ -195,8 +195,9 @@ def _read_mapping(kind: type, value: Any, key: str) -> Any:
     prefix = f"{key}." if key else ""
     hints = get_type_hints(kind)
     if not isinstance(value, dict):
-        what = f"with the keys {', '.join(hints)}" if is_typeddict(kind) else f"with the keys of {kind.__name__}"
-        raise ReadingError(f"{key or 'the file'} must be a mapping {what}, not {shown(value)}")
+        keys = ", ".join(sorted(kind.__required_keys__)) if is_typeddict(kind) else f"of {kind.__name__}"
+        with_keys = f" with the keys {keys}" if keys else ""
+        raise ReadingError(f"{key or 'the file'} must be a mapping{with_keys}, not {shown(value)}")
     if is_typeddict(kind):
         needed = kind.__required_keys__
     else:
