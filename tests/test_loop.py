@@ -9,12 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vfusion3d.learning import muon
 from vfusion3d.learning.draws import drawn, sample_generators
 from vfusion3d.learning.loop import (
+    CHECKPOINT,
+    PREVIOUS,
     LoopSettings,
     TrainingError,
     WeightAverage,
@@ -25,6 +27,7 @@ from vfusion3d.learning.loop import (
     train,
 )
 from vfusion3d.learning.muon import MuonAdamW
+from vfusion3d.runs.reading import ReadingError
 
 RUN = """
 import sys, time
@@ -342,3 +345,40 @@ def test_a_run_that_is_told_to_end_leaves_a_checkpoint_of_that_step_and_goes_on(
     resumed, done = run(tmp_path / "halves", 20)
     assert done
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_a_broken_last_checkpoint_is_named_and_the_one_before_goes_on_to_the_same_weights(tmp_path, capsys):
+    whole, _ = run(tmp_path / "whole", checkpoint_every=20)
+    run(tmp_path / "cut", checkpoint_every=20)
+    last, before = (tmp_path / "cut" / name for name in (CHECKPOINT, PREVIOUS))
+    capsys.readouterr()
+    tensors = load_file(before)
+    spoiled = [last.read_bytes()[:-1], b"", b"\x00" * 99]
+    for metadata in ({}, {"step": "x"}, {"step": "-3"}, {"step": "9" * 40}):
+        save_file(tensors, tmp_path / "odd", metadata=metadata)
+        spoiled.append((tmp_path / "odd").read_bytes())
+    for number, content in enumerate(spoiled):
+        last.write_bytes(content)
+        resumed, done = run(tmp_path / "cut", checkpoint_every=20)
+        assert done
+        assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+        told = [line for line in capsys.readouterr().err.splitlines() if "going on from" in line]
+        assert len(told) == 1, number
+        assert f"{last}" in told[0]
+        assert "delete it" in told[0]
+    last.write_bytes(b"")
+    before.write_bytes(b"")
+    with pytest.raises(ReadingError, match=r"checkpoint\.previous\.safetensors is not whole safetensors.*delete it"):
+        run(tmp_path / "cut", checkpoint_every=20)
+
+
+def test_a_log_with_a_torn_last_line_goes_on_and_a_broken_one_is_named(tmp_path):
+    run(tmp_path, 40)
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write("40,0.")
+    run(tmp_path, 40)
+    assert read_log(tmp_path).step.iloc[-1] == 40
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write("x" + "," * (len(read_log(tmp_path).columns) - 1) + "\n")
+    with pytest.raises(ReadingError, match=r"log\.csv: line \d+, column 'step': 'x' is no whole number"):
+        run(tmp_path, 40)

@@ -25,6 +25,9 @@ from vfusion3d.data.shards import ShardWriter, shard_path, write_index, written_
 from vfusion3d.runs.claim import Kind, claim_folder, plain, write_whole
 from vfusion3d.runs.lock import only_writer
 from vfusion3d.runs.progress import tqdm
+from vfusion3d.runs.quiet import quiet_libraries
+from vfusion3d.runs.ranges import check_ranges
+from vfusion3d.runs.reading import read_json
 
 Members = dict[str, bytes] | str  # of a sample, or the reason why it has none
 Make = Callable[[range], list[Members]]
@@ -63,7 +66,8 @@ def write_shards(
     another process makes the same part.
     """
     whole = shard_size if isinstance(shard_size, int) else 1
-    for name, value in {"count": count, "shard_size": whole, "batch": batch, "workers": workers}.items():
+    check_ranges(count=count, workers=workers)
+    for name, value in {"shard_size": whole, "batch": batch}.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
     which, parts = part
@@ -175,6 +179,7 @@ def _start_worker() -> None:
     import threading
 
     torch.set_num_threads(1)
+    quiet_libraries()
     parent = multiprocessing.parent_process()
 
     def leave_with_parent():  # a killed parent cannot tell its workers
@@ -189,4 +194,5 @@ def _skipped_path(path: Path) -> Path:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    remedy = f"delete it and {path.name.split('.')[0]}.tar, and make them again"
+    return read_json(path, dict[str, str], remedy) if path.exists() else {}

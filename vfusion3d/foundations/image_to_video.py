@@ -25,9 +25,18 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from vfusion3d.data.images import to_bytes
-from vfusion3d.foundations.loading import ModelUnavailable, device_of, load_once, role, source_of, unavailable
+from vfusion3d.foundations.loading import (
+    ModelUnavailable,
+    check_configs,
+    device_of,
+    load_once,
+    role,
+    source_of,
+    unavailable,
+)
 from vfusion3d.learning.draws import Generators, drawn
 from vfusion3d.runs.profiles import Profile
+from vfusion3d.runs.reading import read_json
 
 TEMPORAL = ("temporal_res_block", "temporal_transformer_blocks", "time_pos_embed", "time_mixer")
 DROPPED = 0.1  # share of training samples without the condition, for classifier-free guidance
@@ -131,9 +140,10 @@ class StableVideoDiffusion:
         """
         if Path(source).is_dir():
             check_components(Path(source))
+            check_configs(Path(source))
         pipeline = StableVideoDiffusionPipeline.from_pretrained(source, dtype=dtype, use_safetensors=True).to(device)
         settings = Path(source) / SETTINGS
-        return cls(pipeline, Noise(**json.loads(settings.read_text())) if settings.exists() else None)
+        return cls(pipeline, read_json(settings, Noise) if settings.exists() else None)
 
     @property
     def network(self) -> nn.Module:
@@ -211,7 +221,7 @@ class StableVideoDiffusion:
             to_pil(images),
             height=height,
             width=width,
-            num_frames=frames or self.network.config.num_frames,
+            num_frames=self.network.config.num_frames if frames is None else frames,
             num_inference_steps=steps,
             min_guidance_scale=guidance[0],
             max_guidance_scale=guidance[1],
@@ -233,7 +243,7 @@ class StableVideoDiffusion:
         for part, old in zip(parts, before, strict=True):
             nn.Module.to(part, old)
         for config in Path(folder).rglob("*.json"):  # which folder a part came from is nobody's business
-            known = json.loads(config.read_text())
+            known = read_json(config, dict[str, Any])
             known.pop("_name_or_path", None)
             config.write_text(json.dumps(known, indent=2) + "\n")
         (Path(folder) / SETTINGS).write_text(json.dumps(asdict(self.noise), indent=2) + "\n")
@@ -274,8 +284,8 @@ def check_components(folder: Path) -> None:
     index = folder / "model_index.json"
     if not index.exists():
         raise FileNotFoundError(f"{folder} has no model_index.json: it is no folder of a video model")
-    for name, kind in json.loads(index.read_text()).items():
-        if name.startswith("_") or not isinstance(kind, list) or kind[0] is None:
+    for name, kind in read_json(index, dict[str, Any]).items():
+        if name.startswith("_") or not isinstance(kind, list) or not kind or kind[0] is None:
             continue
         files = {"scheduler": ["scheduler_config.json"], "feature_extractor": ["preprocessor_config.json"]}
         for wanted in files.get(name, ["config.json", "*.safetensors"]):

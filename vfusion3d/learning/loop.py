@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -27,7 +28,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -46,9 +47,12 @@ from vfusion3d.runs.claim import (
 )
 from vfusion3d.runs.lock import LOCK, only_writer
 from vfusion3d.runs.progress import tqdm
+from vfusion3d.runs.ranges import check_ranges
+from vfusion3d.runs.reading import ReadingError, check_tensors, read_table, read_tensors, shown
 
 Recipe = TypeVar("Recipe")  # a dataclass with a field `mixed_precision`
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"  # the last two
+STEP = re.compile(r"\d{1,15}")
 LOG = "log.csv"
 MODEL = "model"  # of a run that is over: the folder beside them
 _WEIGHTS = tuple(
@@ -62,7 +66,7 @@ TRAINING = Kind(
     "trainings",
     (
         *(f"{MODEL}/{name}" for name in (*_WHOLE, *_PARTS)),
-        *(CHECKPOINT, LOG, "tensorboard/events.out.tfevents.*", f"strips/step-{6 * '[0-9]'}.png"),
+        *(CHECKPOINT, PREVIOUS, LOG, "tensorboard/events.out.tfevents.*", f"strips/step-{6 * '[0-9]'}.png"),
     ),
 )
 FITTING = ("micro_batch", "checkpointing")  # fields of a recipe that say how it fits into memory
@@ -86,7 +90,7 @@ class LoopSettings:
     mixed_precision: "no", "bf16" or "auto". compile: through torch.compile. Betas and weight decay are AdamW's (only
     matrices decay). muon: matrices and convolutions of repeated blocks (in an nn.ModuleList) learn by Muon.
     average: decay a step of an exponential moving average of the weights, which the model has in the end; 0: none.
-    checkpoint_every, log_every: in steps.
+    checkpoint_every, log_every: in steps. Raises ValueError for numbers out of range.
     """
 
     steps: int
@@ -103,6 +107,12 @@ class LoopSettings:
     compile: bool = False
     checkpoint_every: int = 500
     log_every: int = 10
+
+    def __post_init__(self):
+        check_ranges(seed=self.seed, batch_size=self.batch_size)
+        for name in ("steps", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 def share_of(batch_size: int, rank: int, processes: int) -> range:
@@ -239,8 +249,8 @@ def train(
     to minimise; a generator for each place. So any number of processes, and micro-batches, compute the same steps up to
     rounding. show(step): called every `show_every` steps and at the end, for pictures. stop_after: seconds after which
     to write a checkpoint and return, as soon as they are over on any process. device: where it must run ("cpu",
-    "cuda"), None or "auto": the best there is. The folder gets checkpoint.safetensors, log.csv (the mean over all
-    processes) and TensorBoard events.
+    "cuda"), None or "auto": the best there is. The folder gets the last two
+    checkpoints, log.csv (the mean over all processes) and TensorBoard events.
 
     Returns whether all steps are done. Raises TrainingError where a loss or a gradient is not finite, and where the
     wanted device is not there; ValueError where the processes cannot share a batch; SystemExit, after a checkpoint,
@@ -254,6 +264,8 @@ def train(
     )
     average = WeightAverage(model, settings.average) if settings.average else None
     done = load_checkpoint(folder, model, optimizer, average)
+    if done > settings.steps:
+        raise TrainingError(f"{folder}: its checkpoint is of step {done}, and there are {settings.steps}: delete it")
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     if settings.compile:
         wrapped = torch.compile(wrapped)
@@ -429,33 +441,79 @@ def save_checkpoint(
     tensors = {
         name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()
     }  # tied ones too
-    write_whole(folder / CHECKPOINT, partial(save_file, tensors, metadata={"step": str(step)}))
+
+    def write(partial: Path) -> None:
+        save_file(tensors, partial, metadata={"step": str(step)})
+        if _is_whole(folder / CHECKPOINT):  # a broken one must not take the place of a good one
+            os.replace(folder / CHECKPOINT, folder / PREVIOUS)
+
+    write_whole(folder / CHECKPOINT, write)
 
 
 def load_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None
 ) -> int:
-    """Put the checkpoint of `folder`, if there is one, into model, optimizer and average; returns the steps done."""
-    path = folder / CHECKPOINT
-    if not path.exists():
+    """Put the last checkpoint of `folder`, if there is one, into model, optimizer and average; returns the steps done.
+
+    Where it is broken, a line on stderr says so and the one before it is taken. Raises ReadingError where both are, and
+    TrainingError for a checkpoint of another model.
+    """
+    found = _last_checkpoint(folder)
+    if found is None:
         return 0
-    with safe_open(path, framework="pt") as file:
-        step = int(file.metadata()["step"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    weights = {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}
+    path, step, tensors = found
+    parts = {kind: _beginning_with(f"{kind}/", tensors) for kind in ("model", "average", "optimizer")}
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
+        check_tensors(parts["model"], shapes, path)
+    except ReadingError as error:
         raise TrainingError(f"{path} is of another model: use a new folder for a new model ({error})") from error
+    model.load_state_dict(parts["model"])
     for name, parameter in model.named_parameters():
         if average:
-            average.weights[name] = tensors.get(f"average/{name}", parameter.detach().clone()).to(parameter.device)
-        prefix = f"optimizer/{name}/"
-        moments = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        if moments:
+            average.weights[name] = parts["average"].get(name, parameter.detach().clone()).to(parameter.device)
+        if moments := _beginning_with(f"{name}/", parts["optimizer"]):
+            if any(value.ndim and value.shape != parameter.shape for value in moments.values()):
+                raise TrainingError(f"{path}: optimizer/{name} has another shape than {name}: delete it")
             # AdamW keeps its step counter on the CPU, moments and momentum stand beside the parameter.
             optimizer.state[parameter] = {k: t if k == "step" else t.to(parameter.device) for k, t in moments.items()}
     return step
+
+
+def _last_checkpoint(folder: Path) -> tuple[Path, int, dict[str, Tensor]] | None:
+    """The newer of the two checkpoints that can be read, its step and its tensors; None where there is none."""
+    there = [folder / name for name in (CHECKPOINT, PREVIOUS) if (folder / name).exists()]
+    for path in there:
+        try:
+            tensors, known = read_tensors(path, "delete it, and training goes on from the one before, or from nothing")
+            if not STEP.fullmatch(known.get("step", "")):
+                raise ReadingError(
+                    f"{path}: step must be a number in its metadata, not {shown(known.get('step'))}: delete it"
+                )
+            return path, int(known["step"]), tensors
+        except ReadingError as error:
+            if path == there[-1]:
+                raise
+            print(f"{error}; going on from {there[-1].name}", file=sys.stderr)
+    return None
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return STEP.fullmatch((file.metadata() or {}).get("step", "")) is not None
+    except (SafetensorError, OSError):
+        return False
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Of a run that is over, and whose model is all that is wanted of it."""
+    for name in (CHECKPOINT, PREVIOUS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _beginning_with(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def load_weights(folder: str | Path, model: nn.Module) -> int:
@@ -463,19 +521,20 @@ def load_weights(folder: str | Path, model: nn.Module) -> int:
 
     Raises FileNotFoundError where the folder has no checkpoint.
     """
-    with safe_open(Path(folder) / CHECKPOINT, framework="pt") as file:
-        names = list(file.keys())
-        for kind in ("model/", "average/"):
-            tensors = {name.removeprefix(kind): file.get_tensor(name) for name in names if name.startswith(kind)}
-            model.load_state_dict(tensors, strict=kind == "model/")
-        return int(file.metadata()["step"])
+    found = _last_checkpoint(Path(folder))
+    if found is None:
+        raise FileNotFoundError(f"{Path(folder) / CHECKPOINT} does not exist: train first")
+    path, step, tensors = found
+    try:
+        model.load_state_dict({**_beginning_with("model/", tensors), **_beginning_with("average/", tensors)})
+    except RuntimeError as error:
+        raise TrainingError(f"{path} is of another model") from error
+    return step
 
 
 def read_log(folder: str | Path):
     """The log of a run as a DataFrame, one row a logged step."""
-    import pandas
-
-    return pandas.read_csv(Path(folder) / LOG)
+    return read_table(Path(folder) / LOG, {"step": int}, "delete it: training goes on, with a new log")
 
 
 def _groups(model: nn.Module, settings: LoopSettings) -> list[dict]:
@@ -511,11 +570,13 @@ class _Keeper:
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / LOG
         if log.exists():
-            with log.open(newline="") as file:
-                whole = [row for row in csv.DictReader(file) if None not in row.values()]  # not what a kill cut off
-            rows = [row for row in whole if int(row["step"]) <= self.start]
-            if rows:
-                write_whole(log, partial(_write_rows, rows=rows, mode="w"))
+            lines = log.read_bytes().splitlines(keepends=True)
+            if lines and not lines[-1].endswith(b"\n"):  # a full disk tore it
+                log.write_bytes(b"".join(lines[:-1]))
+            steps = read_log(self.folder).step if lines[1:] else []
+            kept = [line for line, step in zip(lines[1:], steps) if step <= self.start]
+            if kept:
+                write_whole(log, partial(Path.write_bytes, data=b"".join([lines[0], *kept])))
             else:
                 log.unlink()
         self.events = SummaryWriter(self.folder / "tensorboard", purge_step=self.start)

@@ -18,7 +18,7 @@ from diffusers import (
     UNetSpatioTemporalConditionModel,
 )
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -29,6 +29,7 @@ from vfusion3d.miniatures.clip import EMBEDDING, IMAGE_SIZE, MEAN, STD, VISION
 from vfusion3d.miniatures.training import Training
 from vfusion3d.runs.claim import write_whole
 from vfusion3d.runs.progress import tqdm
+from vfusion3d.runs.reading import read_tensors
 from vfusion3d.world.motion import motion_bucket
 from vfusion3d.world.web_world import FPS, FRAMES
 
@@ -132,7 +133,7 @@ def encode_all(model: StableVideoDiffusion, videos: VideoShards, path: str | Pat
     turntables of just the model's length (N, 1, width), as only frame 0 does; motion (N,), percent of the side a frame.
     """
     path = Path(path)
-    if path.exists() and "embeddings" in (kept := load_file(path)):
+    if path.exists() and "embeddings" in (kept := read_tensors(path)[0]):
         return kept  # a file without embeddings was written by an older version
     latents: list[Tensor] = []
     embeddings: list[Tensor] = []

@@ -23,15 +23,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from vfusion3d.runs.lock import LOCK, open_locked, remove_leftovers
+from vfusion3d.runs.reading import read_json
 
 SETTINGS = "settings.json"
 MARK = "vfusion3d"  # a key of a folder's settings: its kind, and the version of what this file knows of kinds
 VERSION = 1
 PARTIAL = re.compile(r"(\.old|\.[0-9a-f]{8})?\.partial(?=/|$)")  # ends what is not whole yet, a file or a folder
 DEFAULTS = "(defaults)"  # a key of records: the defaults of what is in them, by dotted names
+
+_Record = TypedDict("_Record", {DEFAULTS: NotRequired[dict[str, Any]]})
 
 
 class Arguments(dict):
@@ -82,7 +85,7 @@ def claim_folder(folder: str | Path, settings: Mapping[str, Any], kind: Kind, *,
 
 
 def made_with(path: str | Path, settings: Mapping[str, Any]) -> bool:
-    """Whether there is a record at `path`, and it is of these settings. Raises ValueError where it is no record."""
+    """Whether there is a record at `path`, and it is of these settings. Raises ReadingError where it is no record."""
     return Path(path).exists() and not changes(read_record(path), settings)
 
 
@@ -93,14 +96,8 @@ def write_record(path: str | Path, settings: Mapping[str, Any], kind: Kind | Non
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
-    """What `write_record` wrote. Raises ValueError that names the file where it holds something else."""
-    try:
-        kept = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not whole ({error}): put it back, or delete it and what it belongs to") from error
-    if not isinstance(kept, dict):
-        raise ValueError(f"{path} holds {json.dumps(kept)[:60]}, no settings: it is none of ours")
-    return kept
+    """What `write_record` wrote. Raises ReadingError where it is broken or something else."""
+    return read_json(path, _Record, "put it back as it was, or use another folder")
 
 
 def record(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from vfusion3d.runs.claim import SETTINGS, Kind, claim_folder, made_with, short_
 from vfusion3d.runs.lock import LOCK, only_writer
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.progress import tqdm
+from vfusion3d.runs.ranges import check_ranges
+from vfusion3d.runs.reading import read_table
 from vfusion3d.video.clean import clean, same_caption_key
 from vfusion3d.video.corpus import check_corpus, read_captions
 from vfusion3d.video.ledger import Ledger, Prompt
@@ -61,6 +63,7 @@ def collect_prompts(
     on, ModelUnavailable where a model cannot be had, OSError where nothing can be written, InUse where another process
     collects prompts here.
     """
+    check_ranges(seed=seed)
     folder = Path(folder)
     if taken := held_out.keys() & BATCH.keys():
         raise ValueError(f"held_out names {', '.join(sorted(taken))}, where captions to train on come from: rename it")
@@ -108,12 +111,10 @@ def _collect_all(
 
 def read_prompts(path: str | Path, split: str = "train") -> list[str]:
     """The prompts of one split ("train" or "eval") of a table, in its order. Raises ValueError for another split."""
-    from pyarrow import parquet
-
     if split not in ("train", "eval"):
         raise ValueError(f"split must be train or eval, not {split!r}")
-    table = parquet.read_table(path, columns=["caption"], filters=[("split", "=", split)])
-    return table.column("caption").to_pylist()
+    again = "delete its folder and collect the prompts again"
+    return read_table(path, {"caption": str}, again, where=("split", split)).caption.tolist()
 
 
 def object_captions(describe: Captioner, shards: Sequence, seed: int, start: int = 0) -> Iterator[str]:
