@@ -180,10 +180,10 @@ def files_of(folder) -> dict:
     [
         ('{"editor.fontSize": 12, "seed": 0}', r"holds something else, not results"),
         ("{}", "holds something else, not results"),
-        ("[]", r"settings\.json holds \[\], no settings"),
-        ("null", r"settings\.json holds null, no settings"),
+        ("[]", r"settings\.json: the file must be a mapping, not \[\]"),
+        ("null", r"settings\.json: the file must be a mapping, not None"),
         ('{"views": 16, "obj', r"settings\.json is not whole"),
-        ("[" * 100_000, r"settings\.json is not whole"),
+        ("[" * 100_000, r"settings\.json is no JSON of ours"),
         ('{"vfusion3d": {"kind": "trainings", "version": 1}}', "holds trainings, version 1, not results"),
         ('{"vfusion3d": {"kind": "results", "version": 2}}', "holds results, version 2, not results"),
         ('{"vfusion3d": "results"}', "not results"),

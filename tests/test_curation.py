@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import zipfile
 
 import numpy as np

@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import math
+import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
