@@ -1,11 +1,11 @@
 """Pictures of a mesh from given cameras: straight-alpha RGBA, depth and normals, off screen with PyVista's VTK.
 
 Notable: the light is baked into the vertex colours (`surfaces.shade`), so a pixel is texture x colour x shade and
-nothing else, but for what glows; a camera is one 4x4 matrix computed from our own convention, so every pixel lies where `cameras.project`
-says; all views of an object are tiles of one window, drawn and read back at once. A pixel is the mean of a grid of
-samples, and its colour the mean of the *covered* ones: silhouettes carry no trace of a background. A sample shows one
-surface or none: where a surface is transparent, it takes its share of a pixel's samples and leaves the others to what is
-behind (screen-door transparency), in whatever order surfaces are drawn.
+nothing else, but for what glows; a camera is one 4x4 matrix computed from our own convention, so every pixel lies where
+`cameras.project` says; all views of an object are tiles of one window, drawn and read back at once. A pixel is the mean
+of a grid of samples, and its colour the mean of the *covered* ones: silhouettes carry no trace of a background. A sample
+shows one surface or none: where a surface is transparent, it takes its share of a pixel's samples and leaves the others
+to what is behind (screen-door transparency), in whatever order surfaces are drawn.
 """
 
 import contextlib
@@ -268,7 +268,7 @@ def _actor(surface: Surface, colours: UInt8[np.ndarray, "points 3"], uv, texture
     data = pyvista.PolyData.from_regular_faces(surface.points.astype(np.float32), surface.faces)
     actor = vtkActor()
     if surface.alpha is not None:
-        colours = np.dstack([colours, np.round(surface.alpha * 255)])[0].astype(np.uint8)
+        colours = np.column_stack([colours, np.uint8(np.round(surface.alpha * 255))])
         actor.ForceOpaqueOn()
         actor.GetShaderProperty().AddFragmentShaderReplacement(
             "//VTK::TCoord::Impl", True, "//VTK::TCoord::Impl\n" + _discard(surface, place, supersampling), False

@@ -8,6 +8,7 @@ is a function of the normal only: it hangs in the world, it is the same from eve
 import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import trimesh
 from jaxtyping import Float, Int, UInt8
@@ -23,7 +24,7 @@ DEFAULT_COLOUR = (200, 200, 200)  # light grey, where a mesh has no material
 
 @dataclass(frozen=True)
 class Glow:
-    """Linear light that a surface sends out beside what it reflects; the texture, if there is one, is multiplied by it."""
+    """Linear light that a surface sends out beside what it reflects; its texture, if any, is multiplied by it."""
 
     light: Float[np.ndarray, "points 3"]
     uv: Float[np.ndarray, "points 2"] | None = None
@@ -201,6 +202,8 @@ def _gltf_appearance(mesh, material, uv, default):
         look["alpha"] = np.clip(light[:, 3], 0, 1)
         if material.alphaMode == "MASK":
             look["cutoff"] = 0.5 if material.alphaCutoff is None else float(material.alphaCutoff)
+        if look.get("texture", default).shape[-1] == 4:
+            look["texture"] = _bled(look["texture"])
     glow = mesh.vertex_attributes.get("glow")
     if glow is None and material.emissiveFactor is not None and material.emissiveFactor.any():
         glow = np.tile(material.emissiveFactor, (len(light), 1))
@@ -228,7 +231,7 @@ def _mtl_appearance(mesh, material, uv, default):
     mask = mesh.visual.material.kwargs.get("alpha_picture")
     if mask is not None and "texture" in look:
         mask = Image.fromarray(mask).resize(look["texture"].shape[1::-1])
-        look["texture"] = np.dstack([look["texture"], np.asarray(mask)])
+        look["texture"] = _bled(np.dstack([look["texture"], np.asarray(mask)]))
     if opacity < 1 or look.get("texture", default).shape[-1] == 4:
         look["alpha"] = np.full(len(default), np.clip(opacity, 0, 1))
     glow = np.array([_number(value, 0.0) for value in said.get("ke", [])[:3]])
@@ -267,6 +270,20 @@ def bounded(uv: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, "points 2"]:
             uv = uv - np.floor(np.nanmedian(uv, axis=0))
             uv = np.where(np.abs(uv) <= MAX_UV, uv, np.nan_to_num(np.mod(uv, 1.0)))
     return uv
+
+
+def _bled(texture: UInt8[np.ndarray, "height width 4"]) -> UInt8[np.ndarray, "height width 4"]:
+    """An RGBA texture whose invisible texels have the colour of the nearest visible one, or edges would be dark."""
+    seen = texture[..., 3] > 0
+    if seen.all() or not seen.any():
+        return texture
+    _, label = cv2.distanceTransformWithLabels(
+        np.uint8(~seen), cv2.DIST_L2, cv2.DIST_MASK_3, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    nearest = np.zeros(label.max() + 1, np.int64)
+    nearest[label[seen]] = np.flatnonzero(seen)
+    bled = texture[..., :3].reshape(-1, 3)[nearest[label]]
+    return np.dstack([bled, texture[..., 3]])
 
 
 def _number(words, otherwise: float) -> float:
