@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from vfusion3d.data.gltf import read_gltf
-from vfusion3d.data.surfaces import Surface, bounded, half_edges, same_place, surfaces_of
+from vfusion3d.data.surfaces import Surface, bounded, half_edges, same_place, slices, surfaces_of
 
 RADIUS = 0.75
 UP = {".glb": "y", ".gltf": "y", ".obj": "y", ".ply": "z", ".stl": "z"}
@@ -130,7 +130,8 @@ def outwards(points, faces) -> np.ndarray:
     less than a tenth of its area. A bowl, a leaf or a room without a wall stays as the file has it.
     """
     first, second, opposite, pair = half_edges(same_place(points)[faces])
-    one, other, agree, count = first[pair] // 3, second[pair] // 3, opposite[pair], len(faces)
+    one, other = np.int32(first[pair] // 3), np.int32(second[pair] // 3)
+    agree, count = opposite[pair], len(faces)
     # Every face twice, as it is and turned: neighbours that agree are joined like to like, others like to unlike.
     rows = np.concatenate([one, one + count])
     columns = np.concatenate([np.where(agree, other, other + count), np.where(agree, other + count, other)])
@@ -139,9 +140,11 @@ def outwards(points, faces) -> np.ndarray:
     _, shell = np.unique(np.minimum(copy[:count], copy[count:]), return_inverse=True)
     sign = np.where(copy[:count] > copy[count:], -1.0, 1.0)
 
-    corners = points[faces]
-    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]) * sign[:, None]  # twice the area
-    area, middle = np.linalg.norm(normal, axis=-1), corners.mean(1)
+    normal, middle = np.empty((count, 3)), np.empty((count, 3))  # normal: of twice the triangle's area
+    for some in slices(count):
+        a, b, c = (points[faces[some, corner]] for corner in range(3))
+        normal[some], middle[some] = np.cross(b - a, c - a) * sign[some, None], (a + b + c) / 3
+    area = np.linalg.norm(normal, axis=-1)
 
     def total(values):
         values = values if values.ndim == 2 else values[:, None]
@@ -181,11 +184,21 @@ def _read(path: Path, kind: str) -> tuple[list[trimesh.Trimesh], list[str]]:
         return _read_obj(path)
     if kind == ".ply":
         return _read_ply(path)
-    return _parts(trimesh.load_scene(path, process=False)), []
+    parts = _parts(trimesh.load_scene(path, process=False))
+    return [_welded(part) for part in parts], []
+
+
+def _welded(part: trimesh.Trimesh) -> trimesh.Trimesh:
+    """The part of an STL file, which has every corner by itself, with one vertex at each place."""
+    place = same_place(part.vertices) if np.isfinite(part.vertices).all() else np.arange(len(part.vertices))
+    points = np.empty((place.max(initial=-1) + 1, 3))
+    points[place[::-1]] = part.vertices[::-1]
+    return trimesh.Trimesh(points, place[part.faces], process=False)
 
 
 def _parts(scene: trimesh.Scene) -> list[trimesh.Trimesh]:
-    return [part for part in scene.dump() if isinstance(part, trimesh.Trimesh)]
+    parts = scene.geometry.values()  # OBJ, PLY and STL files have no transforms, and copies of millions take a while
+    return [part for part in parts if isinstance(part, trimesh.Trimesh)]
 
 
 def _read_ply(path: Path) -> tuple[list[trimesh.Trimesh], list[str]]:
@@ -361,5 +374,8 @@ def _used(part: trimesh.Trimesh) -> np.ndarray:
 
 
 def _area(part: trimesh.Trimesh) -> float:
-    a, b, c = (part.vertices[part.faces[:, corner]] for corner in range(3))
-    return float(np.linalg.norm(np.cross(b - a, c - a), axis=-1).sum() / 2)
+    total, points, faces = 0.0, part.vertices.view(np.ndarray), part.faces.view(np.ndarray)
+    for some in slices(len(faces)):
+        a, b, c = (points[faces[some, corner]] for corner in range(3))
+        total += float(np.linalg.norm(np.cross(b - a, c - a), axis=-1).sum() / 2)
+    return total

@@ -3,7 +3,7 @@
 Notable: the light is baked into the vertex colours (`surfaces.shade`), so a pixel is texture x colour x shade and
 nothing else, but for what glows; a camera is one 4x4 matrix computed from our own convention, so every pixel lies where
 `cameras.project` says; all views of an object are tiles of one window, drawn and read back at once. A pixel is the mean
-of a grid of samples, and its colour the mean of the *covered* ones: silhouettes carry no trace of a background. A sample
+of a grid of samples, its colour the mean of the *covered* ones: silhouettes carry no trace of a background. A sample
 shows one surface or none: where a surface is transparent, it takes its share of a pixel's samples and leaves the others
 to what is behind (screen-door transparency), in whatever order surfaces are drawn.
 """

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import pandas
 import trimesh
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
@@ -86,13 +87,19 @@ def _surface(mesh: trimesh.Trimesh) -> Surface:
     points, faces = np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64)
     if not np.isfinite(points).all():
         raise ValueError("the mesh has vertices that are NaN or infinite")
-    normals, group = _corner_normals(points, faces)
+    place = same_place(points)
+    normals, group = _corner_normals(points, faces, place[faces])
     colours, per_face, look = _appearance(mesh)
 
     # A drawn point is a (vertex, smooth group) pair; with face colours every corner is its own.
     corner_vertex = faces.ravel()
-    pair = np.arange(faces.size) if per_face else group * len(points) + corner_vertex
-    _, corner, drawn = np.unique(pair, return_index=True, return_inverse=True)
+    if per_face:
+        corner = drawn = np.arange(faces.size)
+    elif place.max() + 1 == len(points):  # every vertex has a place of its own: a group means a vertex
+        corner, drawn = np.empty(len(normals), np.int64), group
+        corner[group[::-1]] = np.arange(faces.size - 1, -1, -1)
+    else:
+        _, corner, drawn = np.unique(group * len(points) + corner_vertex, return_index=True, return_inverse=True)
     vertex = corner_vertex[corner]
     for name in {"uv", "alpha"} & look.keys():
         look[name] = look[name][vertex]
@@ -107,36 +114,51 @@ def _surface(mesh: trimesh.Trimesh) -> Surface:
     )
 
 
-def _corner_normals(points, faces) -> tuple[np.ndarray, np.ndarray]:
-    """Unit normals (groups, 3) and the group of each of the 3F corners: corners joined over soft edges are a group."""
-    place = same_place(points)[faces]  # (F, 3): vertices at the same position are one, whatever their texture says
-    corners = points[faces]
-    forward = np.roll(corners, -1, axis=1) - corners
-    cross = np.cross(forward[:, 0], -forward[:, 2])
-    length = np.linalg.norm(cross, axis=-1, keepdims=True)
-    flat = np.divide(cross, length, out=np.zeros_like(cross), where=length > 0)
+def _corner_normals(points, faces, place) -> tuple[np.ndarray, np.ndarray]:
+    """Unit normals (groups, 3) and the group of each of the 3F corners: corners joined over soft edges are a group.
 
+    place: (F, 3), the corners' positions by number: vertices at one position are one, whatever their texture says.
+    """
+    flat, angle = np.empty((len(faces), 3)), np.empty(faces.shape)
+    for some in slices(len(faces)):
+        flat[some], angle[some] = _flat_normals(points[faces[some]])
     first, second, opposite, _ = half_edges(place)  # neighbours usually run along their edge in opposite ways
-    soft = (flat[first // 3] * flat[second // 3]).sum(-1) > math.cos(CREASE)
+    soft = np.empty(len(first), bool)
+    for some in slices(len(first)):
+        soft[some] = (flat[first[some] // 3] * flat[second[some] // 3]).sum(-1) > math.cos(CREASE)
     first, second, opposite = first[soft], second[soft], opposite[soft]
 
     def following(half_edge):
         return half_edge - half_edge % 3 + (half_edge + 1) % 3
 
-    rows = np.concatenate([first, following(first)])
+    rows = np.concatenate([first, following(first)], dtype=np.int32)
     columns = np.concatenate(
-        [np.where(opposite, following(second), second), np.where(opposite, second, following(second))]
+        [np.where(opposite, following(second), second), np.where(opposite, second, following(second))], dtype=np.int32
     )
     joins = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(faces.size, faces.size))
     count, group = connected_components(joins, directed=False)
 
     # Weighted by the corner's angle: how a quad is cut into triangles then makes no difference.
-    side = np.linalg.norm(forward, axis=-1)
-    cosine = -(forward * np.roll(forward, 1, axis=1)).sum(-1) / np.maximum(side * np.roll(side, 1, axis=1), 1e-300)
-    weighted = (np.arccos(np.clip(cosine, -1, 1))[..., None] * flat[:, None]).reshape(-1, 3)
-    total = np.stack([np.bincount(group, weighted[:, axis], count) for axis in range(3)], axis=-1)
+    weighted = [np.bincount(group, (angle * flat[:, axis, None]).ravel(), count) for axis in range(3)]
+    total = np.stack(weighted, axis=-1)
     length = np.linalg.norm(total, axis=-1, keepdims=True)
     return np.where(length > 1e-12, total / np.maximum(length, 1e-12), [0.0, 0.0, 1.0]), group.astype(np.int64)
+
+
+def _flat_normals(corners) -> tuple[np.ndarray, np.ndarray]:
+    """Unit normals (F, 3) of triangles (F, 3, 3), zero where they have no area, and the angles (F, 3) at their corners."""
+    forward = np.roll(corners, -1, axis=1) - corners
+    cross = np.cross(forward[:, 0], -forward[:, 2])
+    length = np.linalg.norm(cross, axis=-1, keepdims=True)
+    flat = np.divide(cross, length, out=np.zeros_like(cross), where=length > 0)
+    side = np.linalg.norm(forward, axis=-1)
+    cosine = -(forward * np.roll(forward, 1, axis=1)).sum(-1) / np.maximum(side * np.roll(side, 1, axis=1), 1e-300)
+    return flat, np.arccos(np.clip(cosine, -1, 1))
+
+
+def slices(count: int, size: int = 1 << 18):
+    """Bites that keep what is computed for each small, however large a mesh is."""
+    return (slice(start, start + size) for start in range(0, count, size))
 
 
 def half_edges(place: Int[np.ndarray, "faces 3"]):
@@ -145,21 +167,21 @@ def half_edges(place: Int[np.ndarray, "faces 3"]):
     Returns the first and the second of each pair, whether they run in opposite ways (as those of two faces that agree
     do), and whether they are alone on their edge.
     """
-    start, end = place, np.roll(place, -1, axis=1)
-    low, high = np.minimum(start, end).ravel(), np.maximum(start, end).ravel()
-    edge = low * (place.max() + 1) + high
+    start, end = place.ravel(), np.roll(place, -1, axis=1).ravel()
+    edge = np.minimum(start, end) * (place.max() + 1) + np.maximum(start, end)
     order = np.argsort(edge, kind="stable")
-    same = edge[order][1:] == edge[order][:-1]
+    edge = edge[order]
+    same = edge[1:] == edge[:-1]
     first, second = order[:-1][same], order[1:][same]
     before, after = np.append(False, same[:-1]), np.append(same[1:], False)
-    return first, second, start.ravel()[first] == end.ravel()[second], ~(before | after)[same]
+    return first, second, start[first] == end[second], ~(before | after)[same]
 
 
 def same_place(points) -> np.ndarray:
     """One number for each distinct position, to a millionth of the mesh's size."""
     low = points.min(0)
     cell = np.round((points - low) / max(np.ptp(points, axis=0).max(), 1e-30) * (1 << 20)).astype(np.int64)
-    return np.unique(cell[:, 0] << 42 | cell[:, 1] << 21 | cell[:, 2], return_inverse=True)[1]
+    return pandas.factorize(cell[:, 0] << 42 | cell[:, 1] << 21 | cell[:, 2])[0]
 
 
 def _appearance(mesh: trimesh.Trimesh):
