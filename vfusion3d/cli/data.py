@@ -62,8 +62,6 @@ def run_render(options: argparse.Namespace) -> int:
     part = part_of(options)
     from vfusion3d.data.guard import Limits
     from vfusion3d.data.render_dataset import MeshFolder, render_dataset
-    from vfusion3d.evaluation.protocol import TEST_VIEWS
-    from vfusion3d.world.unseen import UNSEEN_SEED, UnseenObjects
 
     profile, run_dir = run_of(options)
     limits = Limits(
@@ -99,6 +97,9 @@ def run_render(options: argparse.Namespace) -> int:
     if isinstance(source, MeshFolder):
         return _say_what_became_of(index)
     if options.objects is None:
+        from vfusion3d.evaluation.protocol import TEST_VIEWS
+        from vfusion3d.world.unseen import UNSEEN_SEED, UnseenObjects
+
         seed = options.seed + UNSEEN_SEED
         render(layout.test_data(run_dir), UnseenObjects(), profile.data.test_objects, TEST_VIEWS, seed)
     return 0

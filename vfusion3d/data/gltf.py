@@ -284,8 +284,9 @@ class _File:
             return None
         (x, y), turn = transform.get("offset", (0, 0)), transform.get("rotation", 0.0)
         u, v = (values[name][:, :2] * transform.get("scale", (1, 1))).T
-        cos, sin = np.cos(turn), np.sin(turn)
-        return np.stack([x + cos * u + sin * v, 1 - (y - sin * u + cos * v)], axis=-1)
+        if turn:
+            u, v = np.cos(turn) * u + np.sin(turn) * v, np.cos(turn) * v - np.sin(turn) * u
+        return np.stack([x + u, 1 - (y + v)], axis=-1)
 
     def _sampler(self, info, uv) -> dict[str, Any]:
         texture = self._item("textures", info["index"])

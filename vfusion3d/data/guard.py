@@ -119,9 +119,8 @@ def serve() -> None:
     silence = open(os.devnull, "w")  # noqa: SIM115
     try:
         call, seconds = _receive(source)
-        import torch
-
-        torch.set_num_threads(1)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)
         _send(answers, ("value", None))
         while True:
             arguments = _receive(source)

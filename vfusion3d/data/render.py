@@ -298,17 +298,18 @@ def _actor(surface: Surface, colours: UInt8[np.ndarray, "points 3"], uv, texture
 def _discard(surface: Surface, place: int, supersampling: int) -> str:
     """GLSL that drops a fragment which is a hole, or whose alpha does not reach the threshold of its sample.
 
-    The thresholds (k + 1/2) / s^2 of the s x s samples of a pixel are each there once, 1/2 in the middle. Front and
-    back, and one surface and another, have them in other orders: what is behind is not hidden by what is before it.
+    The thresholds (k + 1/2) / s^2 of the s x s samples of a pixel are each there once, 1/2 in the middle. They rise
+    along the rows, and for the back of a surface, or another surface, along the columns: of two layers, each lets
+    through its share of what the other does.
     """
     if surface.cutoff is not None:
         threshold = f"{surface.cutoff:.6f}"
     else:
-        count = supersampling**2
-        turn = f"({place} * 2 + (gl_FrontFacing ? 0 : {count // 3 + 1}))"
-        where = f"(int(gl_FragCoord.y) % {supersampling} * {supersampling} + int(gl_FragCoord.x) % {supersampling})"
-        order = f"(({where} - {count // 2} + {count}) * {count // 2} + {count // 2} + {turn}) % {count}"
-        threshold = f"(float({order}) + 0.5) / {count}.0"
+        x, y = (f"int(gl_FragCoord.{side}) % {supersampling}" for side in "xy")
+        y = f"{supersampling - 1} - {y}" if place // 2 % 2 else y
+        rows, columns = f"({y}) * {supersampling} + {x}", f"({x}) * {supersampling} + {y}"
+        along = (rows, columns) if place % 2 == 0 else (columns, rows)
+        threshold = f"(float(gl_FrontFacing ? {along[0]} : {along[1]}) + 0.5) / {supersampling**2}.0"
     return f"  if (gl_FragData[0].a < {threshold}) discard;\n  gl_FragData[0].a = 1.0;\n"
 
 

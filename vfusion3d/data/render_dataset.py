@@ -165,13 +165,16 @@ class _Job:
         except ValueError as error:
             if "file" not in made.metadata:
                 raise
-            return f"{made.metadata['file']}: cannot be rendered ({error})"
+            return f"{self._path(made)}: cannot be rendered ({error})"
         seen = rendered.rgba[..., 3].mean(axis=(1, 2)) / 255
         if seen.min() < LEAST_SEEN and "file" in made.metadata:
             blank = int((seen < LEAST_SEEN).sum())
-            return f"{made.metadata['file']}: there is as good as nothing to see in {blank} of its {self.views} views"
+            return f"{self._path(made)}: there is as good as nothing to see in {blank} of its {self.views} views"
         known = {"source": type(self.objects).__name__, "seed": self.seed, "index": index, "elevation": elevation}
         return encode_sample(rendered.rgba, cam2world, intrinsics, made.caption, made.metadata | known)
+
+    def _path(self, made: Object3D) -> Path:
+        return Path(self.objects.folder, made.metadata["file"])
 
     def cameras(self, rng: np.random.Generator) -> tuple[torch.Tensor, float]:
         elevation = float(rng.uniform(*self.elevation))

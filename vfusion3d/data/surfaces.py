@@ -146,7 +146,7 @@ def _corner_normals(points, faces, place) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _flat_normals(corners) -> tuple[np.ndarray, np.ndarray]:
-    """Unit normals (F, 3) of triangles (F, 3, 3), zero where they have no area, and the angles (F, 3) at their corners."""
+    """Unit normals (F, 3) of triangles (F, 3, 3), zero for those without area; the angles (F, 3) at their corners."""
     forward = np.roll(corners, -1, axis=1) - corners
     cross = np.cross(forward[:, 0], -forward[:, 2])
     length = np.linalg.norm(cross, axis=-1, keepdims=True)
