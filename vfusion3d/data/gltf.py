@@ -253,18 +253,12 @@ class _File:
         rough = material.get("pbrMetallicRoughness", {})
         if GLOSS in extensions:
             gloss = extensions[GLOSS]
-            pictures = {
-                name: picture
-                for name in ("diffuseTexture", "specularGlossinessTexture")
-                if name in gloss and (picture := self._picture(gloss[name])) is not None
-            }
-            made = specular_to_pbr(**{k: v for k, v in gloss.items() if not isinstance(v, dict)}, **pictures)
-            factor = np.ones(4) if made.get("baseColorTexture") else _with_alpha(np.array(made["baseColorFactor"]))
-            info = gloss.get("diffuseTexture", gloss.get("specularGlossinessTexture"))
-            return {"factor": factor, "texture": made.get("baseColorTexture"), "info": info}
-        if (rough.get("metallicFactor", 1) and "metallicRoughnessTexture" in rough) or rough.get(
-            "metallicFactor", 1
-        ) > 0.5:
+            made = {}
+            if "diffuseTexture" not in gloss:  # of a metal the colour is its specular one
+                made = specular_to_pbr(**{name: value for name, value in gloss.items() if not isinstance(value, dict)})
+            rough = {"baseColorFactor": made.get("baseColorFactor", gloss.get("diffuseFactor", [1, 1, 1, 1]))}
+            rough |= {"metallicFactor": 0, "baseColorTexture": gloss.get("diffuseTexture")}
+        if rough.get("metallicFactor", 1) > (0 if "metallicRoughnessTexture" in rough else 0.5):
             self._leave_out("metal")
         for name in ("normalTexture", "occlusionTexture"):
             if name in material:
@@ -272,7 +266,7 @@ class _File:
         for name in extensions.keys() - DRAWN:
             self._leave_out(name.removeprefix("KHR_materials_"))
         info = rough.get("baseColorTexture")
-        factor = np.array(rough.get("baseColorFactor", [1, 1, 1, 1]), float)
+        factor = _with_alpha(np.array(rough.get("baseColorFactor", [1, 1, 1, 1]), float))
         return {"factor": factor, "texture": None if info is None else self._picture(info), "info": info}
 
     def _uv(self, info, values) -> Float[np.ndarray, "points 2"] | None:

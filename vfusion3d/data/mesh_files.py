@@ -6,6 +6,7 @@ not draw is written in the mesh's metadata, in words, under "left_out".
 """
 
 import io
+import logging
 import re
 from pathlib import Path
 
@@ -42,6 +43,20 @@ OTHER_FORMATS = (
     *(".lwo", ".lws", ".ma", ".max", ".mb", ".ms3d", ".obj.gz", ".off", ".ply.gz", ".skp", ".sldprt", ".spz", ".splat"),
     *(".step", ".stp", ".usd", ".usda", ".usdc", ".usdz", ".vox", ".vrm", ".vtk", ".vtp", ".wrl", ".x", ".x3d", ".zip"),
 )
+PLY_TYPES = {
+
+        "char": "i1",
+        "uchar": "u1",
+        "short": "i2",
+        "ushort": "u2",
+        "int": "i4",
+        "uint": "u4",
+        "float": "f4",
+        "double": "f8"
+    ,
+    "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4",
+    "float32": "f4", "float64": "f8",
+}
 FLATTEST = 1e-9  # area of a mesh over the square of its size: less is nothing to see
 TO_Z_UP = {
     "x": np.array([[0.0, 0, -1], [0, 1, 0], [1, 0, 0]]),
@@ -73,11 +88,15 @@ def load_mesh(path: str | Path, up: str | None = None) -> trimesh.Trimesh | trim
         raise MeshFileError(f"{path}: there is no such file")
     if path.stat().st_size == 0:
         raise MeshFileError(f"{path}: the file is empty")
+    log = logging.getLogger("trimesh")  # its notes on a broken file come with stack traces
+    told, log.disabled = log.disabled, True
     try:
         parts, left_out = _read(path, kind)
     except Exception as error:  # the readers below raise whatever a broken file makes them stumble over
         detail = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
         raise MeshFileError(f"{path}: cannot be read ({' '.join(detail.split())})") from error
+    finally:
+        log.disabled = told
     parts = [part for part in parts if len(part.faces)]
     if not parts:
         raise MeshFileError(f"{path}: has no faces (only points or lines, or nothing)")
@@ -202,8 +221,11 @@ def _parts(scene: trimesh.Scene) -> list[trimesh.Trimesh]:
 
 
 def _read_ply(path: Path) -> tuple[list[trimesh.Trimesh], list[str]]:
-    """By trimesh what is all of triangles, else by VTK, which cuts polygons of any shape and number of corners."""
-    head = path.read_bytes()[:65536].partition(b"end_header")[0].decode("latin-1")
+    """By trimesh what is all of triangles, else polygon by polygon: its fans are wrong for concave ones, and it knows
+    no faces of several sizes (VTK's reader does, but a broken file ends the process).
+    """
+    content = path.read_bytes()
+    head = content[:65536].partition(b"end_header")[0].decode("latin-1")
     named = re.search(r"^comment TextureFile\s+(.+?)\s*$", head, re.MULTILINE)
     lost = [named[1]] if named and not (path.parent / named[1]).is_file() else []
     left_out = [f"the texture {name}, which is missing" for name in lost]
@@ -215,32 +237,116 @@ def _read_ply(path: Path) -> tuple[list[trimesh.Trimesh], list[str]]:
         parts = _parts(scene)
         if not count or sum(len(part.faces) for part in parts) == int(count[1]):
             return parts, left_out
-    except Exception:  # trimesh stumbles over faces of several sizes: VTK says whether the file is sound
-        parts = []
-    return _polygons(path) or parts, left_out
+    except Exception:  # what it stumbles over are faces of several sizes, or a broken file, of which more is said below
+        pass
+    return [_polygons(content)], left_out
 
 
-def _polygons(path: Path) -> list[trimesh.Trimesh]:
-    """What VTK reads in a PLY file."""
-    import pyvista
-    from vtkmodules.vtkCommonCore import vtkLogger
-    from vtkmodules.vtkIOPLY import vtkPLYReader
-
-    verbosity = vtkLogger.GetCurrentVerbosityCutoff()
-    vtkLogger.SetStderrVerbosity(vtkLogger.VERBOSITY_OFF)
-    try:
-        reader = vtkPLYReader()
-        reader.SetFileName(str(path))
-        reader.Update()
-        surface = pyvista.wrap(reader.GetOutput())
-    finally:
-        vtkLogger.SetStderrVerbosity(verbosity)
-    if not surface.n_cells:
+def _polygons(content: bytes) -> trimesh.Trimesh:
+    """The mesh of a PLY file with polygons of any shape and number of corners."""
+    head, found, body = content.partition(b"end_header")
+    lines = [line.split() for line in head.decode("latin-1").splitlines()]
+    if not found or lines[0] != ["ply"]:
         raise ValueError("it is cut off, or not a PLY file")
-    surface = surface.triangulate()
-    colours = [surface.point_data[name] for name in ("RGB", "RGBA") if name in surface.point_data]
-    faces = surface.regular_faces if surface.n_cells else np.zeros((0, 3), int)
-    return [trimesh.Trimesh(surface.points, faces, vertex_colors=colours[0] if colours else None, process=False)]
+    (form,) = (line[1] for line in lines if line[:1] == ["format"])
+    data = body.split(b"\n", 1)[-1].split() if form == "ascii" else body.partition(b"\n")[2]
+    order = ">" if form == "binary_big_endian" else "<"
+    elements: dict[str, tuple[int, list]] = {}
+    for line in lines:
+        if line[:1] == ["element"]:
+            elements[line[1]] = (int(line[2]), [])
+        elif line[:1] == ["property"]:
+            kinds = [np.dtype(order + PLY_TYPES[kind]) for kind in line[1:-1] if kind != "list"]
+            elements[list(elements)[-1]][1].append((line[-1], kinds))
+    values, start = {}, 0
+    for element, (count, properties) in elements.items():
+        read = _ply_words if form == "ascii" else _ply_bytes
+        values[element], start = read(data, start, count, properties)
+    vertex, (corners, sizes) = values["vertex"], values["face"]
+    points = np.stack([vertex[axis] for axis in "xyz"], axis=-1).astype(np.float64)
+    if len(corners) and not 0 <= corners.min() <= corners.max() < len(points):
+        raise ValueError("it has faces of vertices that are not there")
+    colours = None
+    if {"red", "green", "blue"} <= vertex.keys():
+        colours = np.stack([vertex[name] for name in ("red", "green", "blue")], axis=-1)
+        colours = np.uint8(np.round(np.clip(colours, 0, 1) * 255) if colours.dtype.kind == "f" else colours)
+    return trimesh.Trimesh(points, _cut(points, corners, sizes), vertex_colors=colours, process=False)
+
+
+def _ply_bytes(data: bytes, start: int, count: int, properties):
+    """The values of an element and where it ends: by name, or corners and sizes where it has lists."""
+    if all(len(kinds) == 1 for _, kinds in properties):
+        kind = np.dtype([(name, kinds[0]) for name, kinds in properties])
+        rows = np.frombuffer(data, kind, count, start)
+        return {name: rows[name] for name in kind.names or ()}, start + count * kind.itemsize
+    starts, sizes, items = [], [], None
+    for _ in range(count):
+        for name, kinds in properties:
+            length = 1
+            if len(kinds) == 2:
+                (length,) = np.frombuffer(data, kinds[0], 1, start).tolist()
+                start += kinds[0].itemsize
+                if "ind" in name:
+                    items = kinds[1]
+                    starts.append(start)
+                    sizes.append(length)
+            start += length * kinds[-1].itemsize
+            if length < 0 or start > len(data):
+                raise ValueError("it is cut off, or has a list of a length that cannot be")
+    if items is None:
+        return (np.zeros(0, np.int64), np.zeros(0, np.int64)), start
+    parts = [np.frombuffer(data, items, size, at) for at, size in zip(starts, sizes, strict=True)]
+    return (np.concatenate(parts).astype(np.int64), np.array(sizes)), start
+
+
+def _ply_words(words: list[bytes], start: int, count: int, properties):
+    """What `_ply_bytes` gives, of a file in ASCII."""
+    if all(len(kinds) == 1 for _, kinds in properties):
+        end = start + count * len(properties)
+        rows = np.array(words[start:end], dtype=float).reshape(count, len(properties))
+        return {name: column.astype(kinds[0]) for (name, kinds), column in zip(properties, rows.T, strict=True)}, end
+    corners, sizes = [], []
+    for _ in range(count):
+        for name, kinds in properties:
+            length = int(words[start]) if len(kinds) == 2 else 0
+            if len(kinds) == 2 and "ind" in name:
+                corners += words[start + 1 : start + 1 + length]
+                sizes.append(length)
+            start += 1 + length
+    return (np.array(corners, dtype=float).astype(np.int64), np.array(sizes, np.int64)), start
+
+
+def _concave(points, corners, sizes) -> np.ndarray:
+    """Which polygons may not be cut as fans; corners: of all polygons, one after the other."""
+    polygon = np.repeat(np.arange(len(sizes)), sizes)
+    first, at = (np.cumsum(sizes) - sizes)[polygon], np.arange(len(corners))
+    here = points[corners]
+    ahead = here[np.where(at + 1 == first + sizes[polygon], first, at + 1)]
+    behind = here[np.where(at == first, first + sizes[polygon] - 1, at - 1)]
+    origin = here[first]
+    normal = np.cross(here - origin, ahead - origin)
+    normal = np.stack([np.bincount(polygon, column, len(sizes)) for column in normal.T], axis=-1)
+    turn = np.cross(here - behind, ahead - here)
+    return np.bincount(polygon, (turn * normal[polygon]).sum(-1) < 0, len(sizes)) > 0
+
+
+def _cut(points, corners, sizes) -> np.ndarray:
+    """Polygons as triangles (T, 3)."""
+    concave, first, found = _concave(points, corners, sizes), np.cumsum(sizes) - sizes, [np.zeros((0, 3), np.int64)]
+    for size in np.unique(sizes[~concave]).tolist():
+        rows = corners[first[(sizes == size) & ~concave][:, None] + np.arange(size)]
+        found += [rows[:, [0, corner, corner + 1]] for corner in range(1, size - 1)]
+    for number in np.flatnonzero(concave):
+        own = corners[first[number] : first[number] + sizes[number]]
+        found.append(own[_cut_concave(points[own])])
+    return np.concatenate(found)
+
+
+def _cut_concave(outline) -> np.ndarray:
+    """The triangles of a concave polygon, by the places of their corners."""
+    import pyvista
+
+    return pyvista.PolyData(outline, faces=[len(outline), *range(len(outline))]).triangulate().regular_faces
 
 
 def _read_obj(path: Path) -> tuple[list[trimesh.Trimesh], list[str]]:
@@ -303,8 +409,6 @@ def _without_concave_polygons(content: bytes) -> bytes:
     lines = list(re.finditer(rb"^[ \t]*f((?:[ \t]+[-\d/]+){4,})[ \t]*\r?$", content, re.MULTILINE))
     if not lines:
         return content
-    import pyvista
-
     number = rb"[ \t]+([-+.\deE]+)"
     starts, rows = [], []
     for found in re.finditer(rb"^[ \t]*v" + number * 3, content, re.MULTILINE):
@@ -323,21 +427,11 @@ def _without_concave_polygons(content: bytes) -> bytes:
     corners, sizes = np.array(corners), np.array(sizes)
     if corners.min() < 0 or corners.max() >= len(points):
         return content  # trimesh's reader says so
-    first = np.cumsum(sizes) - sizes
-    polygon = np.repeat(np.arange(len(sizes)), sizes)
-    at = np.arange(len(corners))
-    after = np.where(at + 1 == (first + sizes)[polygon], first[polygon], at + 1)
-    before = np.where(at == first[polygon], (first + sizes)[polygon] - 1, at - 1)
-    here, ahead, behind = points[corners], points[corners[after]], points[corners[before]]
-    turn = np.cross(here - behind, ahead - here)
-    normal = np.stack([np.bincount(polygon, column) for column in np.cross(here, ahead).T], axis=-1)
-    concave = np.bincount(polygon, (turn * normal[polygon]).sum(-1) < 0) > 0
+    first, concave = np.cumsum(sizes) - sizes, _concave(points, corners, sizes)
     pieces, end = [], 0
     for number_of in np.flatnonzero(concave):
         line, own = lines[number_of], slice(first[number_of], first[number_of] + sizes[number_of])
-        outline = pyvista.PolyData(here[own], faces=[sizes[number_of], *range(sizes[number_of])])
-        words = line[1].split()
-        triangles = outline.triangulate().regular_faces
+        words, triangles = line[1].split(), _cut_concave(points[corners[own]])
         cut = b"\n".join(b"f " + b" ".join(words[corner] for corner in triangle) for triangle in triangles)
         pieces += [content[end : line.start()], cut]
         end = line.end()
