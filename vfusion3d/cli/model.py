@@ -39,7 +39,7 @@ def run_train(options: argparse.Namespace) -> int:
       vfusion3d train --profile laptop
       vfusion3d train --profile laptop --finetune
       vfusion3d train --profile gpu --data shards/ -o runs/mine
-      accelerate launch --num_processes 8 -m vfusion3d.cli train --profile paper
+      torchrun --nproc_per_node 8 -m vfusion3d.cli train --profile paper
     """
     from vfusion3d import VFusion3D
     from vfusion3d.training.train import train_vfusion3d

@@ -31,7 +31,7 @@ def run_finetune_video(options: argparse.Namespace) -> int:
     examples:
       vfusion3d finetune-video --profile laptop
       vfusion3d finetune-video --profile laptop --objects 10 -o runs/laptop/tenth      (a row of Table 3)
-      accelerate launch --num_processes 8 -m vfusion3d.cli finetune-video --profile paper
+      torchrun --nproc_per_node 8 -m vfusion3d.cli finetune-video --profile paper
     """
     from vfusion3d.data.shards import MultiviewShards
     from vfusion3d.video.finetune import finetune_video_model

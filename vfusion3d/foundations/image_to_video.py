@@ -26,6 +26,7 @@ from torch.nn.functional import mse_loss
 
 from vfusion3d.data.images import to_bytes
 from vfusion3d.foundations.loading import ModelUnavailable, device_of, load_once, role, source_of, unavailable
+from vfusion3d.learning.draws import Generators, drawn
 from vfusion3d.runs.profiles import Profile
 
 TEMPORAL = ("temporal_res_block", "temporal_transformer_blocks", "time_pos_embed", "time_mixer")
@@ -84,13 +85,14 @@ class VideoModel(Protocol):
         """Videos as what is noised."""
 
     def condition(
-        self, images: Float[Tensor, "batch 3 h w"], buckets: Sequence[int], fps: int, generator: torch.Generator
+        self, images: Float[Tensor, "batch 3 h w"], buckets: Sequence[int], fps: int, generator: Generators
     ) -> Any:
-        """First frames, with how much shall move (0 to 255), as what the network is conditioned on: for `loss`."""
+        """First frames, with how much shall move (0 to 255), as what the network is conditioned on: for `loss`.
 
-    def loss(
-        self, network: nn.Module, latents: Tensor, condition: Any, generator: torch.Generator
-    ) -> Float[Tensor, ""]:
+        generator: one for all, or one a video, from which its random numbers come whatever it is computed with.
+        """
+
+    def loss(self, network: nn.Module, latents: Tensor, condition: Any, generator: Generators) -> Float[Tensor, ""]:
         """The model's own diffusion loss; network is its network, perhaps wrapped for several devices."""
 
     def generate(
@@ -155,12 +157,12 @@ class StableVideoDiffusion:
 
     @torch.no_grad()
     def condition(
-        self, images: Float[Tensor, "batch 3 h w"], buckets: Sequence[int], fps: int, generator: torch.Generator
+        self, images: Float[Tensor, "batch 3 h w"], buckets: Sequence[int], fps: int, generator: Generators
     ) -> Condition:
         """As the pipeline does it: the embedding of the clean image, the unscaled latents of the noised one."""
         vae = self.pipeline.vae
         embedding = self.embed(images)
-        noised = images * 2 - 1 + self.noise.augmentation * torch.randn(images.shape, generator=generator).to(images)
+        noised = images * 2 - 1 + self.noise.augmentation * drawn(torch.randn, images.shape, generator).to(images)
         latents = vae.encode(noised.to(vae.device, vae.dtype)).latent_dist.mode()
         return Condition(embedding, latents, self.numbers(buckets, fps).to(embedding))
 
@@ -174,13 +176,12 @@ class StableVideoDiffusion:
         return torch.tensor([[fps - 1, bucket, self.noise.augmentation] for bucket in buckets])
 
     def loss(
-        self, network: nn.Module, latents: Tensor, condition: Condition, generator: torch.Generator
+        self, network: nn.Module, latents: Tensor, condition: Condition, generator: Generators
     ) -> Float[Tensor, ""]:
         """EDM's loss in its v form; a tenth of the samples learn without the first frame."""
-        count = len(latents)
-        draw = torch.randn(count, generator=generator)
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
-        kept = (torch.rand(count, generator=generator) >= DROPPED).to(latents).view(-1, 1, 1)
+        draw = drawn(torch.randn, latents.shape[:1], generator)
+        noise = drawn(torch.randn, latents.shape, generator).to(latents)
+        kept = (drawn(torch.rand, latents.shape[:1], generator) >= DROPPED).to(latents).view(-1, 1, 1)
         sigma = (self.noise.mean + self.noise.std * draw).exp().to(latents).view(-1, 1, 1, 1, 1)
         whole = (sigma.square() + 1).sqrt()
         first = (condition.latents * kept[..., None])[:, None].expand(-1, latents.shape[1], -1, -1, -1)

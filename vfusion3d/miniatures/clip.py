@@ -9,6 +9,7 @@ import functools
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import open_clip
@@ -52,8 +53,8 @@ def clip_lesson(data: str | Path, training: Training = TRAINING, start: str | Pa
     if start is not None:
         model.load_state_dict(load_file(Path(start) / WEIGHTS))
 
-    def batch_of(step: int, rank: int):
-        rng, generator = training.random(step, rank)
+    def batch_of(step: int, places: Sequence[int]):
+        rng, generator = training.random(step, places)
         drawn = pictures(rng, training.batch_size, alike=bool(step % 2))
         images = random_crops(drawn.images.float() / 255, generator, drawn.images.shape[-1])
         return images, tokenize(tokenizer, drawn.captions)
@@ -120,7 +121,7 @@ def config() -> dict:
     return {"embed_dim": EMBEDDING, "vision_cfg": VISION, "text_cfg": text}
 
 
-def _contrast(model: nn.Module, batch, generator: torch.Generator) -> dict[str, Tensor]:
+def _contrast(model: nn.Module, batch, generators: list[torch.Generator]) -> dict[str, Tensor]:
     images, texts = batch
     bare = getattr(model, "module", model)
     device = bare.logit_scale.device

@@ -5,6 +5,7 @@ computed once, and the UNet learns on them. Played backwards, a video is another
 turn the same way); of a longer one, 16 frames are taken, at any pace.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -165,9 +166,9 @@ def video_lesson(
     frames = model.network.config.num_frames
     scale = model.pipeline.vae.config.scaling_factor
 
-    def batch_of(step: int, rank: int) -> tuple[Float[Tensor, "batch frames c h w"], Condition]:
+    def batch_of(step: int, places: Sequence[int]) -> tuple[Float[Tensor, "batch frames c h w"], Condition]:
         """Latents, and what they are conditioned on: see `StableVideoDiffusion.condition`."""
-        rng, _ = training.random(step, rank)
+        rng, _ = training.random(step, places)
         chosen = rng.integers(len(latents), size=training.batch_size)
         backwards = (rng.random(training.batch_size) < 0.5) & (not turntables)
         pace = rng.integers(1, (stored - 1) // (frames - 1) + 1, size=training.batch_size)
@@ -180,9 +181,9 @@ def video_lesson(
         clean = latents[of[:, None], places].float()
         return clean, Condition(embeddings[of, places[:, 0]].float()[:, None], clean[:, 0] / scale, numbers)
 
-    def losses_of(network, batch, generator):
+    def losses_of(network, batch, generators):
         device = next(network.parameters()).device
         clean, condition = batch
-        return {"loss": model.loss(network, clean.to(device), condition.to(device), generator)}
+        return {"loss": model.loss(network, clean.to(device), condition.to(device), generators[0])}
 
     return Lesson(model.network, batch_of, losses_of, {"data": [videos.fingerprint]})

@@ -132,6 +132,8 @@ class Recipe:
     variety: bool = False  # half of the objects mirrored left-right, all with their colour channels in a random order
     mixed_precision: Literal["no", "bf16", "auto"] = "no"  # auto: bf16 where the device has instructions for it
     compile: bool = False  # the network through torch.compile; the renderer's shapes change from step to step
+    micro_batch: int | None = None  # objects that a device computes at once, adding up gradients; null: its whole share
+    checkpointing: bool = False  # forget what layers and samples computed, and compute it again for the gradient
     max_steps: int | None = None  # ends training early
 
     def __post_init__(self):
@@ -142,8 +144,9 @@ class Recipe:
             raise ProfileError(f"samples_per_ray must be even and at least 8, not {self.samples_per_ray}")
         if self.rays_per_view and self.losses.lpips:
             raise ProfileError("LPIPS compares patches: with rays_per_view, losses.lpips must be 0")
-        if self.max_steps is not None:
-            _positive(self, "max_steps")
+        for name in ("max_steps", "micro_batch"):
+            if getattr(self, name) is not None:
+                _positive(self, name)
         if not self.stages:
             raise ProfileError("stages is empty: give at least one {resolution, epochs}")
         smallest = min(stage.resolution for stage in self.stages)
@@ -180,8 +183,12 @@ class Video:
     warmup_steps: int = 0
     weight_decay: float = 0.01
     mixed_precision: Literal["no", "bf16", "auto"] = "no"  # of fine-tuning, and of float32 models that generate
+    micro_batch: int | None = None  # videos that a device fine-tunes on at once, adding up gradients; null: its share
+    checkpointing: bool = False  # forget what the network's blocks computed, and compute it again for the gradient
 
     def __post_init__(self):
+        if self.micro_batch is not None:
+            _positive(self, "micro_batch")
         _positive(self, "size", "steps", "batch_size", "learning_rate", "inference_steps", "generate_batch")
         _positive(self, "frames", "fps")
         _not_negative(self, "motion_bucket", "warmup_steps", "weight_decay")

@@ -13,7 +13,7 @@ from vfusion3d.data.subset import Subset
 from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.foundations.loading import device_of, name_of, source_of, unavailable
 from vfusion3d.foundations.roles import Roles
-from vfusion3d.learning.loop import Lesson, LoopSettings, in_precision, learn
+from vfusion3d.learning.loop import Lesson, LoopSettings, learn, recorded
 from vfusion3d.model.initialise import start_local
 from vfusion3d.model.sizes import SIZES
 from vfusion3d.model.vfusion3d import ATTENTION, VFusion3D
@@ -97,11 +97,13 @@ def training_lesson(
     """
     given = model is not None or roles.profile.model.start is not None
     model = new_model(roles.profile, torch.Generator().manual_seed(seed)) if model is None else model
+    if recipe.checkpointing:
+        model.enable_gradient_checkpointing()
     steps = total_steps(recipe, len(data))
     supervision = Supervision(data, recipe, model.config.image_size, steps, seed)
     losses = Losses(recipe, roles.perceptual_distance if recipe.losses.lpips else None)
     settings = {
-        "training": in_precision(recipe, roles.profile.device),
+        "training": recorded(recipe, roles.profile.device),
         "model": Arguments(VFusion3D, {name: value for name, value in model.config.items() if name[0] != "_"}),
         "perceptual_distance": name_of(roles.profile, "perceptual_distance"),
         "data": data.fingerprint,
@@ -110,6 +112,8 @@ def training_lesson(
     loop = LoopSettings(
         steps=steps,
         learning_rate=lambda step: learning_rate(recipe, step, steps),
+        batch_size=recipe.batch_size,
+        micro_batch=recipe.micro_batch,
         seed=seed,
         weight_decay=recipe.weight_decay,
         muon=recipe.optimizer == "muon",
