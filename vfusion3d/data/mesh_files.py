@@ -44,18 +44,22 @@ OTHER_FORMATS = (
     *(".step", ".stp", ".usd", ".usda", ".usdc", ".usdz", ".vox", ".vrm", ".vtk", ".vtp", ".wrl", ".x", ".x3d", ".zip"),
 )
 PLY_TYPES = {
-
-        "char": "i1",
-        "uchar": "u1",
-        "short": "i2",
-        "ushort": "u2",
-        "int": "i4",
-        "uint": "u4",
-        "float": "f4",
-        "double": "f8"
-    ,
-    "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4",
-    "float32": "f4", "float64": "f8",
+    "char": "i1",
+    "uchar": "u1",
+    "short": "i2",
+    "ushort": "u2",
+    "int": "i4",
+    "uint": "u4",
+    "float": "f4",
+    "double": "f8",
+    "int8": "i1",
+    "uint8": "u1",
+    "int16": "i2",
+    "uint16": "u2",
+    "int32": "i4",
+    "uint32": "u4",
+    "float32": "f4",
+    "float64": "f8",
 }
 FLATTEST = 1e-9  # area of a mesh over the square of its size: less is nothing to see
 TO_Z_UP = {
