@@ -31,7 +31,9 @@ def add_render(commands) -> None:
         help="the up axis of mesh files (default: y for .glb, .gltf, .obj; z for .ply, .stl)",
     )
     page.add_argument("--time-limit", type=float, metavar="SECONDS", help="for each mesh file (default: 120)")
-    page.add_argument("--memory-limit", type=float, metavar="GB", help="for each mesh file (default: 4)")
+    page.add_argument(
+        "--memory-limit", type=float, metavar="GB", help="for each mesh file, 1 for the program included (default: 4)"
+    )
     page.add_argument("--overwrite", action="store_true", help="delete data that was rendered with other settings")
     add_part(page)
 
@@ -64,6 +66,9 @@ def run_render(options: argparse.Namespace) -> int:
     from vfusion3d.data.render_dataset import MeshFolder, render_dataset
 
     profile, run_dir = run_of(options)
+    for name in ("time_limit", "memory_limit"):
+        if (value := getattr(options, name)) is not None and not value > 0:
+            options.parser.error(f"--{name.replace('_', '-')} {value:g}: must be above 0")
     limits = Limits(
         **{"seconds": options.time_limit} if options.time_limit is not None else {},
         **{"gigabytes": options.memory_limit} if options.memory_limit is not None else {},

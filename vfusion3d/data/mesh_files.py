@@ -362,15 +362,14 @@ def _read_obj(path: Path) -> tuple[list[trimesh.Trimesh], list[str]]:
     parts = _parts(trimesh.load_scene(io.BytesIO(cut), file_type="obj", resolver=resolver, process=False))
     number = rb"[ \t]+([-+.\deE]+)"
     coloured = re.findall(rb"^v" + number * 6 + rb"[ \t]*\r?$", content, re.MULTILINE)
-    tree = None
+    table = np.array(coloured, dtype=float).reshape(-1, 6)
+    tree = cKDTree(table[:, :3]) if len(table) else None
     for part in parts:
         if part.visual.kind != "texture":
             continue
         if (mask := masks.get(part.visual.material.name)) is not None:
             part.visual.material.kwargs["alpha_picture"] = mask
-        if coloured:
-            table = np.array(coloured, dtype=float) if tree is None else table
-            tree = cKDTree(table[:, :3]) if tree is None else tree
+        if tree is not None:
             colour = table[tree.query(part.vertices)[1], 3:]
             part.vertex_attributes["colour"] = np.uint8(np.round(np.clip(colour, 0, 1) * 255))
     return parts, left_out
