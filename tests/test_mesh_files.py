@@ -257,6 +257,13 @@ def test_what_is_open_stays_as_the_file_has_it():
         assert (outwards(points, faces) == faces).all()
 
 
+@pytest.mark.skipif(not ASSETS.exists(), reason="needs ../shared/assets")
+def test_a_teapot_of_open_patches_is_turned_as_a_whole():
+    mesh = load_mesh(ASSETS / "teapot.obj")
+    assert (outwards(mesh.vertices, mesh.faces) == mesh.faces).all()
+    assert (outwards(mesh.vertices, mesh.faces[:, ::-1]) == mesh.faces).all()
+
+
 def test_missing_material_files_and_textures_of_an_obj_are_named(tmp_path):
     path = write_obj(tmp_path, left="one", right="red", top="two")
     assert "left_out" not in load_mesh(path).metadata

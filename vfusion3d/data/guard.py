@@ -28,7 +28,7 @@ STARTUP = 300.0  # seconds in which the process must have imported what it needs
 
 @dataclass(frozen=True)
 class Limits:
-    """What one call may take. gigabytes: of resident memory, the gigabyte of the interpreter and its libraries included."""
+    """What one call may take. gigabytes: of resident memory, of which the interpreter and its libraries need one."""
 
     seconds: float = 120.0
     gigabytes: float = 4.0

@@ -150,7 +150,8 @@ def outwards(points, faces) -> np.ndarray:
 
     A shell is what hangs together over edges of two faces. Where its faces disagree, they are made to agree first (not
     on a Moebius strip). Then it is turned where its volume is negative and it is closed, or as good as: openings of
-    less than a tenth of its area. A bowl, a leaf or a room without a wall stays as the file has it.
+    less than a tenth of its area. Open ones follow: they are turned where most of the closed area was and, where
+    nothing is closed, if they are inside out as one. A bowl, a leaf or a room without a wall stays as it is.
     """
     first, second, opposite, pair = half_edges(same_place(points)[faces])
     one, other = np.int32(first[pair] // 3), np.int32(second[pair] // 3)
@@ -178,7 +179,15 @@ def outwards(points, faces) -> np.ndarray:
     volume = total((normal * away).sum(-1))[:, 0]
     closed = np.linalg.norm(total(normal), axis=-1) < 0.1 * whole[:, 0]
     solid = closed & (np.abs(volume) > 0.05 * total(area * np.linalg.norm(away, axis=-1))[:, 0])
-    wrong = np.where(solid, volume < 0, total(area * sign)[:, 0] < 0)
+    kept = total(area * sign)[:, 0] >= 0  # what most of a shell's faces say in the file
+    turned_area = np.where(solid & (kept == (volume < 0)), whole[:, 0], 0).sum()
+    all_wrong = turned_area > np.where(solid, whole[:, 0], 0).sum() / 2
+    if not solid.any():
+        normal = normal * np.where(kept, 1, -1)[shell, None]
+        away = middle - (middle * area[:, None]).sum(0) / whole.sum()
+        closed = np.linalg.norm(normal.sum(0)) < 0.1 * whole.sum()
+        all_wrong = closed and (normal * away).sum() < -0.05 * (area * np.linalg.norm(away, axis=-1)).sum()
+    wrong = np.where(solid, volume < 0, kept == all_wrong)
     turned = (sign < 0) ^ wrong[shell]
     return np.where(turned[:, None], faces[:, ::-1], faces) if turned.any() else faces
 
