@@ -196,6 +196,13 @@ def test_a_missing_file_and_a_folder_without_meshes_are_errors(tmp_path):
         mesh_paths(tmp_path)
 
 
+def test_no_notes_of_the_library_that_reads_reach_the_terminal(tmp_path, caplog):
+    facet = "facet normal a b c\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nvertex 0 1 0\nendloop\nendfacet\n"
+    (tmp_path / "a.stl").write_text(f"solid x\n{facet}endsolid\n")  # of which trimesh has a stack trace to tell
+    assert len(load_mesh(tmp_path / "a.stl").faces) == 1
+    assert not caplog.records
+
+
 def test_files_of_formats_that_are_not_read_are_named(tmp_path):
     for name in ("b.FBX", "a.usdz", "sub/c.blend", "notes.txt", "d.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

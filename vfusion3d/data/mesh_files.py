@@ -6,7 +6,6 @@ not draw is written in the mesh's metadata, in words, under "left_out".
 """
 
 import io
-import logging
 import re
 from pathlib import Path
 
@@ -92,7 +91,7 @@ def load_mesh(path: str | Path, up: str | None = None) -> trimesh.Trimesh | trim
         raise MeshFileError(f"{path}: there is no such file")
     if path.stat().st_size == 0:
         raise MeshFileError(f"{path}: the file is empty")
-    log = logging.getLogger("trimesh")  # its notes on a broken file come with stack traces
+    log = trimesh.util.log  # its notes on a broken file come with stack traces
     told, log.disabled = log.disabled, True
     try:
         parts, left_out = _read(path, kind)
