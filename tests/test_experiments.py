@@ -3,8 +3,10 @@
 import dataclasses
 import itertools
 import json
+import mmap
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from test_kills import after_changes, child, contents
 
 from vfusion3d import cameras
 from vfusion3d.cli.main import main
@@ -455,6 +458,27 @@ def test_a_variant_that_was_killed_before_its_scores_goes_on_without_training(ru
     monkeypatch.setattr(run, "evaluate_variant", lambda *_: pd.DataFrame({"lpips": [0.5]}))
     assert run_variant(PROFILE, run_dir, "only_3d").scores["lpips"].tolist() == [0.5]
     assert weights.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has loaded torch")
+def test_a_variant_that_is_killed_again_and_again_comes_to_the_result_of_an_undisturbed_one(
+    made, run_dir, evaluations, tmp_path
+):
+    whole = tmp_path / "whole" / "tiny"
+    whole.mkdir(parents=True)
+    (whole / "data").symlink_to(made / "data")
+    changes = mmap.mmap(-1, 8)
+    counted = after_changes(whole, 0, changes, None)
+    assert child(lambda: run_variant(PROFILE, whole, "only_3d"), counted) == 0
+    total = int.from_bytes(changes[:8])
+    for moment in (total // 4, total // 2, total // 2):  # of what is still to be done
+        changes[:8] = bytes(8)
+        killed = after_changes(run_dir, moment, changes, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        if child(lambda: run_variant(PROFILE, run_dir, "only_3d"), killed) == 0:
+            break
+        assert int.from_bytes(changes[:8]) == moment
+    assert child(lambda: run_variant(PROFILE, run_dir, "only_3d")) == 0
+    assert contents(run_dir / "experiments") == contents(whole / "experiments")
 
 
 def test_a_missing_data_set_names_the_notebook_that_makes_it(tmp_path):

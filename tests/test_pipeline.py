@@ -259,7 +259,7 @@ def test_a_failed_write_leaves_the_old_file_alone(known, tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr("vfusion3d.runs.claim.os.replace", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="the disk is full"):
         known.save(file)
     assert file.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["mesh.glb"]

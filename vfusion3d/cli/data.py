@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfusion3d.cli.page import add_part, add_run, new_page, part_of, run_of
+from vfusion3d.cli.page import add_part, add_run, check_outputs, new_page, part_of, run_of
 from vfusion3d.runs import layout
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ def run_render(options: argparse.Namespace) -> int:
     from vfusion3d.data.render_dataset import MeshFolder, render_dataset
 
     profile, run_dir = run_of(options)
+    folder = options.output or layout.objects_3d(run_dir)
+    check_outputs(options, [("--objects", options.objects or "")], folders=[("-o", folder)])
     for name in ("time_limit", "memory_limit"):
         if (value := getattr(options, name)) is not None and not value > 0:
             options.parser.error(f"--{name.replace('_', '-')} {value:g}: must be above 0")
@@ -98,7 +100,7 @@ def run_render(options: argparse.Namespace) -> int:
     count = options.count
     if count is None and not hasattr(source, "__len__"):
         count = profile.data.objects_3d
-    index = render(options.output or layout.objects_3d(run_dir), source, count, profile.data.views_3d, options.seed)
+    index = render(folder, source, count, profile.data.views_3d, options.seed)
     if isinstance(source, MeshFolder):
         return _say_what_became_of(index)
     if options.objects is None:
@@ -193,6 +195,8 @@ def run_prompts(options: argparse.Namespace) -> int:
     from vfusion3d.world.web_captions import WEB_CAPTIONS
 
     profile, run_dir = run_of(options)
+    own = [("--corpus", options.corpus or ""), ("--eval-prompts", options.eval_prompts or "")]
+    check_outputs(options, own, folders=[("the folder of the prompts", layout.prompt_table(run_dir))])
     corpus = options.corpus or WEB_CAPTIONS
     check_corpus(corpus)
     chosen = eval_prompts(profile.data.eval_prompts)

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlencode
 
-from vfusion3d.cli.page import add_run, new_page, run_of
+from vfusion3d.cli.page import add_run, check_outputs, new_page, run_of
 from vfusion3d.runs import layout
 from vfusion3d.runs.claim import write_whole
 
@@ -55,6 +55,7 @@ def run_train(options: argparse.Namespace) -> int:
             )
         weights = weights or layout.pretrained_model.need(run_dir, profile=options.profile) / "model"
     folder = options.output or (layout.finetuned_model if options.finetune else layout.pretrained_model)(run_dir)
+    check_outputs(options, [("--data", options.data or ""), ("--weights", weights or "")], folders=[("-o", folder)])
     data = _training_data(options, run_dir)
     model = VFusion3D.from_pretrained(weights) if weights else None
     train_vfusion3d(profile, data, folder, recipe=recipe, model=model, seed=options.seed, overwrite=options.overwrite)
@@ -108,6 +109,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
     profile, run_dir = run_of(options)
     data = options.data or layout.test_data.need(run_dir, profile=options.profile)
     weights = options.weights or _newest_model(options, run_dir)
+    output = options.output or run_dir / "evaluation_3d.csv"
+    check_outputs(options, [("--data", data), ("--weights", weights)], files=[("-o", output)])
     roles = Roles(profile)
     model = VFusion3D.from_pretrained(weights).to(roles.device).eval()
     shards = MultiviewShards(data)
@@ -126,7 +129,6 @@ def run_evaluate(options: argparse.Namespace) -> int:
         generator=np.random.default_rng(options.seed),
         device=roles.device,
     )
-    output = options.output or run_dir / "evaluation_3d.csv"
     write_whole(output, partial(table.to_csv, index=False))
     print(weights)
     print(mean_over_objects(table).to_string(float_format="{:.4f}".format))

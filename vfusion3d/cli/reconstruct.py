@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from vfusion3d.cli.page import new_page, one_line
+from vfusion3d.cli.page import check_outputs, new_page, one_line
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
@@ -68,6 +68,12 @@ def run_reconstruct(options: argparse.Namespace) -> int:
     meshes = _outputs(options, "-o", output, pictures, several, MESH_SUFFIXES, f".{options.format}")
     videos = _outputs(options, "--video", options.video, pictures, several, VIDEO_SUFFIXES, ".mp4")
     cutouts = _outputs(options, "--cutout", options.cutout, pictures, several, (".png",), ".png")
+    outputs = {"-o": meshes, "--video": videos, "--cutout": cutouts}
+    check_outputs(
+        options,
+        [*(("the picture", picture) for picture in pictures), ("--weights", options.weights)],
+        files=[(flag, file) for flag, files in outputs.items() for file in files if file is not None],
+    )
     if not 8 <= options.resolution <= 1024:
         options.parser.error(f"--resolution {options.resolution}: must be between 8 and 1024")
     if options.elevation is not None and not abs(options.elevation) < 90:
@@ -111,8 +117,9 @@ def _reconstruct(
     if cutout is not None:
         from torchvision.utils import save_image
 
-        cutout.parent.mkdir(parents=True, exist_ok=True)
-        save_image(asset.image, cutout)
+        from vfusion3d.runs.claim import write_whole
+
+        write_whole(cutout, lambda file: save_image(asset.image, file, format="PNG"))
     asset.save(mesh, resolution=options.resolution)
     if video is not None:
         asset.turntable(video, size=options.video_size, progress=sys.stderr.isatty())
@@ -160,13 +167,15 @@ def _outputs(
         options.parser.error(f"{flag} {target}: is one file for {len(pictures)} pictures; give a folder")
     if target.is_file() and is_folder:
         options.parser.error(f"{flag} {target}: is a file; give a folder, or a name that ends in {', '.join(suffixes)}")
-    above = target.absolute() if is_folder else target.absolute().parent
-    while not above.exists() and above != above.parent:
-        above = above.parent
-    if not above.is_dir():
-        options.parser.error(f"{flag} {target}: {above.name} is a file, not a folder")
-    if not os.access(above, os.W_OK):
-        options.parser.error(f"{flag} {target}: nothing can be written in {above}")
+    opened = [Path(image) for image in options.images if Path(image).is_dir()]
+    if (
+        is_folder
+        and suffix in PICTURE_SUFFIXES
+        and any(os.path.realpath(target) == os.path.realpath(one) for one in opened)
+    ):
+        options.parser.error(
+            f"{flag} {target}: its pictures would be taken for yours the next time; give another folder"
+        )
     files = [target / f"{Path(picture).stem}{suffix}" for picture in pictures] if is_folder else [target]
     for i, file in enumerate(files):
         if file in files[:i]:

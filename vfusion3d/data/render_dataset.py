@@ -127,6 +127,7 @@ def render_dataset(
             part=part,
             overwrite=overwrite,
             unit="object",
+            kind="rendered objects",
             facts=partial(_facts_of_files, objects) if files else None,
         )
 

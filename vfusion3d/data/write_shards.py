@@ -9,10 +9,12 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,14 @@ from typing import Any
 import torch
 
 from vfusion3d.data.shards import ShardWriter, shard_path, write_index, written_keys
-from vfusion3d.runs.claim import claim_folder, plain, write_whole
+from vfusion3d.runs.claim import Kind, claim_folder, plain, write_whole
+from vfusion3d.runs.lock import only_writer
 from vfusion3d.runs.progress import tqdm
 
 Members = dict[str, bytes] | str  # of a sample, or the reason why it has none
 Make = Callable[[range], list[Members]]
+SHARD = f"shard-{6 * '[0-9]'}"
+FILES = ("index.json", f"{SHARD}.tar", f"{SHARD}.skipped.json")
 
 
 def write_shards(
@@ -41,6 +46,7 @@ def write_shards(
     part: tuple[int, int] = (0, 1),
     overwrite: bool = False,
     unit: str = "sample",
+    kind: str = "shards",
     facts: Callable[[Sequence[Path]], Mapping[str, Any]] | None = None,
 ) -> Path:
     """Write samples 0 to `count` - 1 as shards of `shard_size` samples (one number, or one for each) and an index.
@@ -49,13 +55,14 @@ def write_shards(
     why it has none. No batch crosses the border of a shard. settings: what the samples were made with (`claim_folder`),
     kept beside them. keys: of all samples, by default their numbers. workers: processes; they need `make` to be
     picklable. threads: workers are threads, for a `make` that works in processes of its own. part (k, n) writes every
-    n-th shard only, beginning with the k-th: n machines share a folder. unit: what the bar counts. facts(paths): what
-    the index says beside the settings, from all shards; by default
+    n-th shard only, beginning with the k-th: n machines share a folder. unit: what the bar counts. kind: what the
+    folder is marked as, for people. facts(paths): what the index says beside the settings, from all shards; by default
     `skipped_samples`.
 
     Interrupted at any moment, the same call goes on where it stopped. Returns the path of `index.json`, which is
     written last. Raises ValueError where the folder already holds data of other settings (overwrite: they are
-    deleted), for values out of range, and where `make` returns more or fewer samples than it was asked for.
+    deleted), for values out of range, and where `make` returns more or fewer samples than it was asked for; InUse where
+    another process makes the same part.
     """
     whole = shard_size if isinstance(shard_size, int) else 1
     for name, value in {"count": count, "shard_size": whole, "batch": batch, "workers": workers}.items():
@@ -71,19 +78,20 @@ def write_shards(
     if borders[-1] != count:
         raise ValueError(f"the shards hold {borders[-1]} samples, not {count}")
     folder = Path(folder)
-    claim_folder(folder, settings, overwrite=overwrite)
+    with only_writer(folder, part):
+        claim_folder(folder, settings, Kind(kind, FILES), overwrite=overwrite)
 
-    ranges = [range(start, end) for start, end in itertools.pairwise(borders)]
-    paths = [shard_path(folder, shard) for shard in range(len(ranges))]
-    mine = dict(zip(paths[which::parts], ranges[which::parts], strict=True))
-    missing = {path: indices for path, indices in mine.items() if not path.exists()}
-    total = sum(map(len, mine.values()))
-    with tqdm(total=total, unit=unit, desc=f"writing {folder.name}") as bar:
-        bar.update(total - sum(map(len, missing.values())))
-        _write(missing, make, "{:08d}".format if keys is None else keys.__getitem__, batch, (workers, threads), bar)
-    if all(path.exists() for path in paths):
-        return write_index(folder, settings=plain(settings), **(facts or skipped_samples)(paths))
-    return folder / "index.json"  # the last part to finish writes it
+        ranges = [range(start, end) for start, end in itertools.pairwise(borders)]
+        paths = [shard_path(folder, shard) for shard in range(len(ranges))]
+        mine = dict(zip(paths[which::parts], ranges[which::parts], strict=True))
+        missing = {path: indices for path, indices in mine.items() if not path.exists()}
+        total = sum(map(len, mine.values()))
+        with tqdm(total=total, unit=unit, desc=f"writing {folder.name}") as bar:
+            bar.update(total - sum(map(len, missing.values())))
+            _write(missing, make, "{:08d}".format if keys is None else keys.__getitem__, batch, (workers, threads), bar)
+        if all(path.exists() for path in paths):
+            return write_index(folder, settings=plain(settings), **(facts or skipped_samples)(paths))
+        return folder / "index.json"  # the last part to finish writes it
 
 
 def skipped_samples(paths: Sequence[Path]) -> dict[str, Any]:
@@ -142,7 +150,8 @@ def _in_order(make: Make, batches: list[range], workers: int, threads: bool) -> 
     try:
         waiting: deque[Future] = deque()
         for part in batches:
-            waiting.append(pool.submit(_samples, make, part))
+            with _without_interrupts():  # a new worker inherits that: only its parent is interrupted, and tells it
+                waiting.append(pool.submit(_samples, make, part))
             if len(waiting) > 4 * workers:
                 yield from waiting.popleft().result()
         while waiting:
@@ -152,11 +161,24 @@ def _in_order(make: Make, batches: list[range], workers: int, threads: bool) -> 
             "a worker process died (out of memory?): run again to go on, perhaps with fewer workers"
         ) from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=not threads, cancel_futures=True)  # who gave threads ends what they wait for
 
 
 def _samples(make: Make, part: range) -> list[tuple[int, Members]]:
     return list(zip(part, make(part), strict=True))
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Hold back Ctrl-C while the block runs; it comes afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker() -> None:

@@ -27,7 +27,9 @@ from torch import Tensor
 
 from vfusion3d.evaluation.figures import BLUE, ORANGE, TEXT_WIDTH, paper_style
 from vfusion3d.evaluation.methods import TURN_FRAMES, MethodFolderError, read_turn, write_turn
+from vfusion3d.runs.claim import naming_a_full_disk
 from vfusion3d.runs.layout import TASKS, evaluation_items, other_methods, rendered_views, user_study
+from vfusion3d.runs.lock import hold
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # nothing of ffmpeg's own about a broken file: our error names it
 
@@ -185,16 +187,17 @@ def add_answer(folder: str | Path, rater: str, comparison: Comparison, choice: s
     path = Path(folder) / f"{checked_rater(rater)}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     winner = comparison.left if choice == "left" else comparison.right
-    with path.open("a+b") as file:
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if file.tell() == 0:
-            writer.writerow(COLUMNS)
-        writer.writerow([rater, *comparison.same, comparison.left, winner])
-        file.flush()
-        os.fsync(file.fileno())
+    with hold(path.with_name(f".{path.name}.lock"), wait=10.0), naming_a_full_disk(path):
+        with path.open("a+b") as file:
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if file.tell() == 0:
+                writer.writerow(COLUMNS)
+            writer.writerow([rater, *comparison.same, comparison.left, winner])
+            file.flush()
+            os.fsync(file.fileno())
     return path
 
 

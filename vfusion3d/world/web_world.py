@@ -83,6 +83,7 @@ def render_web(
         shard_size=shard_size,
         overwrite=overwrite,
         unit=unit,
+        kind="pictures of the web world",
     )
 
 
