@@ -68,10 +68,21 @@ def render_with_blender(
     surfaces = surfaces_of(mesh)
     arrays = {"cam2world": cam2world, "intrinsics": intrinsics}
     for number, surface in enumerate(surfaces):
-        for name in ("points", "faces", "normals", "colours", "uv", "texture"):
+        for name in ("points", "faces", "normals", "colours", "uv", "texture", "alpha"):
             if getattr(surface, name) is not None:
                 arrays[f"{name}{number}"] = getattr(surface, name)
-    job = {"surfaces": len(surfaces), "size": size, "shading": shading, "depth": depth, "normals": normals}
+        if surface.glow is not None:
+            glow = {"glow": surface.glow.light, "glow_uv": surface.glow.uv, "glow_texture": surface.glow.texture}
+            arrays |= {f"{name}{number}": value for name, value in glow.items() if value is not None}
+    looks = [{name: getattr(one, name) for name in ("cutoff", "lit", "wrap", "nearest")} for one in surfaces]
+    job = {
+        "looks": looks,
+        "surfaces": len(surfaces),
+        "size": size,
+        "shading": shading,
+        "depth": depth,
+        "normals": normals,
+    }
     job |= {"samples": SAMPLES, "light": DEFAULT_LIGHT.direct}
     with tempfile.TemporaryDirectory(prefix="vfusion3d-blender-") as folder:
         np.savez(Path(folder, "job.npz"), **arrays)

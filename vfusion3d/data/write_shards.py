@@ -12,7 +12,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
@@ -43,6 +43,7 @@ def write_shards(
     settings: Mapping[str, Any],
     keys: Sequence[str] | None = None,
     workers: int = 1,
+    threads: bool = False,
     shard_size: int | Sequence[int] = 100,
     batch: int = 1,
     part: tuple[int, int] = (0, 1),
@@ -56,9 +57,10 @@ def write_shards(
     make(indices): for each of up to `batch` neighbours, its members (as `ShardWriter.write` takes them), or the reason
     why it has none. No batch crosses the border of a shard. settings: what the samples were made with (`claim_folder`),
     kept beside them. keys: of all samples, by default their numbers. workers: processes; they need `make` to be
-    picklable. part (k, n) writes every n-th shard only, beginning with the k-th: n machines share a folder. unit: what
-    the bar counts. kind: what the folder is marked as, for people. facts(paths): what the index says beside the
-    settings, from all shards; by default `skipped_samples`.
+    picklable. threads: workers are threads, for a `make` that works in processes of its own. part (k, n) writes every
+    n-th shard only, beginning with the k-th: n machines share a folder. unit: what the bar counts. kind: what the
+    folder is marked as, for people. facts(paths): what the index says beside the settings, from all shards; by default
+    `skipped_samples`.
 
     Interrupted at any moment, the same call goes on where it stopped. Returns the path of `index.json`, which is
     written last. Raises ValueError where the folder already holds data of other settings (overwrite: they are
@@ -90,7 +92,7 @@ def write_shards(
         total = sum(map(len, mine.values()))
         with tqdm(total=total, unit=unit, desc=f"writing {folder.name}") as bar:
             bar.update(total - sum(map(len, missing.values())))
-            _write(missing, make, "{:08d}".format if keys is None else keys.__getitem__, batch, workers, bar)
+            _write(missing, make, "{:08d}".format if keys is None else keys.__getitem__, batch, (workers, threads), bar)
         if all(path.exists() for path in paths):
             return write_index(folder, settings=plain(settings), **(facts or skipped_samples)(paths))
         return folder / "index.json"  # the last part to finish writes it
@@ -105,7 +107,12 @@ def skipped_samples(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def _write(
-    missing: dict[Path, range], make: Make, key_of: Callable[[int], str], batch: int, workers: int, bar: tqdm
+    missing: dict[Path, range],
+    make: Make,
+    key_of: Callable[[int], str],
+    batch: int,
+    workers: tuple[int, bool],
+    bar: tqdm,
 ) -> None:
     done: dict[Path, set[str]] = {}
     todo: dict[Path, list[range]] = {}
@@ -115,7 +122,7 @@ def _write(
         todo[path] = [part for part in batches if not all(key_of(index) in done[path] for index in part)]
         bar.update(len(done[path]))
     bar.initial = bar.n  # so that the rate counts only what is made now
-    results = _in_order(make, list(itertools.chain.from_iterable(todo.values())), workers)
+    results = _in_order(make, list(itertools.chain.from_iterable(todo.values())), *workers)
     try:
         for path, batches in todo.items():
             with ShardWriter(path) as writer:
@@ -133,14 +140,17 @@ def _write(
         results.close()
 
 
-def _in_order(make: Make, batches: list[range], workers: int) -> Iterator[tuple[int, Members]]:
-    """The samples with their indices, in order, made here (one worker) or in `workers` processes."""
+def _in_order(make: Make, batches: list[range], workers: int, threads: bool) -> Iterator[tuple[int, Members]]:
+    """The samples with their indices, in order, made here (one worker) or in `workers` processes or threads."""
     if workers == 1:
         for part in batches:
             yield from _samples(make, part)
         return
-    context = multiprocessing.get_context("spawn")  # a fork would share the parent's OpenGL
-    pool = ProcessPoolExecutor(min(workers, max(len(batches), 1)), context, _start_worker)
+    workers = min(workers, max(len(batches), 1))
+    if threads:
+        pool = ThreadPoolExecutor(workers)
+    else:  # a fork would share the parent's OpenGL
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
     try:
         waiting: deque[Future] = deque()
         for part in batches:
@@ -155,7 +165,7 @@ def _in_order(make: Make, batches: list[range], workers: int) -> Iterator[tuple[
             "a worker process died (out of memory?): run again to go on, perhaps with fewer workers"
         ) from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=not threads, cancel_futures=True)  # who gave threads ends what they wait for
 
 
 def _samples(make: Make, part: range) -> list[tuple[int, Members]]:
