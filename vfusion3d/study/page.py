@@ -35,7 +35,16 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, HTTPError, RequestHandler, StaticFileHandler
 
 from vfusion3d.runs.claim import short_name
-from vfusion3d.study.answers import Comparison, Item, StudyError, add_answer, checked_rater, comparisons, read_answers
+from vfusion3d.study.answers import (
+    OURS,
+    Comparison,
+    Item,
+    StudyError,
+    add_answer,
+    checked_rater,
+    comparisons,
+    read_answers,
+)
 
 PAGE = Path(__file__).with_name("study_page.html").read_text(encoding="utf-8")
 (SCRIPT,) = re.findall(r"<script>(.*?)</script>", PAGE, re.DOTALL)
@@ -63,13 +72,18 @@ ASKED = {
 
 
 class Study:
-    """What is asked, and what was answered: the state behind the page, for any number of raters."""
+    """What is asked, and what was answered: the state behind the page, for any number of raters.
+
+    Raises StudyError where there is nothing to ask.
+    """
 
     def __init__(self, items: list[Item], folder: str | Path, seed: int = 0):
         self.items = items
         self.folder = Path(folder)
         self.seed = seed
         self.order: dict[str, dict[str, Comparison]] = {}
+        if not comparisons(items, "anyone", seed):
+            raise StudyError(f"the study has no questions: there are {len(items)} items, and no method but {OURS}")
 
     def asked(self, rater: str) -> dict[str, Comparison]:
         """The rater's questions in their order, by an id that does not tell what they compare."""
@@ -200,7 +214,7 @@ class _Handler(RequestHandler):
 
     def prepare(self) -> None:
         if not _is_own(self.request, self.host):
-            raise HTTPError(403, "this is asked from another page, or under a name that is not this machine's: use its IP address")
+            raise HTTPError(403, "asked by another page, or under a name that is not this machine's: use its address")
         given = self.get_query_argument("token", None) or self.get_cookie(self.cookie, "")
         if not hmac.compare_digest(given.encode(), self.token.encode()) and self.token:
             raise HTTPError(403, "open the whole address that `vfusion3d study` printed")
