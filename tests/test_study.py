@@ -1,6 +1,5 @@
 """The user study: what raters see, what is stored of their answers, and how these become win rates."""
 
-import csv
 import http.client
 import json
 import math
@@ -504,11 +503,12 @@ CELLS = st.sampled_from([*COLUMNS, "anna", "image_to_3d", "007", "other", "quali
 LINES = st.lists(CELLS | st.text(max_size=5), max_size=9).map(",".join)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.binary(max_size=80) | st.lists(LINES, max_size=5).map(lambda lines: "\n".join([*lines, ""]).encode()))
 @example(b",".join(name.encode() for name in COLUMNS) + b"\nanna,image_to_3d,007,other,quality,other,VFusion3D\n")
 def test_any_file_of_answers_gives_answers_or_an_error_that_names_it(tmp_path_factory, content):
-    file = tmp_path_factory.mktemp("answers") / "anna.csv"
+    file = tmp_path_factory.getbasetemp() / "any answers" / "anna.csv"
+    file.parent.mkdir(exist_ok=True)
     for data in (content, ",".join(COLUMNS).encode() + b"\n" + content):
         file.write_bytes(data)
         try:
@@ -517,8 +517,7 @@ def test_any_file_of_answers_gives_answers_or_an_error_that_names_it(tmp_path_fa
             assert str(file) in str(error)  # noqa: PT017
             assert str(error).isprintable()  # noqa: PT017
         else:
-            known = list(csv.DictReader(data.decode("utf-8-sig").rpartition("\n")[0].splitlines()))
-            assert len(answers) <= len(known)
+            assert len(answers) <= data.count(b"\n")
             assert set(answers.rater) <= {"anna"}
 
 
