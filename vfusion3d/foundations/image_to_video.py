@@ -25,7 +25,15 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from vfusion3d.data.images import to_bytes
-from vfusion3d.foundations.loading import ModelUnavailable, device_of, load_once, role, source_of, unavailable
+from vfusion3d.foundations.loading import (
+    ModelUnavailable,
+    device_of,
+    load_once,
+    pretrained,
+    role,
+    source_of,
+    unavailable,
+)
 from vfusion3d.runs.profiles import Profile
 
 TEMPORAL = ("temporal_res_block", "temporal_transformer_blocks", "time_pos_embed", "time_mixer")
@@ -129,7 +137,8 @@ class StableVideoDiffusion:
         """
         if Path(source).is_dir():
             check_components(Path(source))
-        pipeline = StableVideoDiffusionPipeline.from_pretrained(source, dtype=dtype, use_safetensors=True).to(device)
+        pipeline = pretrained(StableVideoDiffusionPipeline, source, dtype=dtype, use_safetensors=True)
+        pipeline.to(device)
         settings = Path(source) / SETTINGS
         return cls(pipeline, Noise(**json.loads(settings.read_text())) if settings.exists() else None)
 

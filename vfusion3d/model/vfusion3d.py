@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, Dinov2Config, Dinov2Model
 
-from vfusion3d.foundations.loading import BUNDLED
+from vfusion3d.foundations.loading import BUNDLED, pretrained
 from vfusion3d.learning.precision import has_bfloat16
 from vfusion3d.model.mesh import extract_mesh
 from vfusion3d.model.rendering import Field, Rendering, render
@@ -124,15 +124,16 @@ class VFusion3D(ModelMixin, ConfigMixin):
     def from_pretrained(cls, name: str | Path, **options) -> "VFusion3D":
         """Load `mini` or `base` (bundled), the released weights (`facebook/vfusion3d`), or any folder or hub name.
 
-        options: those of diffusers, such as `torch_dtype`; the released weights take `torch_dtype` alone (ValueError).
+        Of the hub, NAME@REVISION is that branch, tag or commit. options: those of diffusers, such as `torch_dtype`; the
+        released weights take `torch_dtype` alone (ValueError).
         """
-        if str(name) == RELEASED_NAME:
+        if str(name).partition("@")[0] == RELEASED_NAME:
             dtype = options.pop("torch_dtype", None)
             if options:
                 raise ValueError(f"{name} is loaded by from_released, which does not know {', '.join(options)}")
             return cls.from_released(name).to(dtype or torch.float32)
         bundled = {path.name: path for path in BUNDLED.iterdir() if path.is_dir()}
-        return super().from_pretrained(bundled.get(str(name), name), **options)
+        return pretrained(super(), bundled.get(str(name), name), use_safetensors=True, **options)
 
     @classmethod
     def from_released(

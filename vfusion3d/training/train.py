@@ -11,7 +11,7 @@ from accelerate import PartialState
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.data.subset import Subset
 from vfusion3d.data.synthetic import SyntheticShards
-from vfusion3d.foundations.loading import device_of, name_of, source_of, unavailable
+from vfusion3d.foundations.loading import device_of, name_of, pretrained, source_of, unavailable
 from vfusion3d.foundations.roles import Roles
 from vfusion3d.learning.loop import Lesson, LoopSettings, in_precision, learn
 from vfusion3d.model.initialise import start_local
@@ -40,7 +40,7 @@ def new_model(profile: Profile, generator: torch.Generator) -> VFusion3D:
         if profile.foundations.image_features.endswith(".py"):
             raise unavailable(profile, "image_features", "the encoder's weights come from a DINOv2, not from a file")
         source = source_of(profile, "image_features")
-        model.encoder.model = Dinov2Model.from_pretrained(source, use_safetensors=True, attn_implementation=ATTENTION)
+        model.encoder.model = pretrained(Dinov2Model, source, use_safetensors=True, attn_implementation=ATTENTION)
         model.encoder.model.embeddings.mask_token.requires_grad_(False)
         return model
     return start_local(model, generator)
