@@ -24,6 +24,7 @@ from vfusion3d.runs.claim import write_whole
 from vfusion3d.runs.pictures import smaller_png
 from vfusion3d.runs.profiles import FOLDER, ProfileError, load_profile, profile_path
 from vfusion3d.runs.progress import TEXT
+from vfusion3d.runs.ranges import in_range
 
 WIDGET = "application/vnd.jupyter.widget-view+json"  # of progress bars: what is stored is their first moment
 CURSOR_UP = "\x1b[A"  # what tqdm writes between bars that stand below one another
@@ -191,7 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("notebooks", type=Path, nargs="+", metavar="notebook", help="an .ipynb file, or several")
     parser.add_argument("--profile", default="laptop", help="smoke, laptop (default), gpu, paper, or a YAML file")
     parser.add_argument("--root", type=Path, default=Path(), help="where runs/, papermill_runs/ and figures/ go")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=in_range("seed"), default=0)
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
     options = parser.parse_args(arguments)
     for notebook in options.notebooks:

@@ -1,4 +1,4 @@
-"""`python -m vfusion3d.cli`, for launchers that take a module: accelerate, torchrun, Snakemake."""
+"""`python -m vfusion3d.cli`, for launchers that take a module: torchrun, Snakemake."""
 
 import sys
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vfusion3d.cli.page import add_part, add_run, new_page, part_of, run_of
 from vfusion3d.runs import layout
+from vfusion3d.runs.ranges import in_range
 
 if TYPE_CHECKING:
     from vfusion3d.data.render_dataset import ObjectSource
@@ -20,10 +21,16 @@ def add_render(commands) -> None:
         help="procedural, primitives, a folder of mesh files, or categories: common, uncommon or names, between commas",
     )
     page.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where the shards of --objects go")
-    page.add_argument("--count", type=int, help="how many objects (default: the profile's; every file of a folder)")
-    page.add_argument("--views", type=int, help="cameras an object (default: the profile's; 33 for the test objects)")
-    page.add_argument("--size", type=int, metavar="PIXELS", help="side of a view (default: the profile's)")
-    page.add_argument("--workers", type=int, help="processes (default: the profile's, or one a CPU core)")
+    page.add_argument(
+        "--count", type=in_range("count"), help="how many objects (default: the profile's; every file of a folder)"
+    )
+    page.add_argument(
+        "--views", type=in_range("views"), help="cameras an object (default: the profile's; 33 for the test objects)"
+    )
+    page.add_argument("--size", type=in_range("size"), metavar="PIXELS", help="side of a view (default: the profile's)")
+    page.add_argument(
+        "--workers", type=in_range("workers"), help="processes (default: the profile's, or one a CPU core)"
+    )
     page.add_argument("--backend", choices=["pyvista", "blender"], default="pyvista", help="the renderer")
     page.add_argument("--overwrite", action="store_true", help="delete data that was rendered with other settings")
     add_part(page)

@@ -8,6 +8,7 @@ from pathlib import Path
 from vfusion3d.cli.page import add_run, new_page, run_of
 from vfusion3d.runs import layout
 from vfusion3d.runs.claim import write_whole
+from vfusion3d.runs.ranges import in_range
 
 
 def add_train(commands) -> None:
@@ -38,7 +39,7 @@ def run_train(options: argparse.Namespace) -> int:
       vfusion3d train --profile laptop
       vfusion3d train --profile laptop --finetune
       vfusion3d train --profile gpu --data shards/ -o runs/mine
-      accelerate launch --num_processes 8 -m vfusion3d.cli train --profile paper
+      torchrun --nproc_per_node 8 -m vfusion3d.cli train --profile paper
     """
     from vfusion3d import VFusion3D
     from vfusion3d.training.train import train_vfusion3d
@@ -77,7 +78,9 @@ def add_evaluate(commands) -> None:
     page = add_run(new_page(commands, "evaluate", run_evaluate))
     page.add_argument("--weights", metavar="NAME", help="what to evaluate (default: the newer model of this run)")
     page.add_argument("--data", type=Path, metavar="FOLDER", help="shards of objects (default: RUN_DIR/data/test)")
-    page.add_argument("--size", type=int, metavar="PIXELS", help="of compared views (default: the model's input)")
+    page.add_argument(
+        "--size", type=in_range("size"), metavar="PIXELS", help="of compared views (default: the model's input)"
+    )
     page.add_argument("-o", "--output", type=Path, metavar="CSV", help="(default: RUN_DIR/evaluation_3d.csv)")
 
 
@@ -144,7 +147,9 @@ def _newest_model(options: argparse.Namespace, run_dir: Path) -> Path:
 def add_experiment(commands) -> None:
     page = add_run(new_page(commands, "experiment", run_experiment))
     page.add_argument("names", nargs="*", metavar="NAME", help="variants, or tables (table_3 to table_6, figure_7)")
-    page.add_argument("--seeds", type=int, help="how many, from --seed on (default: what the profile gives the table)")
+    page.add_argument(
+        "--seeds", type=in_range("seeds"), help="how many, from --seed on (default: what the profile gives the table)"
+    )
     page.add_argument("--list", action="store_true", help="show the tables and their variants, and do nothing")
     page.add_argument("--plan", action="store_true", help="show what would be trained, and do nothing")
     page.add_argument("--overwrite", action="store_true", help="delete what was made with other settings")
@@ -173,8 +178,6 @@ def run_experiment(options: argparse.Namespace) -> int:
         return 0
     if not options.names:
         options.parser.error("name a variant or a table; --list shows what there is")
-    if options.seeds is not None and options.seeds < 1:
-        options.parser.error(f"--seeds {options.seeds}: must be at least 1")
     from vfusion3d.experiments.plan import planned_runs, planned_table
     from vfusion3d.experiments.run import run_variant
 
@@ -198,7 +201,7 @@ def add_study(commands) -> None:
     page = add_run(new_page(commands, "study", run_study))
     page.add_argument("--rater", metavar="NAME", help="who answers (default: the page asks)")
     page.add_argument("--against", nargs="+", metavar="METHOD", help="(default: every method that is there)")
-    page.add_argument("--port", type=int, default=8765, help="of the address")
+    page.add_argument("--port", type=in_range("port"), default=8765, help="of the address")
     page.add_argument("--host", default="127.0.0.1", help="who can open the page: by default only this machine")
 
 

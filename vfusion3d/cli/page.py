@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vfusion3d.runs.ranges import in_range
+
 if TYPE_CHECKING:
     from vfusion3d.runs.profiles import Profile
 
@@ -44,7 +46,9 @@ def add_run(page: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The page with the options that every command of the pipeline has: profile, folder, seed."""
     page.add_argument("--profile", default="laptop", help="smoke, laptop, gpu, paper, or a .yaml file of your own")
     page.add_argument("--run-dir", type=Path, metavar="FOLDER", help="where a run's data lives (default: runs/PROFILE)")
-    page.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes on the same machine")
+    page.add_argument(
+        "--seed", type=in_range("seed"), default=0, help="the same seed gives the same bytes on the same machine"
+    )
     return page
 
 
@@ -59,7 +63,9 @@ def run_of(options: argparse.Namespace) -> "tuple[Profile, Path]":
 def add_part(page: argparse.ArgumentParser) -> None:
     """The options of a command whose work can be divided among machines."""
     page.add_argument("--shard", type=int, default=0, metavar="K", help="which part of the work this is, from 0")
-    page.add_argument("--shards", type=int, default=1, metavar="N", help="in how many parts the work is divided")
+    page.add_argument(
+        "--shards", type=in_range("shards"), default=1, metavar="N", help="in how many parts the work is divided"
+    )
 
 
 def part_of(options: argparse.Namespace) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ from vfusion3d.runs.claim import Arguments, changes, made_with, record, short_na
 from vfusion3d.runs.layout import curation_models
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.progress import tqdm
+from vfusion3d.runs.reading import read_json
+from vfusion3d.world.catalogue import ObjectSpec
 
 QUALITY, ELEVATION, HELD_OUT = "quality.skops", "elevation.skops", "held_out.json"
 GROUPS = 4  # times 4 views that are taken from each stored orbit of the 3D data
@@ -48,6 +50,19 @@ LEARNING_RATE = 2e-4
 EPOCHS = 100
 ELEVATION_OF = "all groups of views"  # sets labels apart from those of one group, by the same network
 Model = Pipeline | TransformedTargetRegressor
+
+
+class _Orbit(TypedDict):
+    elevation: float
+
+
+class _Procedural(TypedDict):
+    spec: ObjectSpec
+
+
+class _HeldOut(TypedDict):
+    settings: dict[str, Any]
+    scores: dict[str, float]
 
 
 def videos_to_judge(videos: Shards, count: int, seed: int) -> list[int]:
@@ -87,7 +102,7 @@ def orbit_features(
         views = resize(on_white(shards.read(index, chosen).rgba), size)
         seen = features(torch.cat([views, views.flip(-1)])).float().cpu()  # (2 * 4 * groups, width)
         found.append(seen.view(2, ELEVATION_VIEWS, groups, -1).mean(dim=1).flatten(0, 1).numpy())
-        elevations.append(shards.metadata(index)["elevation"])
+        elevations.append(shards.metadata(index, _Orbit)["elevation"])
     return np.stack(found), np.array(elevations)
 
 
@@ -105,7 +120,7 @@ def elevation_samples(
     if not len(shards) or "spec" not in shards.metadata(0):
         seen, elevations = orbit_features(features, shards, size)
         return seen.reshape(-1, seen.shape[-1]), elevations.repeat(seen.shape[1])
-    from vfusion3d.world.objects import ObjectSpec, build_mesh, sample_object
+    from vfusion3d.world.objects import build_mesh, sample_object
     from vfusion3d.world.primitives import random_primitives
 
     rng = np.random.default_rng(seed)
@@ -118,7 +133,7 @@ def elevation_samples(
         found.append(both.unflatten(0, (2 * orbits, ELEVATION_VIEWS)).mean(dim=1).numpy())
         known.append(np.tile(elevations, 2))
 
-    specs = [ObjectSpec(**shards.metadata(index)["spec"]) for index in range(len(shards))]
+    specs = [shards.metadata(index, _Procedural)["spec"] for index in range(len(shards))]
     for spec in tqdm(specs, desc="orbits at other elevations", unit="object"):
         learn_from(build_mesh(spec), ORBITS)
     categories = sorted({spec.category for spec in specs})
@@ -169,7 +184,8 @@ def quality_model(
     learn_from = functools.cache(lambda: judged_features(features, videos, judgements))
     model = learned(folder / QUALITY, settings, lambda: train_filter(*learn_from()))
     path = folder / HELD_OUT
-    known = json.loads(path.read_text()) if path.exists() else {"settings": {}}
+    remade = "delete it, and it is made again"
+    known = read_json(path, _HeldOut, remade) if path.exists() else {"settings": {}}
     if changes(known["settings"], asked):
         places, good = judgements.arrays()
         scores = {}

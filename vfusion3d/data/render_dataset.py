@@ -22,6 +22,8 @@ from vfusion3d.data.mesh_files import MeshFileError, load_mesh, mesh_paths
 from vfusion3d.data.shards import encode_sample
 from vfusion3d.data.write_shards import Members, write_shards
 from vfusion3d.runs.claim import Arguments
+from vfusion3d.runs.memory import check_memory
+from vfusion3d.runs.ranges import check_ranges
 
 ELEVATION = (0.0, cameras.HIGHEST_ELEVATION)  # section 3.2: one for each object, uniform
 
@@ -86,9 +88,9 @@ def render_dataset(
     (overwrite: they are deleted), for more objects than there are, and for values out of range.
     """
     count = len(objects) if count is None else count
-    for name, value in {"views": views, "size": size}.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
+    check_ranges(count=count, views=views, size=size, seed=seed, workers=workers)
+    pixels = min(workers, count) * views * size**2
+    check_memory(f"{views} views of {size} pixels a side, made by {workers} workers,", 3 * 4 * pixels)
     if hasattr(objects, "__len__") and count > len(objects):
         raise ValueError(f"count is {count}, but there are only {len(objects)} objects")
     job = _Job(objects, views, size, seed, tuple(elevation), camera_offset, backend)

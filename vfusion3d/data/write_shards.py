@@ -22,6 +22,8 @@ import torch
 from vfusion3d.data.shards import ShardWriter, shard_path, write_index, written_keys
 from vfusion3d.runs.claim import claim_folder, plain, write_whole
 from vfusion3d.runs.progress import tqdm
+from vfusion3d.runs.ranges import check_ranges
+from vfusion3d.runs.reading import read_json
 
 Members = dict[str, bytes] | str  # of a sample, or the reason why it has none
 Make = Callable[[range], list[Members]]
@@ -56,7 +58,8 @@ def write_shards(
     deleted), for values out of range, and where `make` returns more or fewer samples than it was asked for.
     """
     whole = shard_size if isinstance(shard_size, int) else 1
-    for name, value in {"count": count, "shard_size": whole, "batch": batch, "workers": workers}.items():
+    check_ranges(count=count, workers=workers)
+    for name, value in {"shard_size": whole, "batch": batch}.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
     which, parts = part
@@ -167,4 +170,5 @@ def _skipped_path(path: Path) -> Path:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    remedy = f"delete it and {path.name.split('.')[0]}.tar, and make them again"
+    return read_json(path, dict[str, str], remedy) if path.exists() else {}

@@ -10,17 +10,14 @@ from pathlib import Path
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from vfusion3d.foundations.loading import hub_commit
+from vfusion3d.model.check import CheckpointError
+from vfusion3d.runs.reading import ReadingError, check_tensors, read_tensors
 
 WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
 WRAPPER = "model_state_dict"  # the checkpoint on the authors' drive holds its tensors under this name
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file or lists the tensors."""
 
 
 def load_released(
@@ -34,7 +31,10 @@ def load_released(
     Raises CheckpointError that lists missing, extra and misshapen tensors, and where the file cannot be had or read.
     """
     tensors = dict(source) if isinstance(source, Mapping) else _read(source)
-    tensors = tensors.get(WRAPPER, tensors)
+    named = source if isinstance(source, str | Path) else "the state dict"
+    tensors = tensors.get(WRAPPER, tensors) if isinstance(tensors, Mapping) else tensors
+    if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise CheckpointError(f"{named} holds no state dict, tensors by name: these are not VFusion3D weights")
     config = _config(tensors)
     for name, count, width in (
         ("encoder_heads", encoder_heads, config["encoder_width"]),
@@ -43,11 +43,15 @@ def load_released(
         if width % count:
             raise CheckpointError(f"{count} heads do not divide a width of {width}: give the right {name}")
     config |= {"encoder_heads": encoder_heads, "heads": transformer_heads, "samples_per_ray": samples_per_ray}
-    model = model_class(**config)
     try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:  # torch's own list
-        raise CheckpointError(f"these are not VFusion3D weights: {error}") from error
+        model = model_class(**config)
+    except ValueError as error:
+        raise CheckpointError(f"{named}: {error}") from error
+    try:
+        check_tensors(tensors, {name: tuple(value.shape) for name, value in model.state_dict().items()}, named)
+    except ReadingError as error:
+        raise CheckpointError(str(error)) from error
+    model.load_state_dict(tensors)
     return model.eval()
 
 
@@ -91,8 +95,10 @@ def _read(source: str | Path) -> dict[str, Tensor]:
         path = _download(str(source))
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return read_tensors(path, "download it again")[0]
         return torch.load(path, map_location="cpu", weights_only=True)
+    except ReadingError as error:
+        raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
     except Exception as error:  # each of the two libraries has several of its own
         raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
 

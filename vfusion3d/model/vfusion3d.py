@@ -20,12 +20,14 @@ from transformers import AttentionInterface, Dinov2Config, Dinov2Model
 
 from vfusion3d.foundations.loading import BUNDLED, pretrained
 from vfusion3d.learning.precision import has_bfloat16
+from vfusion3d.model.check import check_folder, check_sizes
 from vfusion3d.model.mesh import extract_mesh
 from vfusion3d.model.rendering import Field, Rendering, render
 
 QUERIES = 512  # whose scores are in memory at once
 ATTENTION = "vfusion3d"  # the name under which transformers knows `attend`
 RELEASED_NAME = "facebook/vfusion3d"
+BUNDLED_MODELS = ("mini", "base")
 
 
 class VFusion3D(ModelMixin, ConfigMixin):
@@ -36,7 +38,8 @@ class VFusion3D(ModelMixin, ConfigMixin):
     triplane_size: tokens along a plane's side; the planes have twice that resolution, with triplane_channels channels.
     samples_per_ray: half of them coarse, half fine. source_distance, source_elevation (world units, radians): where the
     camera of a plain photograph is assumed to stand, at azimuth 0. radius: of the ball around the origin outside of
-    which the field is empty, in world units; None, as released: it fills the cube.
+    which the field is empty, in world units; None, as released: it fills the cube. Raises ValueError for sizes that
+    make no model, or one that this machine cannot hold.
     """
 
     _supports_gradient_checkpointing = True
@@ -63,6 +66,7 @@ class VFusion3D(ModelMixin, ConfigMixin):
         radius: float | None = None,
     ):
         super().__init__()
+        check_sizes(self.config)
         self.encoder = ImageEncoder(
             Dinov2Config(
                 hidden_size=encoder_width,
@@ -126,6 +130,7 @@ class VFusion3D(ModelMixin, ConfigMixin):
 
         Of the hub, NAME@REVISION is that branch, tag or commit. options: those of diffusers, such as `torch_dtype`; the
         released weights take `torch_dtype` alone (ValueError).
+        Raises CheckpointError, before anything is allocated, for a folder whose config or tensors make no such model.
         """
         if str(name).partition("@")[0] == RELEASED_NAME:
             dtype = options.pop("torch_dtype", None)
@@ -133,7 +138,18 @@ class VFusion3D(ModelMixin, ConfigMixin):
                 raise ValueError(f"{name} is loaded by from_released, which does not know {', '.join(options)}")
             return cls.from_released(name).to(dtype or torch.float32)
         bundled = {path.name: path for path in BUNDLED.iterdir() if path.is_dir()}
-        return pretrained(super(), bundled.get(str(name), name), use_safetensors=True, **options)
+        source = Path(bundled.get(str(name), name))
+        if source.is_dir():
+            check_folder(cls, source)
+        elif source.exists() or source.is_absolute() or str(name).partition("@")[0].count("/") > 1:
+            raise FileNotFoundError(
+                f"{name} is no folder of weights: give one, {', '.join(BUNDLED_MODELS)}, or a hub name"
+            )
+        try:
+            return pretrained(super(), bundled.get(str(name), name), use_safetensors=True, **options)
+        except OSError as error:  # a page of advice, whose first sentence is the reason
+            reason = " ".join(str(error).split())[:300]
+            raise OSError(f"{name} is no folder here, and could not be had from the hub: {reason}") from error
 
     @classmethod
     def from_released(

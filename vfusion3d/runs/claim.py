@@ -17,10 +17,14 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
+
+from vfusion3d.runs.reading import read_json
 
 SETTINGS = "settings.json"
 DEFAULTS = "(defaults)"  # a key of records: the defaults of what is in them, by dotted names
+
+_Record = TypedDict("_Record", {DEFAULTS: NotRequired[dict[str, Any]]})
 
 
 class Arguments(dict):
@@ -41,7 +45,7 @@ def claim_folder(folder: str | Path, settings: Mapping[str, Any], *, overwrite: 
     there = [file for file in path.parent.glob("*") if file.suffix != ".partial"]
     if there and not path.exists():
         raise ValueError(f"{path.parent} holds files but no {SETTINGS}: give a folder that is empty or does not exist")
-    changed = changes(json.loads(path.read_text()), settings) if path.exists() else []
+    changed = changes(read_record(path), settings) if path.exists() else []
     if changed and not overwrite:
         raise ValueError(
             f"{path.parent} was made with other settings ({'; '.join(changed)}): "
@@ -56,7 +60,12 @@ def claim_folder(folder: str | Path, settings: Mapping[str, Any], *, overwrite: 
 
 def made_with(path: str | Path, settings: Mapping[str, Any]) -> bool:
     """Whether there is a record at `path`, and it is of these settings."""
-    return Path(path).exists() and not changes(json.loads(Path(path).read_text()), settings)
+    return Path(path).exists() and not changes(read_record(path), settings)
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """What `write_record` wrote. Raises ReadingError where it is broken or something else."""
+    return read_json(path, _Record)
 
 
 def write_record(path: str | Path, settings: Mapping[str, Any]) -> None:

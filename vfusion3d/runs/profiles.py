@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vfusion3d.runs.ranges import RANGES, check_ranges
 from vfusion3d.runs.reading import ReadingError, read_yaml
 
 FOLDER = Path(__file__).parents[1] / "profiles"
@@ -126,18 +127,22 @@ class Recipe:
     variety: bool = False  # half of the objects mirrored left-right, all with their colour channels in a random order
     mixed_precision: Literal["no", "bf16", "auto"] = "no"  # auto: bf16 where the device has instructions for it
     compile: bool = False  # the network through torch.compile; the renderer's shapes change from step to step
+    micro_batch: int | None = None  # objects that a device computes at once, adding up gradients; null: its whole share
+    checkpointing: bool = False  # forget what layers and samples computed, and compute it again for the gradient
     max_steps: int | None = None  # ends training early
 
     def __post_init__(self):
         _positive(self, "batch_size", "patch_size", "views", "learning_rate", "grad_clip")
         _not_negative(self, "warmup_steps", "camera_noise", "weight_decay", "rays_per_view")
         _share(self, "average", "cooldown")
+        _in_range(self, "samples_per_ray")
         if self.samples_per_ray < 8 or self.samples_per_ray % 2:
             raise ProfileError(f"samples_per_ray must be even and at least 8, not {self.samples_per_ray}")
         if self.rays_per_view and self.losses.lpips:
             raise ProfileError("LPIPS compares patches: with rays_per_view, losses.lpips must be 0")
-        if self.max_steps is not None:
-            _positive(self, "max_steps")
+        for name in ("max_steps", "micro_batch"):
+            if getattr(self, name) is not None:
+                _positive(self, name)
         if not self.stages:
             raise ProfileError("stages is empty: give at least one {resolution, epochs}")
         smallest = min(stage.resolution for stage in self.stages)
@@ -174,8 +179,12 @@ class Video:
     warmup_steps: int = 0
     weight_decay: float = 0.01
     mixed_precision: Literal["no", "bf16", "auto"] = "no"  # of fine-tuning, and of float32 models that generate
+    micro_batch: int | None = None  # videos that a device fine-tunes on at once, adding up gradients; null: its share
+    checkpointing: bool = False  # forget what the network's blocks computed, and compute it again for the gradient
 
     def __post_init__(self):
+        if self.micro_batch is not None:
+            _positive(self, "micro_batch")
         _positive(self, "size", "steps", "batch_size", "learning_rate", "inference_steps", "generate_batch")
         _positive(self, "frames", "fps")
         _not_negative(self, "motion_bucket", "warmup_steps", "weight_decay")
@@ -262,7 +271,15 @@ def load_profile(name_or_path: str | Path) -> Profile:
     return profile
 
 
+def _in_range(config: Any, *names: str) -> None:
+    try:
+        check_ranges(**{name: getattr(config, name) for name in names})
+    except ValueError as error:
+        raise ProfileError(str(error)) from error
+
+
 def _positive(config: Any, *names: str) -> None:
+    _in_range(config, *(name for name in names if name in RANGES))
     for name in names:
         if not 0 < getattr(config, name) < float("inf"):
             raise ProfileError(f"{name} must be above 0, not {getattr(config, name)}")

@@ -18,7 +18,7 @@ import math
 import re
 import types
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from reprlib import Repr
@@ -28,6 +28,7 @@ import yaml
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
 REMEDY = "put it back as it was, or delete it"
 SUSPECT = re.compile(rb"NaN|Infinity|\d[eE]\+?\d{3}|\\u[dD]")  # what JSON may hold that is no number, or no text
@@ -80,26 +81,64 @@ def read_yaml(path: str | Path, kind: Any = Any) -> Any:
         raise ReadingError(f"{path} is not YAML: {error}") from error
 
 
-def read_table(path: str | Path, columns: Mapping[str, type], remedy: str = REMEDY) -> "pd.DataFrame":
+def read_table(
+    path: str | Path, columns: Mapping[str, type], remedy: str = REMEDY, *, where: tuple[str, str] | None = None
+) -> "pd.DataFrame":
     """A CSV or Parquet file, with at least these columns: of `str`, `int` or `float` (where an empty cell is NaN).
 
-    Columns of a CSV file that are not named hold numbers where all of their cells do, else text. Raises ReadingError
-    that names file, line and column; OSError where there is no such file.
+    The other columns of a CSV file are what pandas takes them for, those of a Parquet file stay unread. where: read the
+    rows of a Parquet file in which this column holds that text. Raises ReadingError that names file, line and column;
+    OSError where there is no such file.
     """
     path = Path(path)
+    path.open("rb").close()  # the system's error names the file
     try:
-        table = _parquet(path, columns) if path.suffix == ".parquet" else _csv(path)
-        for column in columns:
-            if column not in table:
-                raise ReadingError(f"no column {column!r} among {', '.join(map(str, table)) or 'none'}")
-        for column in table:
-            if columns.get(column) is not str:
-                table[column] = _numbers(table, column, columns.get(column))
+        table = _parquet(path, columns, where) if path.suffix == ".parquet" else _csv(path, columns)
+        for column, kind in columns.items():
+            if kind is not str:
+                table[column] = _numbers(table[column], kind)
     except ReadingError as error:
         raise ReadingError(f"{path}: {error}: {remedy}") from error
-    except (csv.Error, ValueError, UnicodeDecodeError) as error:  # pyarrow's errors are ValueErrors
+    except (csv.Error, ValueError, OSError) as error:  # pyarrow's errors are of these
         raise ReadingError(f"{path} is not a whole table ({error}): {remedy}") from error
     return table.reset_index(drop=True)
+
+
+def read_tensors(path: str | Path, remedy: str = REMEDY) -> "tuple[dict[str, Tensor], dict[str, str]]":
+    """The tensors of a safetensors file, on the CPU, and its metadata.
+
+    Raises ReadingError for a file that is cut or of another kind, OSError where there is none.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    Path(path).open("rb").close()
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ReadingError(f"{path} is not whole safetensors ({error}): {remedy}") from error
+
+
+def check_tensors(tensors: "Mapping[str, Tensor]", shapes: Mapping[str, tuple[int, ...]], name: Any) -> None:
+    """Raise ReadingError that lists what is missing, too much, of another shape, or not finite."""
+    wrong = {
+        "missing": [tensor for tensor in shapes if tensor not in tensors],
+        "unknown": [tensor for tensor in tensors if tensor not in shapes],
+        "of another shape": [
+            f"{tensor} {list(tensors[tensor].shape)}, not {list(shape)}"
+            for tensor, shape in shapes.items()
+            if tensor in tensors and tuple(tensors[tensor].shape) != shape
+        ],
+    }
+    if not any(wrong.values()):
+        wrong["not finite"] = [tensor for tensor, value in tensors.items() if not value.isfinite().all()]
+    said = [
+        f"{what}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        for what, names in wrong.items()
+        if names
+    ]
+    if said:
+        raise ReadingError(f"{name} does not fit the model that is wanted: {'; '.join(said)}")
 
 
 def read_value(kind: Any, value: Any, key: str = "") -> Any:
@@ -239,59 +278,55 @@ _EachKeyOnce.add_implicit_resolver(  # YAML 1.1 reads 4e-4 as text: it wants 4.0
 )
 
 
-def _csv(path: Path) -> "pd.DataFrame":
-    reader = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True)
-    rows, lines = [], []
-    for row in reader:
-        if row:
-            rows.append(row)
-            lines.append(reader.line_num)
-    if not rows:
-        raise ReadingError("the file is empty")
-    names = rows[0]
-    if twice := [name for name, times in Counter(names).items() if times > 1]:
-        raise ReadingError(f"the column {twice[0]!r} stands twice")
-    for row, line in zip(rows, lines):
-        if len(row) != len(names):
-            raise ReadingError(f"line {line} has {len(row)} cells, not {len(names)}")
+def _csv(path: Path, columns: Mapping[str, type]) -> "pd.DataFrame":
     import pandas as pd
 
-    return pd.DataFrame(rows[1:], columns=names, index=lines[1:], dtype=str)
+    text = path.read_text(encoding="utf-8-sig")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows = [(reader.line_num, row) for row in reader if row]
+    if not rows:
+        raise ReadingError("the file is empty")
+    (_, names), *rows = rows
+    _check_columns(names, columns)
+    for line, row in rows:
+        if len(row) != len(names):
+            raise ReadingError(f"line {line} has {len(row)} cells, not {len(names)}")
+    table = pd.DataFrame([row for _, row in rows], [line for line, _ in rows], names, dtype=str)
+    others = pd.read_csv(io.StringIO(text), usecols=[name for name in names if name not in columns])
+    table[list(others)] = others.set_axis(table.index)
+    return table
 
 
-def _parquet(path: Path, columns: Mapping[str, type]) -> "pd.DataFrame":
+def _parquet(path: Path, columns: Mapping[str, type], where: tuple[str, str] | None) -> "pd.DataFrame":
     from pyarrow import parquet, types
 
-    with parquet.ParquetFile(path) as file:
-        schema = file.schema_arrow
-        for column in set(columns) & set(schema.names):
-            is_text = types.is_string(schema.field(column).type) or types.is_large_string(schema.field(column).type)
-            if columns[column] is str and not is_text:
-                raise ReadingError(f"the column {column!r} holds {schema.field(column).type}, it must hold text")
-        return file.read(columns=[name for name in columns if name in schema.names]).to_pandas()
+    schema = parquet.read_schema(path)
+    wanted = {**columns, where[0]: str} if where else columns
+    _check_columns(schema.names, wanted)
+    for column, kind in wanted.items():
+        there = schema.field(column).type
+        if kind is str and not (types.is_string(there) or types.is_large_string(there)):
+            raise ReadingError(f"the column {column!r} holds {there}, it must hold text")
+    filters = [(where[0], "=", where[1])] if where else None
+    return parquet.read_table(path, columns=list(columns), filters=filters).to_pandas()
 
 
-def _numbers(table: "pd.DataFrame", column: str, kind: type | None) -> "pd.Series":
-    """A column as numbers; where they are only guessed (kind None), as it was if it has other cells."""
-    cells = table[column]
-    try:
-        numbers = cells.replace("", "nan").astype(float)
-    except (ValueError, TypeError):
-        if kind is None:
-            return cells
-        line, cell = next((line, cell) for line, cell in cells.items() if not _is_number(cell))
-        raise ReadingError(f"line {line}, column {column!r}: {shown(cell)} is no number") from None
-    whole = numbers.abs().lt(2**53) & numbers.eq(numbers.round())
-    if kind is int and not whole.all():
-        line = whole.index[~whole][0]
-        raise ReadingError(f"line {line}, column {column!r}: {shown(cells[line])} is no whole number")
-    all_whole = kind is None and whole.all() and len(cells) and not cells.astype(str).str.contains(r"[.eE]").any()
-    return numbers.astype(int) if kind is int or all_whole else numbers
+def _check_columns(names: Sequence[str], columns: Mapping[str, type]) -> None:
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise ReadingError(f"the column {_text(twice[0])} stands twice")
+    if missing := [column for column in columns if column not in names]:
+        raise ReadingError(f"no column {missing[0]!r} among {', '.join(map(_text, names))}")
 
 
-def _is_number(cell: Any) -> bool:
-    try:
-        float(cell or "nan")
-    except (TypeError, ValueError):
-        return False
-    return True
+def _numbers(cells: "pd.Series", kind: type) -> "pd.Series":
+    """A column as numbers. Raises ReadingError that names line and cell."""
+    known = {}
+    for line, cell in cells.items():
+        try:
+            known[line] = float("nan" if cell == "" else cell)
+            if kind is int and not (known[line].is_integer() and abs(known[line]) < 2**53):
+                raise ValueError
+        except (TypeError, ValueError):
+            what = "whole number" if kind is int else "number"
+            raise ReadingError(f"line {line}, column {cells.name!r}: {shown(cell)} is no {what}") from None
+    return cells.index.map(known).astype(kind).to_series(cells.index)

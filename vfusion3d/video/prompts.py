@@ -21,6 +21,8 @@ from vfusion3d.foundations.prompt_filter import Decision, PromptFilter, prompt_f
 from vfusion3d.runs.claim import claim_folder, short_name
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.progress import tqdm
+from vfusion3d.runs.ranges import check_ranges
+from vfusion3d.runs.reading import read_table
 from vfusion3d.video.clean import clean, same_caption_key
 from vfusion3d.video.corpus import check_corpus, read_captions
 from vfusion3d.video.ledger import Ledger, Prompt
@@ -59,6 +61,7 @@ def collect_prompts(
     (overwrite: they are deleted) and where something held out comes from "web" or "3D", the names of what is trained
     on, ModelUnavailable where a model cannot be had, OSError where nothing can be written.
     """
+    check_ranges(seed=seed)
     folder = Path(folder)
     wanted = profile.data.prompts
     if taken := held_out.keys() & BATCH.keys():
@@ -98,12 +101,10 @@ def collect_prompts(
 
 def read_prompts(path: str | Path, split: str = "train") -> list[str]:
     """The prompts of one split ("train" or "eval") of a table, in its order. Raises ValueError for another split."""
-    from pyarrow import parquet
-
     if split not in ("train", "eval"):
         raise ValueError(f"split must be train or eval, not {split!r}")
-    table = parquet.read_table(path, columns=["caption"], filters=[("split", "=", split)])
-    return table.column("caption").to_pylist()
+    again = "delete its folder and collect the prompts again"
+    return read_table(path, {"caption": str}, again, where=("split", split)).caption.tolist()
 
 
 def object_captions(describe: Captioner, shards: Sequence, seed: int, start: int = 0) -> Iterator[str]:

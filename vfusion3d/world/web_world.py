@@ -9,7 +9,6 @@ stored: that is what conditions the video model.
 """
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +111,7 @@ class _Job:
             "fps": FPS,
             "index": index,
         }
-        return encode_video(video, scene.caption, json.loads(json.dumps(metadata)))
+        return encode_video(video, scene.caption, plain(metadata))
 
 
 def sample_scene(rng: np.random.Generator, curated: bool = False) -> Scene:
