@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
+from vfusion3d.data.images import only_listed_formats
 from vfusion3d.data.surfaces import surfaces_of, to_srgb
 
 RADIUS = 0.75
@@ -24,6 +25,7 @@ class MeshFileError(ValueError):
     """A mesh file that cannot be used; the message names the file and the reason."""
 
 
+@only_listed_formats()
 def load_mesh(path: str | Path, up: str | None = None) -> trimesh.Trimesh | trimesh.Scene:
     """Read a GLB, glTF, OBJ, PLY or STL file as one upright, centred mesh of radius 0.75.
 
