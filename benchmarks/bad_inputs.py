@@ -57,6 +57,10 @@ RENDER = shlex.split(
 MESHES = shlex.split("render --profile mine.yaml --objects m --views 2 --size 32 --workers 1 -o new")
 TRAIN = shlex.split("train --profile mine.yaml --data shards -o out")
 PLAN = shlex.split("experiment table_4 --plan --profile mine.yaml")
+MAY_BE = {  # that is: what a kill may leave, and what is made anew
+    *(("answers", name) for name in ("empty", "cut", "cut_to_a_byte", "gone")),
+    *((kind, "gone") for kind in ("run_folders", "meshes")),
+}
 TASKS = ("image_to_3d", "text_to_3d")
 
 
@@ -220,9 +224,10 @@ def in_files(rng: random.Random) -> Iterator[Case]:
             continue
         outputs = ("out",) if act is TRAIN else ()
         for name, spoil in spoils(path):
-            wanted = "either" if outputs or (kind, name) in {("run_folders", "gone"), ("meshes", "gone")} else "error"
+            wanted = "either" if outputs or (kind, name) in MAY_BE else "error"
             label = f"{Path(path).name}_{name}"
-            yield Case(kind, label, needs, spoil, act, wanted, (Path(path).name, Path(path).parent.name), outputs)
+            shown = () if wanted == "either" else (Path(path).name, Path(path).parent.name)
+            yield Case(kind, label, needs, spoil, act, wanted, shown, outputs)
         if Path(path).suffix in (".json", ".yaml"):
             read, write = (json.loads, json.dumps) if path.endswith("json") else (yaml.safe_load, yaml.safe_dump)
             content = read(Path(path).read_text())

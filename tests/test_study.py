@@ -134,6 +134,8 @@ def test_what_is_missing_or_broken_is_named_before_the_study_starts(run_dir, cap
         (b"key,caption\n007,a mug\n007,a mug\n", "'007' stands twice"),
         (b"key,caption\n../007,a mug\n", "'../007'"),
         (b"key,caption\n,a mug\n", "'' is no key"),
+        (b"key,caption\n007,a mug\n", "12.png beside it has no caption"),
+        (b"key,caption\n007,a m\x00ug\n12,a cup\n", r"'a m\x00ug'"),
         (b"key,caption\n0\x0007,a mug\n", r"'0\x0007'"),
     ],
 )

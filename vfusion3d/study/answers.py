@@ -29,6 +29,8 @@ from torch import Tensor
 
 from vfusion3d.evaluation.figures import BLUE, ORANGE, TEXT_WIDTH, paper_style
 from vfusion3d.evaluation.methods import TURN_FRAMES, MethodFolderError, read_turn, write_turn
+from vfusion3d.foundations.background_removal import ImageError
+from vfusion3d.model.preprocess import load_image
 from vfusion3d.runs.layout import TASKS, evaluation_items, other_methods, rendered_views, user_study
 from vfusion3d.runs.reading import read_table
 
@@ -125,7 +127,11 @@ def picture_problem(path: Path) -> str:
     """What keeps a picture from being shown; "" if nothing does."""
     if not path.is_file():
         return f"{path} does not exist"
-    return "" if cv2.haveImageReader(str(path)) else f"{path} is no picture"
+    try:
+        load_image(path)
+    except ImageError as error:
+        return f"{path} is no picture that can be shown ({str(error).removeprefix(f'{path}: ')})"
+    return ""
 
 
 def video_problem(path: Path) -> str:
@@ -225,7 +231,9 @@ def _answers_in(path: Path) -> list[list[str]]:
     if not path.is_file():
         raise StudyError(f"{path} is no file: answers are CSV files, take it out of the folder")
     rows = []
-    *lines, _ = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+    *lines, rest = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+    if not lines and not ",".join(COLUMNS).encode().startswith(rest):
+        lines = [rest]
     for number, line in enumerate(lines, 1):
         try:
             (row,) = csv.reader([line.decode().removesuffix("\r")], strict=True)
@@ -340,9 +348,13 @@ def plot_win_rates(paper: Sequence[dict], ours: pd.DataFrame, who: str) -> Figur
 def _captions(path: Path) -> list[tuple[str, str]]:
     """Key and caption of every item of a task. Raises ReadingError and StudyError that name the file and the key."""
     table = read_table(path, {"key": str, "caption": str}, remedy="run the notebook again that wrote it")
-    for key in table["key"]:
+    for key, caption in zip(table["key"], table["caption"]):
         if not is_plain(key):
             raise StudyError(f"{path}: {key[:60]!r} is no key: KEY.png and KEY.mp4 have to be names of files")
+        if re.search(r"[\x00-\x08\x0b-\x1f]", caption):
+            raise StudyError(f"{path}: the caption of {key} holds control characters: {caption[:60]!a}")
+    if left := sorted({file.stem for file in path.parent.glob("*.png")} - {*table["key"]}):
+        raise StudyError(f"{path}: {left[0]}.png beside it has no caption: is the table whole?")
     if twice := list(table["key"][table["key"].duplicated()]):
         raise StudyError(f"{path}: the key {twice[0][:60]!r} stands twice")
     return list(zip(table["key"], table["caption"]))
