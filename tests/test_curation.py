@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,9 @@ import pytest
 import skops.io
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.linear_model import LinearRegression
 from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import Pipeline
 from tiny_model import tiny_model
 
 from vfusion3d import cameras
@@ -146,6 +149,15 @@ def test_models_survive_their_file_and_files_with_other_classes_or_broken_ones_a
     skops.io.dump(other, tmp_path / "other.skops")
     with pytest.raises(ValueError, match=r"other\.skops holds sklearn\..*SGDOptimizer"):
         load_model(tmp_path / "other.skops")
+    with pytest.raises(ValueError, match=r"elevation\.skops holds a TransformedTargetRegressor, not the filter"):
+        load_model(tmp_path / "elevation.skops", Pipeline)
+    skops.io.dump(LinearRegression().fit(features, features[:, 0]), tmp_path / "linear.skops")
+    with pytest.raises(ValueError, match=r"linear\.skops holds a LinearRegression"):
+        load_model(tmp_path / "linear.skops")
+    with zipfile.ZipFile(tmp_path / "zip.skops", "w") as file:
+        file.writestr("schema.json", "[]")
+    with pytest.raises(ValueError, match=r"zip\.skops is not a whole skops file"):
+        load_model(tmp_path / "zip.skops")
     whole = (tmp_path / "new" / "filter.skops").read_bytes()
     (tmp_path / "torn.skops").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"torn\.skops is not a whole skops file"):

@@ -1,7 +1,9 @@
 """Reading what may be broken: a value, or one line that names the file and the key."""
 
 import json
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import pandas as pd
@@ -150,3 +152,29 @@ def test_a_parquet_file_is_read_and_checked_as_csv_is(tmp_path):
 
 def test_any_kind_lets_everything_through():
     assert read_value(Any, [object]) == [object]
+
+
+READS_BY_ITSELF = {
+    "runs/reading.py": "it is the one way",
+    "runs/claim.py": "`plain` turns settings into what JSON would hold; it reads no file",
+    "data/blender_worker.py": "runs in Blender's Python, without this package; it reads what we just wrote",
+    "study/page.py": "what a browser sent, not a file",
+    "curation/judgements.py": "names file and line itself, and keeps comments of people",
+    "study/answers.py": "names file and line itself",
+    "video/corpus.py": "a corpus of any size is read bit by bit; it names the file itself",
+    "video/prompts.py": "writes a table bit by bit",
+}
+READERS = (
+    r"json\.loads?\(|yaml\.\w*load|read_csv\(|read_parquet\(|parquet\.\w+\(|csv\.\w*[rR]eader\(|loadtxt\(|load_file\("
+)
+
+
+def test_no_other_file_of_the_package_reads_json_yaml_tables_or_tensors_by_itself():
+    package = Path(__file__).resolve().parents[1] / "vfusion3d"
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if re.search(READERS, path.read_text(encoding="utf-8"))
+    }
+    assert found - READS_BY_ITSELF.keys() == set()
+    assert "runs/reading.py" in found

@@ -29,6 +29,7 @@ from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.foundations.roles import Roles
 from vfusion3d.runs import layout
 from vfusion3d.runs.profiles import Profile, load_profile
+from vfusion3d.runs.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from vfusion3d.evaluation.protocol import Predictor
@@ -39,6 +40,7 @@ TURNING = ("VFusion3D", "3D data only", "nearest training object")  # of the met
 
 def begin(name: str, profile: str, run_dir: str | Path, seed: int = 0) -> "Notebook":
     """The notebook `name`, such as "06_train_vfusion3d", of the run in `run_dir`. Raises ProfileError."""
+    quiet_libraries()
     return Notebook(name, load_profile(profile), Path(run_dir), seed)
 
 

@@ -6,17 +6,17 @@ in a stack trace.
 
 import argparse
 import sys
-import warnings
 from importlib.metadata import version
 
 from vfusion3d.cli import data, model, reconstruct, video
 from vfusion3d.cli.page import one_line
+from vfusion3d.runs.quiet import quiet_libraries
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0, 1 where something failed, 130 interrupted (2: wrong command line)."""
     options = build_parser().parse_args(arguments)
-    warnings.filterwarnings("ignore", category=UserWarning, module="huggingface_hub")  # nothing a user can act on
+    quiet_libraries()
     try:
         return options.run(options)
     except KeyboardInterrupt:

@@ -37,8 +37,8 @@ class _HelpFormat(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptio
         return action.help if action.default is None else super()._get_help_string(action)
 
 
-def one_line(error: Exception) -> str:
-    """An exception's message without line breaks; its type where it has none."""
+def one_line(error: Exception | str) -> str:
+    """A text, or an exception's message, without line breaks; its type where it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -94,7 +94,8 @@ def run_reconstruct(options: argparse.Namespace) -> int:
         except (ValueError, OSError, RuntimeError) as error:
             failed += 1
             message = one_line(error)
-            named = message if message.startswith(str(picture)) else f"{picture}: {message}"
+            name = one_line(picture)  # a name may hold a line break
+            named = message if message.startswith(name) else f"{name}: {message}"
             bar.write(f"vfusion3d reconstruct: {named}", file=sys.stderr)
         else:
             written = " and ".join(str(file) for file in (mesh, video, cutout) if file)
@@ -157,7 +158,8 @@ def _outputs(
     if not is_folder and target.suffix.lower() not in suffixes:
         options.parser.error(f"{flag} {target}: must end in {', '.join(suffixes)}, or be a folder")
     if not is_folder and several:
-        options.parser.error(f"{flag} {target}: is one file for {len(pictures)} pictures; give a folder")
+        of = f"{len(pictures)} pictures ({', '.join(options.images[:3])})"
+        options.parser.error(f"{flag} {target}: is one file for {of}; give a folder")
     if target.is_file() and is_folder:
         options.parser.error(f"{flag} {target}: is a file; give a folder, or a name that ends in {', '.join(suffixes)}")
     above = target.absolute() if is_folder else target.absolute().parent

@@ -6,7 +6,6 @@ Both are learned once. A model is taken from its file as long as what it was lea
 import functools
 import json
 import math
-import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ import trimesh
 from jaxtyping import Bool, Float
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import Pipeline
+from sklearn.svm import SVC
 
 from vfusion3d.cameras import HIGHEST_ELEVATION, default_intrinsics, offset_cameras, orbit_cameras
 from vfusion3d.curation.elevation import ELEVATION_VIEWS, train_elevation
@@ -35,7 +35,7 @@ from vfusion3d.runs.claim import Arguments, changes, made_with, record, short_na
 from vfusion3d.runs.layout import curation_models
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.progress import tqdm
-from vfusion3d.runs.reading import read_json
+from vfusion3d.runs.reading import ReadingError, read_json
 from vfusion3d.world.catalogue import ObjectSpec
 
 QUALITY, ELEVATION, HELD_OUT = "quality.skops", "elevation.skops", "held_out.json"
@@ -182,7 +182,7 @@ def quality_model(
     }
     asked = {**settings, "held_out": {"folds": FOLDS, "repeats": REPEATS, "seed": seed}}
     learn_from = functools.cache(lambda: judged_features(features, videos, judgements))
-    model = learned(folder / QUALITY, settings, lambda: train_filter(*learn_from()))
+    model = learned(folder / QUALITY, settings, lambda: train_filter(*learn_from()), Pipeline)
     path = folder / HELD_OUT
     remade = "delete it, and it is made again"
     known = read_json(path, _HeldOut, remade) if path.exists() else {"settings": {}}
@@ -217,10 +217,12 @@ def elevation_model(
         seen, elevations = elevation_samples(patch_features(profile), shards, profile.video.size, seed)
         return train_elevation(seen, elevations, seed, decay=DECAY, learning_rate=LEARNING_RATE, epochs=EPOCHS)
 
-    return learned(folder / ELEVATION, settings, learn), settings
+    return learned(folder / ELEVATION, settings, learn, TransformedTargetRegressor), settings
 
 
-def learned(path: str | Path, settings: Mapping[str, Any], learn: Callable[[], Model]) -> Model:
+def learned(
+    path: str | Path, settings: Mapping[str, Any], learn: Callable[[], Model], kind: type[Model] | None = None
+) -> Model:
     """The model at `path` if the record beside it says that it was learned with these settings; else `learn()`, kept.
 
     Raises ValueError where the file is broken or holds something else (see `load_model`).
@@ -228,7 +230,7 @@ def learned(path: str | Path, settings: Mapping[str, Any], learn: Callable[[], M
     path = Path(path)
     beside = path.with_suffix(".json")
     if path.exists() and made_with(beside, settings):
-        return load_model(path)
+        return load_model(path, kind)
     model = learn()
     beside.unlink(missing_ok=True)  # a kill between the two files must not leave old settings beside a new model
     save_model(model, path)
@@ -276,7 +278,7 @@ def stored_labeller(roles: Roles, run_dir: Path) -> tuple[Labeller, dict[str, st
         "features": name_of(roles.profile, "image_features"),
         "saliency": name_of(roles.profile, "saliency"),
     }
-    models = load_model(quality), load_model(elevation)
+    models = load_model(quality, Pipeline), load_model(elevation, TransformedTargetRegressor)
     return Labeller(roles.image_features, *models, roles.saliency, roles.patch_features), settings
 
 
@@ -303,14 +305,23 @@ def save_model(model: Pipeline | TransformedTargetRegressor, path: str | Path) -
     write_whole(path, partial(skops.io.dump, model))
 
 
-def load_model(path: str | Path) -> Pipeline | TransformedTargetRegressor:
-    """Read it back. Raises ValueError for a broken file and for one that holds any other class than the two need."""
+def load_model(path: str | Path, kind: type[Model] | None = None) -> Model:
+    """Read it back: the filter (kind Pipeline), the elevation network (TransformedTargetRegressor), None for either.
+
+    Raises ReadingError for a broken file and for one that holds anything else.
+    """
     import skops.io
 
+    Path(path).open("rb").close()
     try:
         foreign = set(skops.io.get_untrusted_types(file=path)) - set(TRUSTED)
-    except (zipfile.BadZipFile, KeyError) as error:  # KeyError: a zip of something else
-        raise ValueError(f"{path} is not a whole skops file ({error}): delete it and train the model again") from error
+        model = None if foreign else skops.io.load(path, trusted=list(TRUSTED))
+    except Exception as error:  # of a zip of something else, nearly any
+        again = "delete it and train the model again"
+        raise ReadingError(f"{path} is not a whole skops file ({error}): {again}") from error
     if foreign:
-        raise ValueError(f"{path} holds {', '.join(sorted(foreign))}: it is not a model of this project")
-    return skops.io.load(path, trusted=list(TRUSTED))
+        raise ReadingError(f"{path} holds {', '.join(sorted(foreign))}: it is not a model of this project")
+    if not isinstance(model, kind or Model) or (isinstance(model, Pipeline) and not isinstance(model[-1], SVC)):
+        wanted = "elevation network" if kind is TransformedTargetRegressor else "filter"
+        raise ReadingError(f"{path} holds a {type(model).__name__}, not the {wanted}: delete it and train that again")
+    return model

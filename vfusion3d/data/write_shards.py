@@ -22,6 +22,7 @@ import torch
 from vfusion3d.data.shards import ShardWriter, shard_path, write_index, written_keys
 from vfusion3d.runs.claim import claim_folder, plain, write_whole
 from vfusion3d.runs.progress import tqdm
+from vfusion3d.runs.quiet import quiet_libraries
 from vfusion3d.runs.ranges import check_ranges
 from vfusion3d.runs.reading import read_json
 
@@ -156,6 +157,7 @@ def _start_worker() -> None:
     import threading
 
     torch.set_num_threads(1)
+    quiet_libraries()
     parent = multiprocessing.parent_process()
 
     def leave_with_parent():  # a killed parent cannot tell its workers

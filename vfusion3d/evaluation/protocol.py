@@ -29,6 +29,7 @@ from vfusion3d.cameras import camera_vector, turn_to_input
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.evaluation.metrics import PerceptualDistance, lpips, psnr, ssim
 from vfusion3d.runs.progress import tqdm
+from vfusion3d.runs.ranges import check_ranges
 
 if TYPE_CHECKING:
     from vfusion3d.data.shards import MultiviewSample, MultiviewShards
@@ -73,6 +74,7 @@ def evaluate_3d(
     finite.
     """
     methods = predict if isinstance(predict, Mapping) else {"VFusion3D": predict}
+    check_ranges(size=size, views=views)
     if size < SMALLEST:
         raise ValueError(f"LPIPS needs views of at least {SMALLEST} pixels, not {size}")
     if len(shards) == 0:

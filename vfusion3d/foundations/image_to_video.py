@@ -27,6 +27,7 @@ from torch.nn.functional import mse_loss
 from vfusion3d.data.images import to_bytes
 from vfusion3d.foundations.loading import (
     ModelUnavailable,
+    check_configs,
     device_of,
     load_once,
     pretrained,
@@ -140,6 +141,7 @@ class StableVideoDiffusion:
         """
         if Path(source).is_dir():
             check_components(Path(source))
+            check_configs(Path(source))
         pipeline = pretrained(StableVideoDiffusionPipeline, source, dtype=dtype, use_safetensors=True)
         pipeline.to(device)
         settings = Path(source) / SETTINGS

@@ -21,7 +21,10 @@ from typing import Any, TypeVar
 import torch
 
 from vfusion3d.runs.claim import short_name
+from vfusion3d.runs.memory import check_memory
 from vfusion3d.runs.profiles import Profile, ProfileError
+from vfusion3d.runs.quiet import quiet_libraries
+from vfusion3d.runs.reading import ReadingError, read_json
 
 Model = TypeVar("Model")
 Asked = TypeVar("Asked", bound=Callable)
@@ -197,6 +200,9 @@ def load_once(profile: Profile, role: str, load: Callable[[str, torch.device, to
     key = (role, source, str(device), dtype)
     if key not in _loaded:
         try:
+            if Path(source).is_dir():
+                check_configs(Path(source))
+            quiet_libraries()
             with only_numbers():
                 _loaded[key] = load(source, device, dtype)
         except ModelUnavailable:
@@ -204,6 +210,38 @@ def load_once(profile: Profile, role: str, load: Callable[[str, torch.device, to
         except Exception as error:  # libraries raise nearly anything where a download fails
             raise unavailable(profile, role, " ".join(f"{type(error).__name__}: {error}".split())) from error
     return _loaded[key]
+
+
+SIZES = re.compile(r"(\w+_)?(size|dim|width|heads|layers|channels|features)|depth|num_frames")
+MOST = 2**20  # of any of these: a vocabulary has 250,000 words
+
+
+def check_configs(folder: Path) -> None:
+    """Raise ReadingError for a config in a model's folder that is no JSON, or whose sizes nobody can mean.
+
+    Libraries allocate what a config says, and compare it with the weights only then.
+    """
+    for path in sorted(folder.rglob("*config*.json")):
+        layers = width = 0
+        for name, value in _numbers(read_json(path, dict[str, Any], "copy the model's folder again")):
+            if not SIZES.fullmatch(name):
+                continue
+            if value > MOST:
+                raise ReadingError(f"{path}: {name} is {value}: copy the model's folder again")
+            layers = max(layers, value if "layers" in name else 0)
+            width = max(width, value if name in ("hidden_size", "width", "d_model") else 0)
+        check_memory(f"{path}: {layers} layers of width {width}", layers * (2**18 + 8 * width**2))
+
+
+def _numbers(config: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(config, dict):
+        for key, value in config.items():
+            yield from _numbers(value, key)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _numbers(value, name)
+    elif isinstance(config, int | float) and not isinstance(config, bool):
+        yield name, config
 
 
 def unavailable(profile: Profile, role: str, reason: str) -> ModelUnavailable:

@@ -65,7 +65,7 @@ def made_with(path: str | Path, settings: Mapping[str, Any]) -> bool:
 
 def read_record(path: str | Path) -> dict[str, Any]:
     """What `write_record` wrote. Raises ReadingError where it is broken or something else."""
-    return read_json(path, _Record)
+    return read_json(path, _Record, "put it back as it was, or use another folder")
 
 
 def write_record(path: str | Path, settings: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from vfusion3d.model.vfusion3d import ATTENTION, VFusion3D
 from vfusion3d.runs.claim import Arguments
 from vfusion3d.runs.memory import check_memory
 from vfusion3d.runs.profiles import Profile, Recipe
+from vfusion3d.runs.ranges import check_ranges
 from vfusion3d.runs.reading import read_json
 from vfusion3d.training.losses import Losses
 from vfusion3d.training.schedule import learning_rate, total_steps
@@ -100,6 +101,7 @@ def training_lesson(
 
     model: where it starts, else `new_model`. Raises ValueError where the data have fewer views than the recipe wants.
     """
+    check_ranges(seed=seed)
     given = model is not None or roles.profile.model.start is not None
     model = new_model(roles.profile, torch.Generator().manual_seed(seed)) if model is None else model
     if recipe.checkpointing:

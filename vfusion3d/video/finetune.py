@@ -21,6 +21,7 @@ from vfusion3d.foundations.image_to_video import VideoModel, load_video_model
 from vfusion3d.foundations.loading import device_of
 from vfusion3d.learning.draws import Generators, drawn, sample_generators
 from vfusion3d.learning.loop import Lesson, LoopSettings, learn, recorded, samples_of_step
+from vfusion3d.runs.memory import check_memory
 from vfusion3d.runs.profiles import Profile, Video
 
 LATENTS_KEPT = 1 << 30  # pixels: of data sets up to this size the latents are kept in memory, about 100 MB
@@ -74,6 +75,9 @@ def orbit_lesson(
     objects = len(shards) if objects is None else objects
     if not 1 <= objects <= len(shards):
         raise ValueError(f"objects is {objects}, but {shards.folder} holds {len(shards)}")
+    at_once = recipe.micro_batch or math.ceil(recipe.batch_size / PartialState().num_processes)
+    pixels = at_once * recipe.frames * recipe.size**2
+    check_memory("video's batch_size (or micro_batch), frames and size", 3 * 4 * 4 * pixels, PartialState().device)
     model.to(PartialState().device)  # the loop moves only what learns
     learn_temporal_only(model)
     if recipe.checkpointing:
