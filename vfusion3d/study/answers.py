@@ -129,8 +129,8 @@ def picture_problem(path: Path) -> str:
         return f"{path} does not exist"
     try:
         load_image(path)
-    except ImageError as error:
-        return f"{path} is no picture that can be shown ({str(error).removeprefix(f'{path}: ')})"
+    except ImageError:
+        return f"{path} is no picture, or damaged"
     return ""
 
 
@@ -353,10 +353,10 @@ def _captions(path: Path) -> list[tuple[str, str]]:
             raise StudyError(f"{path}: {key[:60]!r} is no key: KEY.png and KEY.mp4 have to be names of files")
         if re.search(r"[\x00-\x08\x0b-\x1f]", caption):
             raise StudyError(f"{path}: the caption of {key} holds control characters: {caption[:60]!a}")
-    if left := sorted({file.stem for file in path.parent.glob("*.png")} - {*table["key"]}):
-        raise StudyError(f"{path}: {left[0]}.png beside it has no caption: is the table whole?")
     if twice := list(table["key"][table["key"].duplicated()]):
         raise StudyError(f"{path}: the key {twice[0][:60]!r} stands twice")
+    if left := sorted({file.stem for file in path.parent.glob("*.png")} - {*table["key"]}):
+        raise StudyError(f"{path}: {left[0]}.png beside it has no caption: is the table whole?")
     return list(zip(table["key"], table["caption"]))
 
 
