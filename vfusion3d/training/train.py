@@ -120,6 +120,8 @@ def training_lesson(
         "data": data.fingerprint,
         "seed": seed,
     }
+    if not given and roles.profile.model.size == "released":
+        settings["encoder"] = name_of(roles.profile, "image_features")
     loop = LoopSettings(
         steps=steps,
         learning_rate=lambda step: learning_rate(recipe, step, steps),
