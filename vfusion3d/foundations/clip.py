@@ -92,7 +92,7 @@ def load_clip(source: str, device: torch.device | str = "cpu", dtype: torch.dtyp
     tag: str | None = None
     gelu = False
     architecture, _, wanted = source.partition("/")
-    if is_open_clip(source):
+    if is_open_clip(source) and not Path(source).is_dir():
         known = open_clip.list_pretrained_tags_by_model(architecture)
         if wanted.lower() not in known:
             raise ValueError(f"write {architecture}/TAG, with one of the tags {', '.join(known)}")

@@ -98,7 +98,9 @@ def load_items(
     problems: list[str] = []
     for name in against or ():
         if name == OURS or not is_plain(name):
-            raise StudyError(f"{name!r} cannot be compared with {OURS}: name folders of {run_dir}/views or methods")
+            raise StudyError(
+                f"against {name!r}: it cannot be compared with {OURS}: name folders of {run_dir}/views or methods"
+            )
     for task in tasks:
         problems += filter(None, (made.missing(run_dir, task) for made in (evaluation_items, rendered_views)))
     _stop(problems)
