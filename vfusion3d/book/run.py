@@ -65,8 +65,8 @@ def run_notebook(notebook: str | Path, profile: str | Path, root: str | Path = "
         try:
             with _kernel_environment():
                 papermill.execute_notebook(
-                    notebook,
-                    unfinished,
+                    _as_it_is(notebook),
+                    _as_it_is(unfinished),
                     parameters=parameters,
                     cwd=notebook.parent,
                     kernel_name="python3",
@@ -96,6 +96,11 @@ def run_notebook(notebook: str | Path, profile: str | Path, root: str | Path = "
         write_whole(executed, partial(nbformat.write, finished))
         unfinished.unlink()
     return executed
+
+
+def _as_it_is(path: Path) -> str:
+    """A path for papermill, which would put parameters in the place of {names}."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _parameters(notebook: Path, profile: str | Path, run_dir: Path, seed: int) -> dict[str, Any]:

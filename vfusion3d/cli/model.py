@@ -4,7 +4,6 @@ import argparse
 import time
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlencode
 
 from vfusion3d.cli.page import add_run, check_outputs, new_page, run_of
 from vfusion3d.runs import layout
@@ -222,16 +221,17 @@ def run_study(options: argparse.Namespace) -> int:
     examples:
       vfusion3d study --rater anna
       vfusion3d study --profile gpu --port 8000 --against OpenLRM LGM
-      vfusion3d study --host 0.0.0.0                   (others in your network can take part: the page asks for names)
+      vfusion3d study --host 0.0.0.0                   (others in your network can take part: the page asks for names;
+                                                        give them the whole address, with this machine's name in it)
     """
     from vfusion3d.study.answers import checked_rater, load_items
     from vfusion3d.study.page import Study, study_server
 
     _, run_dir = run_of(options)
-    query = "?" + urlencode({"rater": checked_rater(options.rater)}) if options.rater is not None else ""
+    rater = None if options.rater is None else checked_rater(options.rater)
     study = Study(load_items(run_dir, options.against), layout.user_study(run_dir), options.seed)
     with study_server(study, options.port, options.host) as server:
-        print(f"http://{options.host}:{server.server_port}/{query}  (Ctrl-C ends it)", flush=True)
+        print(f"{server.address(rater)}  (Ctrl-C ends it)", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from vfusion3d.data.gltf import read_gltf
+from vfusion3d.data.images import only_listed_formats
 from vfusion3d.data.surfaces import Surface, bounded, half_edges, same_place, slices, surfaces_of
 
 RADIUS = 0.75
@@ -72,6 +73,7 @@ class MeshFileError(ValueError):
     """A mesh file that cannot be used; the message names the file and the reason."""
 
 
+@only_listed_formats()
 def load_mesh(path: str | Path, up: str | None = None) -> trimesh.Trimesh | trimesh.Scene:
     """Read a GLB, glTF, OBJ, PLY or STL file as one upright, centred mesh of radius 0.75.
 

@@ -20,6 +20,7 @@ from numpy import ndarray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from vfusion3d.data.images import FORMATS
 from vfusion3d.foundations.background_removal import MIN_SIDE, ImageError, cut_out
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -105,7 +106,7 @@ def _read(source: str | os.PathLike | bytes, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
-            image = Image.open(file)
+            image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(_too_many_pixels(name)) from error
     except Image.UnidentifiedImageError as error:

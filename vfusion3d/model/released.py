@@ -12,6 +12,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
+from vfusion3d.foundations.loading import hub_commit
 from vfusion3d.model.check import CheckpointError
 from vfusion3d.runs.reading import ReadingError, check_tensors, read_tensors
 
@@ -24,8 +25,9 @@ def load_released(
 ):
     """A model with the released weights; every size comes from the tensors' shapes.
 
-    source: a hub name, a folder, a file (safetensors, or the authors' torch file, read with weights_only=True), or a
-    state dict with the released names. encoder_heads, transformer_heads, samples_per_ray: what shapes do not tell.
+    source: a hub name (NAME or NAME@REVISION), a folder, a file (safetensors, or the authors' torch file, read with
+    weights_only=True), or a state dict with the released names. encoder_heads, transformer_heads, samples_per_ray: what
+    shapes do not tell.
     Raises CheckpointError that lists missing, extra and misshapen tensors, and where the file cannot be had or read.
     """
     tensors = dict(source) if isinstance(source, Mapping) else _read(source)
@@ -103,7 +105,8 @@ def _read(source: str | Path) -> dict[str, Tensor]:
 
 def _download(name: str) -> Path:
     try:
-        return Path(hf_hub_download(name, WEIGHTS[0]))
+        repository, revision = hub_commit(name)
+        return Path(hf_hub_download(repository, WEIGHTS[0], revision=revision))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"{name} is no file or folder here, and could not be downloaded from the hub ({error}). "

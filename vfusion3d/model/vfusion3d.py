@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, Dinov2Config, Dinov2Model
 
-from vfusion3d.foundations.loading import BUNDLED
+from vfusion3d.foundations.loading import BUNDLED, pretrained
 from vfusion3d.learning.precision import has_bfloat16
 from vfusion3d.model.check import check_folder, check_sizes
 from vfusion3d.model.mesh import extract_mesh
@@ -128,10 +128,11 @@ class VFusion3D(ModelMixin, ConfigMixin):
     def from_pretrained(cls, name: str | Path, **options) -> "VFusion3D":
         """Load `mini` or `base` (bundled), the released weights (`facebook/vfusion3d`), or any folder or hub name.
 
-        options: those of diffusers, such as `torch_dtype`; the released weights take `torch_dtype` alone (ValueError).
+        Of the hub, NAME@REVISION is that branch, tag or commit. options: those of diffusers, such as `torch_dtype`; the
+        released weights take `torch_dtype` alone (ValueError).
         Raises CheckpointError, before anything is allocated, for a folder whose config or tensors make no such model.
         """
-        if str(name) == RELEASED_NAME:
+        if str(name).partition("@")[0] == RELEASED_NAME:
             dtype = options.pop("torch_dtype", None)
             if options:
                 raise ValueError(f"{name} is loaded by from_released, which does not know {', '.join(options)}")
@@ -140,12 +141,12 @@ class VFusion3D(ModelMixin, ConfigMixin):
         source = Path(bundled.get(str(name), name))
         if source.is_dir():
             check_folder(cls, source)
-        elif source.exists() or source.is_absolute() or str(name).count("/") > 1:
+        elif source.exists() or source.is_absolute() or str(name).partition("@")[0].count("/") > 1:
             raise FileNotFoundError(
                 f"{name} is no folder of weights: give one, {', '.join(BUNDLED_MODELS)}, or a hub name"
             )
         try:
-            return super().from_pretrained(bundled.get(str(name), name), use_safetensors=True, **options)
+            return pretrained(super(), bundled.get(str(name), name), use_safetensors=True, **options)
         except OSError as error:  # a page of advice, whose first sentence is the reason
             reason = " ".join(str(error).split())[:300]
             raise OSError(f"{name} is no folder here, and could not be had from the hub: {reason}") from error
