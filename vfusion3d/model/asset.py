@@ -45,7 +45,7 @@ class Asset:
 
     model: what made it. planes: its triplane. image: what the model saw. box: where that lies in the picture (left,
     top, right, bottom, in pixels of the loaded picture, at most 1024 a side). background: how the object was cut out.
-    elevation: of the source camera, radians.
+    elevation: of the source camera, radians. notices: what a person may want to know of the cut-out, a line each.
     """
 
     model: VFusion3D = field(repr=False)
@@ -55,6 +55,7 @@ class Asset:
     background: str
     elevation: float
     name: str
+    notices: tuple[str, ...] = ()
     _meshes: dict = field(default_factory=dict, repr=False)
 
     def mesh(self, resolution: int = 256, threshold: float = 1.0) -> trimesh.Trimesh:
