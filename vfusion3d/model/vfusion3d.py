@@ -23,6 +23,7 @@ from vfusion3d.learning.precision import has_bfloat16
 from vfusion3d.model.check import check_folder, check_sizes
 from vfusion3d.model.mesh import extract_mesh
 from vfusion3d.model.rendering import Field, Rendering, render
+from vfusion3d.runs.quiet import keep_quiet
 
 QUERIES = 512  # whose scores are in memory at once
 ATTENTION = "vfusion3d"  # the name under which transformers knows `attend`
@@ -145,6 +146,7 @@ class VFusion3D(ModelMixin, ConfigMixin):
             raise FileNotFoundError(
                 f"{name} is no folder of weights: give one, {', '.join(BUNDLED_MODELS)}, or a hub name"
             )
+        keep_quiet()
         try:
             return pretrained(super(), bundled.get(str(name), name), use_safetensors=True, **options)
         except OSError as error:  # a page of advice, whose first sentence is the reason
