@@ -10,17 +10,18 @@ how it becomes a mesh in `mesh.py`.
 import itertools
 from pathlib import Path
 
+import numpy as np
 import torch
 import trimesh
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from transformers import AttentionInterface, Dinov2Config, Dinov2Model
 
 from vfusion3d.foundations.loading import BUNDLED
 from vfusion3d.learning.precision import has_bfloat16
-from vfusion3d.model.mesh import extract_mesh
+from vfusion3d.model.mesh import colours_at, extract_mesh, outline_threshold
 from vfusion3d.model.rendering import Field, Rendering, render
 
 QUERIES = 512  # whose scores are in memory at once
@@ -119,6 +120,20 @@ class VFusion3D(ModelMixin, ConfigMixin):
     ) -> trimesh.Trimesh:
         """The surface where the density crosses `threshold`, with vertex colours: see `mesh.extract_mesh`."""
         return extract_mesh(self.field, planes, resolution, threshold, self.config.radius)
+
+    def outline_threshold(
+        self,
+        planes: Float[Tensor, "1 3 channels resolution resolution"],
+        cam2world: Float[Tensor, "views 3 4"],
+    ) -> float:
+        """The threshold at which the mesh has the outline of the renders: see `mesh.outline_threshold`."""
+        return outline_threshold(self.field, planes, cam2world, self.config.radius)
+
+    def colours_at(
+        self, planes: Float[Tensor, "1 3 channels resolution resolution"], points: Float[np.ndarray, "points 3"]
+    ) -> UInt8[np.ndarray, "points 3"]:
+        """The field's colours at world points, sRGB."""
+        return colours_at(self.field, planes, points)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options) -> "VFusion3D":
