@@ -40,7 +40,7 @@ class Asset:
 
     model: what made it. planes: its triplane. image: what the model saw. box: where that lies in the picture (left,
     top, right, bottom, in pixels of the loaded picture, at most 1024 a side). background: how the object was cut out.
-    elevation: of the source camera, radians.
+    elevation: of the source camera, radians. notices: what a person should know of the picture, a line each.
     """
 
     model: VFusion3D = field(repr=False)
@@ -50,6 +50,7 @@ class Asset:
     background: str
     elevation: float
     name: str
+    notices: tuple[str, ...] = ()
     _meshes: dict = field(default_factory=dict, repr=False)
 
     def mesh(
@@ -195,22 +196,39 @@ class Asset:
 
     def viewer_html(self, height: int = 400) -> str:
         """A self-contained viewer as an <iframe>, of about 1 MB."""
-        page = self.viewer_page().replace("&", "&amp;").replace('"', "&quot;")
+        head, script, tail = _viewer()
+        page = f"{head}<script>{script.replace('$B64GLTF', self._viewer_mesh())}</script>{tail}"
+        page = page.replace("&", "&amp;").replace('"', "&quot;")
         return f'<div><iframe srcdoc="{page}" width="100%" height="{height}" style="border:none"></iframe></div>'
 
-    def viewer_page(self) -> str:
-        """The same as a page of HTML: trimesh's viewer (three.js), with the mesh in it."""
-        mesh = self.mesh(VIEWER_RESOLUTION, faces=VIEWER_FACES)
+    def save_viewer(self, path: str | os.PathLike) -> Path:
+        """Write the viewer as a page of HTML, its script as viewer.js beside it, which other pages share; the path."""
+        head, script, tail = _viewer()
+        mesh = f'<script>const MESH = "{self._viewer_mesh()}"</script>'
+        page = f'{head}{mesh}<script src="viewer.js"></script>{tail}'
+        path = Path(path)
+        for file, text in ((path.with_name("viewer.js"), script.replace('"$B64GLTF"', "MESH")), (path, page)):
+            write_whole(file, partial(Path.write_text, data=text, encoding="utf-8"))
+        return path
+
+    def _viewer_mesh(self) -> str:
+        """The mesh of the viewers, in base64, seen from a little above and beside the photographed side."""
         in_front = orbit_cameras(1, elevation=0.35, distance=2.6, azimuth=0.5)[0].numpy()
-        content = viewer_glb(mesh, in_front)  # the photographed side, from a little above and beside it
-        template = trimesh.util.decompress(trimesh.resources.get_bytes("templates/viewer.zip"), file_type="zip")
-        page = template["viewer.html.template"].read().decode()
-        return page.replace("$B64GLTF", base64.b64encode(content).decode())
+        mesh = self.mesh(VIEWER_RESOLUTION, faces=VIEWER_FACES)
+        return base64.b64encode(viewer_glb(mesh, in_front)).decode()
 
     def _repr_png_(self) -> bytes:
         buffer = BytesIO()
         self.views().save(buffer, format="PNG")
         return buffer.getvalue()
+
+
+def _viewer() -> tuple[str, str, str]:
+    """trimesh's page before its script, the script (three.js, and "$B64GLTF" for the mesh), and what follows."""
+    template = trimesh.util.decompress(trimesh.resources.get_bytes("templates/viewer.zip"), file_type="zip")
+    head, _, rest = template["viewer.html.template"].read().decode().partition("<script>")
+    script, _, tail = rest.rpartition("</script>")
+    return head, script, tail
 
 
 def write_mp4(pictures: Iterator[np.ndarray], size: int, fps: int, path: Path) -> None:

@@ -112,10 +112,12 @@ def finish(mesh: trimesh.Trimesh, faces: int | None = FACES, keep_all: bool = Fa
     """A closed mesh as people take it away: its largest body, smooth, of at most so many faces, closed still.
 
     Nothing of colours is kept. Smoothing is Taubin's (1995): it moves vertices in and out again, so that nothing
-    shrinks. faces: None keeps them all. keep_all: keep the other bodies, and the surfaces of hollows.
+    shrinks. faces: None keeps them all. keep_all: keep the other bodies, and the surfaces of hollows; else
+    `metadata["left_out"]` is their part of the surface.
     """
-    mesh = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+    mesh = whole = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
     mesh = mesh if keep_all else _largest(mesh)
+    left_out = 1 - mesh.area / whole.area
     trimesh.smoothing.filter_taubin(mesh, iterations=SMOOTHING)
     mesh = trimesh.Trimesh(*_closed(mesh.vertices.astype(np.float32), mesh.faces), process=False)
     budget = faces
@@ -130,6 +132,7 @@ def finish(mesh: trimesh.Trimesh, faces: int | None = FACES, keep_all: bool = Fa
             break
         budget = max(4, budget - (len(fewer.faces) - faces))  # what closing it added
     mesh.remove_unreferenced_vertices()
+    mesh.metadata["left_out"] = left_out
     return mesh
 
 

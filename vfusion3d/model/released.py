@@ -14,11 +14,34 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pkl")  # of files; no name on the hub ends so
 WRAPPER = "model_state_dict"  # the checkpoint on the authors' drive holds its tensors under this name
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file or lists the tensors."""
+
+
+def is_pickle(file: Path) -> bool:
+    """Whether the file is what `torch.save` or pickle writes, by how it begins."""
+    with open(file, "rb") as opened:
+        begin = opened.read(4)
+    return begin == b"PK\x03\x04" or (begin[:1] == b"\x80" and begin[1:2] in b"\x02\x03\x04\x05")
+
+
+def not_safetensors(file: Path) -> CheckpointError:
+    """The error for weights in a pickle, which says how to make safetensors of them, with tensors alone read."""
+    folder = str(file.with_suffix(""))
+    code = f"from vfusion3d import VFusion3D; VFusion3D.from_released({str(file)!r}).save_pretrained({folder!r})"
+    return CheckpointError(f'{file}: is a pickle, not safetensors; convert it so: python -c "{code}" gives {folder}')
+
+
+def check_hub_name(name: str | Path) -> None:
+    """CheckpointError for what can only be a path, and is none here."""
+    path = Path(name).expanduser()
+    is_path = isinstance(name, Path) or str(name).startswith((".", "~")) or path.is_absolute()
+    if is_path or path.suffix in SUFFIXES or str(name).count("/") > 1:
+        raise CheckpointError(f"{name}: no such file or folder; check the path")
 
 
 def load_released(
@@ -85,6 +108,7 @@ def _read(source: str | Path) -> dict[str, Tensor]:
         if path is None:
             raise CheckpointError(f"{source} holds none of {', '.join(WEIGHTS)}")
     elif not path.is_file():
+        check_hub_name(source)
         path = _download(str(source))
     try:
         if path.suffix == ".safetensors":

@@ -22,6 +22,7 @@ from transformers import AttentionInterface, Dinov2Config, Dinov2Model
 from vfusion3d.foundations.loading import BUNDLED
 from vfusion3d.learning.precision import has_bfloat16
 from vfusion3d.model.mesh import colours_at, extract_mesh, outline_threshold
+from vfusion3d.model.released import CheckpointError, check_hub_name, is_pickle, not_safetensors
 from vfusion3d.model.rendering import Field, Rendering, render
 
 QUERIES = 512  # whose scores are in memory at once
@@ -140,6 +141,7 @@ class VFusion3D(ModelMixin, ConfigMixin):
         """Load `mini` or `base` (bundled), the released weights (`facebook/vfusion3d`), or any folder or hub name.
 
         options: those of diffusers, such as `torch_dtype`; the released weights take `torch_dtype` alone (ValueError).
+        Raises CheckpointError where a path is none, or not a folder of a configuration and safetensors.
         """
         if str(name) == RELEASED_NAME:
             dtype = options.pop("torch_dtype", None)
@@ -147,6 +149,8 @@ class VFusion3D(ModelMixin, ConfigMixin):
                 raise ValueError(f"{name} is loaded by from_released, which does not know {', '.join(options)}")
             return cls.from_released(name).to(dtype or torch.float32)
         bundled = {path.name: path for path in BUNDLED.iterdir() if path.is_dir()}
+        if str(name) not in bundled:
+            name = _checked(name)
         return super().from_pretrained(bundled.get(str(name), name), **options)
 
     @classmethod
@@ -163,6 +167,24 @@ class VFusion3D(ModelMixin, ConfigMixin):
             transformer_heads=transformer_heads,
             samples_per_ray=samples_per_ray,
         )
+
+
+def _checked(name: str | Path) -> str | Path:
+    """The name of weights, a folder's without `~`; CheckpointError where it is a path that cannot hold any."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise CheckpointError(f"{name}: has no config.json; give a folder made by save_pretrained")
+        if not any(path.glob("*.safetensors")):
+            pickles = [file for file in path.iterdir() if file.is_file() and is_pickle(file)]
+            raise not_safetensors(pickles[0]) if pickles else CheckpointError(f"{name}: has no .safetensors file")
+        return path
+    if path.is_file():
+        if is_pickle(path):
+            raise not_safetensors(path)
+        raise CheckpointError(f"{name}: is a file; give the folder that save_pretrained made, with its config.json")
+    check_hub_name(name)
+    return name
 
 
 class ImageEncoder(nn.Module):
