@@ -38,13 +38,14 @@ def extract_mesh(
     resolution: int = 256,
     threshold: float = 1.0,
     radius: float | None = None,
+    closed: bool = False,
 ) -> trimesh.Trimesh:
     """The surface where the density crosses `threshold`, as a mesh with vertex colours, in world coordinates.
 
-    It is closed, also where the density goes on at the end of the cube. resolution: points along each side of
-    [-1, 1]^3, ends included. threshold: density per world unit. radius: of the ball around the origin outside of which
-    there is nothing; None: the whole cube. Raises NoSurfaceError where the density never crosses the threshold,
-    ValueError for a resolution under 8.
+    resolution: points along each side of [-1, 1]^3, ends included. threshold: density per world unit. radius: of the
+    ball around the origin outside of which there is nothing; None: the whole cube. closed: close what reaches the end
+    of the cube there. Raises NoSurfaceError where the density never crosses the threshold, ValueError for a resolution
+    under 8.
     """
     if resolution < 8:
         raise ValueError(f"a mesh needs a grid of at least 8 points a side, not {resolution}")
@@ -58,6 +59,8 @@ def extract_mesh(
             "nothing was reconstructed here, or the threshold is off"
         )
     lower, volume = _crop(density, inside)
+    if closed:
+        lower, volume = lower - 1, np.pad(volume, 1)
     vertices, faces, _, _ = marching_cubes(volume, threshold)
     vertices = ((vertices + lower) * (2 / (resolution - 1)) - 1).clip(-1, 1)  # array axes are x, y, z
     # skimage's triangles turn against the gradient of the density: outward normals want the other order.
@@ -228,10 +231,7 @@ def _near_surface(density: Float[Tensor, "x y z"], threshold: float) -> Tensor:
 
 
 def _crop(density: Tensor, inside: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """The box around the surface, so that marching cubes does not walk through empty space; and where it begins.
-
-    Nothing is dense around the cube: what reaches its end is closed there.
-    """
+    """The box around the surface, so that marching cubes does not walk through empty space; and where it begins."""
     (found,) = find_objects(inside.numpy().astype(np.uint8))
     box = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in found)
-    return np.array([side.start - 1 for side in box]), np.pad(density[box].numpy(), 1)
+    return np.array([side.start for side in box]), np.ascontiguousarray(density[box].numpy())

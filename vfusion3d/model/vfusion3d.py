@@ -119,8 +119,8 @@ class VFusion3D(ModelMixin, ConfigMixin):
         resolution: int = 256,
         threshold: float = 1.0,
     ) -> trimesh.Trimesh:
-        """The surface where the density crosses `threshold`, with vertex colours: see `mesh.extract_mesh`."""
-        return extract_mesh(self.field, planes, resolution, threshold, self.config.radius)
+        """The closed surface where the density crosses `threshold`, with vertex colours: see `mesh.extract_mesh`."""
+        return extract_mesh(self.field, planes, resolution, threshold, self.config.radius, closed=True)
 
     def outline_threshold(
         self,
