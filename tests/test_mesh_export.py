@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
-from PIL import Image
 
 from vfusion3d.model.mesh_export import mesh_files, to_files
 from vfusion3d.model.texture import textured
