@@ -57,7 +57,7 @@ def photos(tmp_path):
 
 
 def run(*arguments, weights=None) -> int:
-    small = ["--weights", weights, "--resolution", "16", "--device", "cpu"] if weights else []
+    small = ["--weights", weights, "--resolution", "16", "--faces", "500", "--device", "cpu"] if weights else []
     return main([*map(str, arguments), *small])
 
 
@@ -75,6 +75,7 @@ def test_good_pictures_go_on_past_broken_ones_and_the_exit_code_is_1(photos, tmp
         [
             *(sys.executable, "-m", "vfusion3d.cli", "reconstruct", str(photos), str(tmp_path / "missing.jpg")),
             *("-o", str(tmp_path / "out"), "--weights", weights, "--resolution", "16", "--device", "cpu"),
+            *("--faces", "500", "--texture", "32"),
         ],
         capture_output=True,
         text=True,
@@ -130,8 +131,8 @@ def test_a_folder_is_gone_on_with_and_its_page_names_everything_safely(photos, t
     assert run(*order, weights=weights) == 0
     assert len(seen) == 2, "neither made again, nor a texture or the sheet taken for a photo"
     assert "2 of 2 were there" in capsys.readouterr().out
-    assert run(*order, "--faces", 0, weights=weights) == 0
-    assert "is there, made with faces 20000 (--overwrite makes it again)" in capsys.readouterr().out
+    assert run(*order, "--keep-all", weights=weights) == 0
+    assert "is there, made with keep_all False (--overwrite makes it again)" in capsys.readouterr().out
     next(photos.glob("b*.obj")).unlink()
     assert run(*order, weights=weights) == 0
     assert len(seen) == 3, "what is missing is made"
@@ -150,7 +151,7 @@ def test_one_bar_counts_pictures_meshes_and_frames(photos, tmp_path, weights, mo
     monkeypatch.setattr("vfusion3d.cli.reconstruct.TURN", 2)
     video = ["--video", tmp_path / "v", "--video-size", 16, "--texture", 0]
     assert run("reconstruct", photos, "-o", tmp_path / "m", *video, weights=weights) == 1
-    shown = [bar for bar in bars if bar.desc == "reconstruct" and bar.unit == "step"]
+    shown = [bar for bar in bars if getattr(bar, "unit", None) == "step"]
     assert [(bar.total, bar.n) for bar in shown] == [(4 * (3 + 2), 4 * (3 + 2))], "broken pictures count as well"
 
 

@@ -44,13 +44,13 @@ def write_record(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
     write_whole(folder / RECORD, partial(Path.write_text, data=text, encoding="utf-8"))
 
 
-def write_views(folder: Path, mesh: Path, asset) -> None:
-    """What the sheet and the page show of one object: a strip of views, and its viewer. mesh: its file."""
+def write_views(folder: Path, file: Path, asset, mesh) -> None:
+    """What the sheet and the page show of one object: a strip of views, and its viewer, with the mesh of this file."""
     from vfusion3d.runs.claim import write_whole
 
-    strip, viewer = views_of(folder, mesh)
+    strip, viewer = views_of(folder, file)
     write_whole(strip, partial(asset.views().save, format="PNG"))
-    asset.save_viewer(viewer)
+    asset.save_viewer(viewer, mesh)
 
 
 def views_of(folder: Path, mesh: Path) -> tuple[Path, Path]:

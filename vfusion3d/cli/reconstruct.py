@@ -221,9 +221,9 @@ def _reconstruct(
             save_image(asset.image, file)
     asset.save(mesh, texture=options.texture, **how)
     step()
-    if folder is not None:
-        write_views(folder, mesh, asset)
     shape = asset.mesh(**how)
+    if folder is not None:
+        write_views(folder, mesh, asset, shape)
     notices = list(asset.notices)
     if shape.metadata["left_out"] > 0.02:
         part = f"{shape.metadata['left_out']:.0%} of the surface"
@@ -251,7 +251,7 @@ def _pipeline(options: argparse.Namespace):
         return ImageTo3DPipeline.from_pretrained(options.weights, device=options.device)
     except (ValueError, OSError, RuntimeError) as error:
         message = one_line(error)
-        if message.startswith(str(options.weights)):
+        if message.startswith(f"{options.weights}: "):
             raise
         names = "mini, base, a folder made by save_pretrained, or a name on the hub"
         raise ValueError(f"weights {options.weights!r} cannot be loaded ({message}): use {names}") from error

@@ -27,7 +27,7 @@ from vfusion3d.runs.progress import tqdm
 
 VIDEO_SUFFIXES = (".mp4", ".gif")
 FRAMES_AT_ONCE = 8
-VIEWER_RESOLUTION = 128
+VIEWER_RESOLUTION = 96
 VIEWER_FACES = 12_000  # some 250 kB of a GLB; the script around it takes 0.75 MB more
 OUTLINE_VIEWS = 6  # around the object, by which the threshold is chosen
 TEXTURE = 1024  # texels a side
@@ -201,20 +201,26 @@ class Asset:
         page = page.replace("&", "&amp;").replace('"', "&quot;")
         return f'<div><iframe srcdoc="{page}" width="100%" height="{height}" style="border:none"></iframe></div>'
 
-    def save_viewer(self, path: str | os.PathLike) -> Path:
-        """Write the viewer as a page of HTML, its script as viewer.js beside it, which other pages share; the path."""
+    def save_viewer(self, path: str | os.PathLike, mesh: trimesh.Trimesh | None = None) -> Path:
+        """Write the viewer as a page of HTML, its script as viewer.js beside it, which other pages share; the path.
+
+        mesh: what `mesh` gave, of which it shows as many faces as fit; by default a coarse one.
+        """
         head, script, tail = _viewer()
-        mesh = f'<script>const MESH = "{self._viewer_mesh()}"</script>'
+        mesh = f'<script>const MESH = "{self._viewer_mesh(mesh)}"</script>'
         page = f'{head}{mesh}<script src="viewer.js"></script>{tail}'
         path = Path(path)
         for file, text in ((path.with_name("viewer.js"), script.replace('"$B64GLTF"', "MESH")), (path, page)):
             write_whole(file, partial(Path.write_text, data=text, encoding="utf-8"))
         return path
 
-    def _viewer_mesh(self) -> str:
+    def _viewer_mesh(self, mesh: trimesh.Trimesh | None = None) -> str:
         """The mesh of the viewers, in base64, seen from a little above and beside the photographed side."""
         in_front = orbit_cameras(1, elevation=0.35, distance=2.6, azimuth=0.5)[0].numpy()
-        mesh = self.mesh(VIEWER_RESOLUTION, faces=VIEWER_FACES)
+        mesh = self.mesh(VIEWER_RESOLUTION, faces=VIEWER_FACES) if mesh is None else mesh
+        if len(mesh.faces) > VIEWER_FACES:
+            mesh = finish(mesh, VIEWER_FACES, keep_all=True)
+            mesh.visual.vertex_colors = self.model.colours_at(self.planes, mesh.vertices)
         return base64.b64encode(viewer_glb(mesh, in_front)).decode()
 
     def _repr_png_(self) -> bytes:
