@@ -30,7 +30,7 @@ from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.foundations.image_to_video import Condition, Noise, StableVideoDiffusion
 from vfusion3d.foundations.loading import BUNDLED
 from vfusion3d.foundations.perceptual import PerceptualDistance
-from vfusion3d.learning.loop import step_generator
+from vfusion3d.learning.draws import generator_of
 from vfusion3d.model.mesh import extract_mesh
 from vfusion3d.model.rendering import render
 from vfusion3d.runs.profiles import load_profile
@@ -91,7 +91,7 @@ def training(shards: str) -> None:
 
         def step(sample=sample, loss=loss) -> None:
             with torch.autocast(DEVICE, torch.bfloat16):
-                value = loss(model, sample, step_generator(0, 0))["loss"]
+                value = loss(model, sample, generator_of(0))["loss"]
             value.backward()
             model.zero_grad()
 
@@ -121,7 +121,7 @@ def video() -> None:
 
     def step() -> None:
         with torch.autocast(DEVICE, torch.bfloat16):
-            StableVideoDiffusion.loss(model, unet, latents, condition, step_generator(0, 0)).backward()
+            StableVideoDiffusion.loss(model, unet, latents, condition, generator_of(0)).backward()
         unet.zero_grad()
 
     show("fine-tune the video model on a video of 512 pixels", step, repeats=3)

@@ -125,6 +125,13 @@ PILOTS = {
         losses=LossWeights(0.0, 0.3, 0.5, 0.5),
         average=0.998,
     ),
+    "long_16": SHARP_VARIED.also(
+        "as `long`, with batch 16 on two processes",
+        batch_size=16,
+        learning_rate=2.5e-3,
+        losses=LossWeights(0.0, 0.3, 0.5, 0.5),
+        average=0.998,
+    ),
     "sharp_deep": SHARP_VARIED.also("that, with 6 layers in place of 3", {"layers": 6}),
     "sharp_rays": SHARP_VARIED.also("that, with 192 rays a view", rays_per_view=192),
     "sharp_thin": SHARP_VARIED.also("that, with an encoder 96 wide", {"encoder_width": 96, "encoder_heads": 3}),
@@ -170,7 +177,7 @@ def run(name: str, options: argparse.Namespace) -> None:
     if recipe.losses.lpips:
         roles = dataclasses.replace(profile.foundations, perceptual_distance="mini")
         profile = dataclasses.replace(profile, foundations=roles)
-    if not table.exists():
+    if not table.exists() and PartialState().is_main_process:
         show(model.eval(), 0)
     how = {"show": show, "show_every": marks, "checkpoint_every": marks, "seed": options.seed}
     train_vfusion3d(profile, data, folder, model=model, **how)

@@ -54,9 +54,9 @@ def main() -> None:
     batches, losses_of = Supervision(MultiviewShards(options.data), recipe, 64, 10_000), Losses(recipe, None)
     steps, drawing, forward, losses = [], [], [], []
 
-    def draw(step: int, rank: int):
+    def draw(step: int, places):
         begun = time.thread_time()
-        batch = batches.batch(step, rank)
+        batch = batches.batch(step, places)
         drawing.append(time.thread_time() - begun)
         return batch
 
@@ -70,6 +70,7 @@ def main() -> None:
 
     settings = loop.LoopSettings(
         options.steps,
+        batch_size=recipe.batch_size,
         learning_rate=lambda step: recipe.learning_rate * min(1, (step + 1) / 20),
         muon=True,
         mixed_precision=recipe.mixed_precision,

@@ -179,6 +179,90 @@ def test_what_the_model_sees_can_be_written_too(photos, tmp_path, weights):
     assert seen.min() < 200
 
 
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["photo.png", "--cutout", "photo.png"], "--cutout photo.png: is the same as the picture photo.png"),
+        (["photo.png", "--cutout", "."], "--cutout photo.png: is the same as the picture photo.png"),
+        (["photo.png", "--cutout", "sub/../photo.png"], "is the same as the picture photo.png"),
+        (["photo.png", "--cutout", "symbolic.png"], "is the same as the picture photo.png"),
+        (["symbolic.png", "--cutout", "photo.png"], "is the same as the picture symbolic.png"),
+        (["photo.png", "--cutout", "hard.png"], "is the same as the picture photo.png"),
+        (["film.gif", "-o", "out", "--video", "film.gif"], "--video film.gif: is the same as the picture film.gif"),
+        (["sub", "--cutout", "linked"], "would be taken for yours the next time"),
+        (["photo.png", "-o", "a.glb", "--video", "a.gif"], "-o a.glb and --video a.gif would be the same file"),
+        (["photo.png", "sub/photo.png", "-o", "out"], "would both become out/photo.glb"),
+        (["photo.png", "-o", "dir.glb/a.glb", "--cutout", "dir.glb"], "must end in .png, or be a folder"),
+        (["photo.png", "-o", "w/config.glb", "--weights", "w"], "-o w/config.glb: lies in --weights w, which is read"),
+        (["photo.png", "-o", "photo.png/a.glb"], "photo.png is a file, not a folder"),
+    ],
+)
+def test_no_output_of_reconstruct_is_an_input_or_another_output(arguments, complaint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("sub", "w"):
+        (tmp_path / folder).mkdir()
+    for name in ("photo.png", "film.gif", "sub/photo.png", "dir.glb"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "symbolic.png").symlink_to("photo.png")
+    os.link(tmp_path / "photo.png", tmp_path / "hard.png")
+    (tmp_path / "linked").symlink_to("sub")
+    (tmp_path / "a.glb").symlink_to("a.gif")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert exit_code_of_a_wrong_command_line("reconstruct", *arguments) == 2
+    assert complaint in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("command", "complaint"),
+    [
+        ("render --objects data -o data", "-o data: is the same as --objects data"),
+        ("render --objects data -o .", "-o .: holds --objects data, which is read"),
+        ("render --objects data -o data/out", "-o data/out: lies in --objects data, which is read"),
+        ("render --objects primitives -o words.txt", "-o words.txt: is a file; give a folder"),
+        ("prompts --corpus run/data/prompts/prompts.parquet", "holds --corpus run/data/prompts/prompts.parquet"),
+        ("train --data data -o data", "-o data: is the same as --data data"),
+        ("train --data data --weights out/model -o out", "-o out: holds --weights out/model, which is read"),
+        ("train --data data -o run/own.yaml", "-o run/own.yaml: is a file; give a folder"),
+        ("evaluate --data data --weights w -o data", "-o data: is a folder; give a file"),
+        ("evaluate --data data --weights w -o data/index.json", "lies in --data data, which is read"),
+        ("evaluate --data data --weights w -o run/own.yaml", "is the same as --profile run/own.yaml"),
+    ],
+)
+def test_no_output_of_any_command_is_in_or_around_an_input(command, complaint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("data", "run/data/prompts", "out/model"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("data/index.json", "words.txt", "run/data/prompts/prompts.parquet"):
+        (tmp_path / name).write_text("{}")
+    own = profile_path("smoke").read_text().replace("name: smoke", "name: own")
+    (tmp_path / "run" / "own.yaml").write_text(own)
+    common = ["--profile", "run/own.yaml", "--run-dir", "run"]
+    assert exit_code_of_a_wrong_command_line(*command.split(), *common) == 2
+    assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["argparse", "vfusion3d.cli.page", "vfusion3d.cli.model"])
+def test_an_interrupt_while_modules_are_imported_is_one_line(module, tmp_path):
+    code = f"""
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt as error:
+                raise ImportError("as some libraries do") from error
+sys.modules.pop({module!r}, None)
+sys.meta_path.insert(0, Finder())
+sys.argv[1:] = ["train"]
+from vfusion3d.cli.__main__ import run
+run()
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert (process.returncode, process.stdout, process.stderr) == (130, "", "vfusion3d: interrupted\n")
+
+
 def test_elevation_is_given_in_degrees(photos, tmp_path, weights, monkeypatch):
     from vfusion3d import ImageTo3DPipeline
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import re
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,9 @@ import pytest
 import skops.io
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.linear_model import LinearRegression
 from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import Pipeline
 from tiny_model import tiny_model
 
 from vfusion3d import cameras
@@ -146,10 +150,34 @@ def test_models_survive_their_file_and_files_with_other_classes_or_broken_ones_a
     skops.io.dump(other, tmp_path / "other.skops")
     with pytest.raises(ValueError, match=r"other\.skops holds sklearn\..*SGDOptimizer"):
         load_model(tmp_path / "other.skops")
+    with pytest.raises(ValueError, match=r"elevation\.skops holds a TransformedTargetRegressor, not the filter"):
+        load_model(tmp_path / "elevation.skops", Pipeline)
+    skops.io.dump(LinearRegression().fit(features, features[:, 0]), tmp_path / "linear.skops")
+    with pytest.raises(ValueError, match=r"linear\.skops holds a LinearRegression"):
+        load_model(tmp_path / "linear.skops")
+    with zipfile.ZipFile(tmp_path / "zip.skops", "w") as file:
+        file.writestr("schema.json", "[]")
+    with pytest.raises(ValueError, match=r"zip\.skops is not a whole skops file"):
+        load_model(tmp_path / "zip.skops")
     whole = (tmp_path / "new" / "filter.skops").read_bytes()
     (tmp_path / "torn.skops").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"torn\.skops is not a whole skops file"):
         load_model(tmp_path / "torn.skops")
+
+
+def test_equal_models_are_equal_bytes_wherever_in_memory_and_whenever_they_were_made(tmp_path):
+    features = np.random.default_rng(0).normal(size=(40, 4))
+    for name in ("a", "b"):  # a zip counts in steps of two seconds, so its members' times are looked at
+        for kind, model in (
+            ("quality", train_filter(features, features[:, 0] > 0)),
+            ("elevation", train_elevation(features, features[:, 1], epochs=3)),
+        ):
+            save_model(model, tmp_path / name / f"{kind}.skops")
+    for kind in ("quality", "elevation"):
+        assert (tmp_path / "a" / f"{kind}.skops").read_bytes() == (tmp_path / "b" / f"{kind}.skops").read_bytes()
+        with zipfile.ZipFile(tmp_path / "a" / f"{kind}.skops") as file:
+            assert {member.date_time for member in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+            assert max(int(number) for number in re.findall(rb'"__id__": (\d+)', file.read("schema.json"))) < 1000
 
 
 def test_the_elevation_is_read_off_features_that_show_it():

@@ -1,12 +1,21 @@
 """How a role finds its model: one code path, once a process, and one error that a person can act on."""
 
+import json
 from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from vfusion3d.foundations import loading
-from vfusion3d.foundations.loading import ModelUnavailable, device_of, dtype_of, load_once, source_of
+from vfusion3d.foundations.loading import (
+    BUNDLED,
+    ModelUnavailable,
+    check_configs,
+    device_of,
+    dtype_of,
+    load_once,
+    source_of,
+)
 from vfusion3d.runs.profiles import Foundations, ProfileError, load_profile
 
 
@@ -87,3 +96,19 @@ def test_the_advice_names_no_miniature_that_is_not_bundled(tmp_path, monkeypatch
 def test_every_role_has_a_word_for_running_offline():
     bundled = {folder.name for folder in loading.BUNDLED.iterdir()}
     assert {field.name for field in fields(Foundations)} <= loading.OFFLINE.keys() | bundled
+
+
+def test_a_config_whose_sizes_nobody_can_mean_is_named_before_anything_is_allocated(tmp_path):
+    known = json.loads((BUNDLED / "image_features" / "config.json").read_text())
+    for folder in (path for path in BUNDLED.iterdir() if path.is_dir()):
+        check_configs(folder)
+    for change, message in (
+        ({"hidden_size": 10**9}, r"config\.json: hidden_size is 1000000000"),
+        ({"num_hidden_layers": 10**6}, r"config\.json: 1000000 layers of width 128 would need .* GB"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(known | change))
+        with pytest.raises(ValueError, match=message):
+            check_configs(tmp_path)
+    (tmp_path / "config.json").write_text("[")
+    with pytest.raises(ValueError, match=r"config\.json is not whole JSON"):
+        check_configs(tmp_path)

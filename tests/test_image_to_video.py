@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from vfusion3d.foundations.image_to_video import SETTINGS, Condition, Noise, StableVideoDiffusion, to_pil
+from vfusion3d.learning.draws import sample_generators
 from vfusion3d.miniatures import clip, vae, video
 
 FRAMES = 4
@@ -71,6 +72,19 @@ def test_temporal_parameters_are_those_that_mix_frames(model, images):
             unet.get_parameter(name).copy_(value)
     assert open_difference > 1e-4
     assert closed_difference < 1e-6
+
+
+def test_a_video_s_noise_and_loss_are_the_same_in_any_company(model, images):
+    latents = torch.randn(2, FRAMES, 4, 8, 8, generator=gen())
+
+    def loss(which):
+        own = sample_generators(1, 2, which)
+        condition = model.condition(images[which], [127] * len(which), 7, own)
+        return model.loss(model.network, latents[which], condition, own)
+
+    together, first, second = (loss(which) for which in ([0, 1], [0], [1]))
+    torch.testing.assert_close(together, (first + second) / 2)
+    assert abs(first - second) > 1e-3
 
 
 def test_a_network_that_knows_the_answer_has_no_loss_and_the_scheduler_decodes_its_answer(model):

@@ -9,21 +9,25 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vfusion3d.learning import muon
+from vfusion3d.learning.draws import drawn, sample_generators
 from vfusion3d.learning.loop import (
+    CHECKPOINT,
+    PREVIOUS,
     LoopSettings,
     TrainingError,
     WeightAverage,
     load_weights,
     read_log,
     samples_of_step,
-    step_generator,
+    share_of,
     train,
 )
 from vfusion3d.learning.muon import MuonAdamW
+from vfusion3d.runs.reading import ReadingError
 
 RUN = """
 import sys, time
@@ -38,7 +42,8 @@ train(model, batch_of, losses_of, settings(60), {folder!r}, device="cpu")
 
 def settings(steps: int, **changes) -> LoopSettings:
     return LoopSettings(
-        **{"steps": steps, "learning_rate": lambda step: 0.02, "checkpoint_every": 7, "log_every": 3} | changes
+        **{"steps": steps, "learning_rate": lambda step: 0.02, "batch_size": 8, "checkpoint_every": 7, "log_every": 3}
+        | changes
     )
 
 
@@ -47,12 +52,12 @@ def regression(wait: float = 0.0):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
 
-    def batch_of(step, rank):
+    def batch_of(step, places):
         time.sleep(wait)
-        return torch.randn(8, 4, generator=step_generator(3, step, rank))
+        return drawn(torch.randn, (len(places), 4), sample_generators(3, step, places))
 
-    def losses_of(model, batch, generator):
-        noise = 0.01 * torch.randn(8, generator=generator)
+    def losses_of(model, batch, generators):
+        noise = 0.01 * drawn(torch.randn, (len(batch),), generators)
         error = model(batch)[:, 0] - batch.sin().sum(1) - noise
         return {"loss": error.square().mean(), "bias": error.mean().abs()}
 
@@ -96,9 +101,9 @@ def test_a_batch_is_drawn_on_one_core_and_the_step_and_later_threads_keep_theirs
     model, batch_of, losses_of = regression()
     before, drawing, learning = torch.get_num_threads(), [], []
 
-    def counted_batch(step, rank):
+    def counted_batch(step, places):
         drawing.append(torch.get_num_threads())
-        return batch_of(step, rank)
+        return batch_of(step, places)
 
     def counted_losses(*what):
         learning.append(torch.get_num_threads())
@@ -128,14 +133,14 @@ def test_a_loss_that_is_not_a_number_stops_with_the_step_and_the_batch_and_keeps
         keys = ("mug-17", "chair-3")
 
         def __init__(self, step):
-            self.step, self.inputs = step, batch_of(step, 0)
+            self.step, self.inputs = step, batch_of(step, range(8))
 
-    def sometimes_nan(model, batch, generator):
-        losses = losses_of(model, batch.inputs, generator)
+    def sometimes_nan(model, batch, generators):
+        losses = losses_of(model, batch.inputs, generators)
         return losses | {"loss": losses["loss"] * (float("nan") if batch.step == 10 else 1)}
 
     with pytest.raises(TrainingError, match=r"step 10: loss nan.*'mug-17', 'chair-3'"):
-        train(model, lambda step, rank: Batch(step), sometimes_nan, settings(20), tmp_path, device="cpu")
+        train(model, lambda step, places: Batch(step), sometimes_nan, settings(20), tmp_path, device="cpu")
     assert all(p.isfinite().all() for p in model.parameters())
     assert (tmp_path / "checkpoint.safetensors").exists()
 
@@ -169,7 +174,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_p
         return {"loss": model(batch).square().sum() * 0 + model.weight.sub(model.weight).abs().sqrt().sum()}
 
     with pytest.raises(TrainingError, match=r"step 0: gradient norm nan.*lower the learning rate"):
-        train(model, lambda step, rank: torch.ones(1, 2), losses, settings(3), tmp_path, device="cpu")
+        train(model, lambda step, places: torch.ones(1, 2), losses, settings(3), tmp_path, device="cpu")
     assert torch.equal(model.weight, before)
 
 
@@ -230,8 +235,8 @@ def test_muon_takes_the_matrices_of_repeated_blocks_and_resumes(tmp_path):
     def losses(model, batch, generator):
         return {"loss": (model(batch) - 0.3).square().mean()}
 
-    def batches(step, rank):
-        return torch.randn(8, 4, generator=step_generator(1, step))
+    def batches(step, places):
+        return drawn(torch.randn, (8, 4), sample_generators(1, step, range(8)))
 
     settings = LoopSettings(steps=6, learning_rate=lambda step: 0.02, muon=True, checkpoint_every=3)
     whole, halves = Blocks(), Blocks()
@@ -291,11 +296,89 @@ def test_a_run_that_is_not_done_gives_its_average_away(tmp_path):
 
 
 def test_processes_share_an_epoch_and_every_sample_comes_once_before_any_twice():
-    how = {"batch_size": 4, "processes": 2, "count": 6, "seed": 3}
-    stream = [index for step in range(6) for rank in range(2) for index in samples_of_step(step, rank, **how)]
+    how = {"batch_size": 4, "count": 6, "seed": 3}
+    shares = [share_of(4, rank, 2) for rank in range(2)]
+    stream = [index for step in range(6) for share in shares for index in samples_of_step(step, share, **how)]
     epochs = [stream[start : start + 6] for start in range(0, 24, 6)]
     assert all(sorted(epoch) == list(range(6)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
-    assert stream[:4] == samples_of_step(0, 0, **{**how, "processes": 1})
+    assert stream[:4] == samples_of_step(0, range(4), **how)
     with pytest.raises(ValueError, match="3 processes cannot share batches of 4"):
-        samples_of_step(0, 0, **{**how, "processes": 3})
+        share_of(4, 0, 3)
+
+
+def test_micro_batches_are_the_same_steps_and_the_log_holds_their_mean(tmp_path):
+    whole, _ = run(tmp_path / "whole", 20)
+    pieces, _ = run(tmp_path / "pieces", 20, micro_batch=3)  # 3, 3 and 2 of 8
+    for a, b in zip(whole.parameters(), pieces.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    logs = [read_log(tmp_path / name)[["step", "loss", "gradient_norm"]] for name in ("whole", "pieces")]
+    pandas.testing.assert_frame_equal(*logs, rtol=1e-4)
+
+
+def test_a_sample_draws_the_same_numbers_in_any_company():
+    whole = drawn(torch.rand, (4, 5), sample_generators(1, 2, range(4)))
+    parts = [drawn(torch.rand, (2, 5), sample_generators(1, 2, places)) for places in (range(2), range(2, 4))]
+    assert torch.equal(whole, torch.cat(parts))
+    others = [drawn(torch.rand, (4, 5), sample_generators(*seeds, range(4))) for seeds in ((1, 3), (2, 2), (2, 1))]
+    numbers = torch.cat([whole, *others]).flatten().tolist()
+    assert len(set(numbers)) == len(numbers)
+    with pytest.raises(ValueError, match="2 generators cannot draw for 3 samples"):
+        drawn(torch.rand, (3, 5), sample_generators(1, 2, range(2)))
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_run_that_is_told_to_end_leaves_a_checkpoint_of_that_step_and_goes_on(tmp_path, told):
+    whole, _ = run(tmp_path / "whole", 20)
+    model, batch_of, losses_of = regression()
+
+    def told_in_step_5(step, places):
+        if step == 5:
+            os.kill(os.getpid(), told)
+        return batch_of(step, places)
+
+    with pytest.raises(SystemExit) as ended:
+        train(model, told_in_step_5, losses_of, settings(20), tmp_path / "halves", device="cpu")
+    assert ended.value.code == 128 + told
+    assert signal.getsignal(told) == signal.SIG_DFL
+    assert load_weights(tmp_path / "halves", regression()[0]) in (5, 6)  # step 5 is drawn ahead, during step 4
+    resumed, done = run(tmp_path / "halves", 20)
+    assert done
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_a_broken_last_checkpoint_is_named_and_the_one_before_goes_on_to_the_same_weights(tmp_path, capsys):
+    whole, _ = run(tmp_path / "whole", checkpoint_every=20)
+    run(tmp_path / "cut", checkpoint_every=20)
+    last, before = (tmp_path / "cut" / name for name in (CHECKPOINT, PREVIOUS))
+    capsys.readouterr()
+    tensors = load_file(before)
+    spoiled = [last.read_bytes()[:-1], b"", b"\x00" * 99]
+    for metadata in ({}, {"step": "x"}, {"step": "-3"}, {"step": "9" * 40}):
+        save_file(tensors, tmp_path / "odd", metadata=metadata)
+        spoiled.append((tmp_path / "odd").read_bytes())
+    for number, content in enumerate(spoiled):
+        last.write_bytes(content)
+        resumed, done = run(tmp_path / "cut", checkpoint_every=20)
+        assert done
+        assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+        told = [line for line in capsys.readouterr().err.splitlines() if "going on from" in line]
+        assert len(told) == 1, number
+        assert f"{last}" in told[0]
+        assert "delete it" in told[0]
+    last.write_bytes(b"")
+    before.write_bytes(b"")
+    with pytest.raises(ReadingError, match=r"checkpoint\.previous\.safetensors is not whole safetensors.*delete it"):
+        run(tmp_path / "cut", checkpoint_every=20)
+
+
+def test_a_log_with_a_torn_last_line_goes_on_and_a_broken_one_is_named(tmp_path):
+    run(tmp_path, 40)
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write("40,0.")
+    run(tmp_path, 40)
+    assert read_log(tmp_path).step.iloc[-1] == 40
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write("x" + "," * (len(read_log(tmp_path).columns) - 1) + "\n")
+    with pytest.raises(ReadingError, match=r"log\.csv: line \d+, column 'step': 'x' is no whole number"):
+        run(tmp_path, 40)

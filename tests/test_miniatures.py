@@ -264,8 +264,8 @@ def test_a_vae_with_a_latent_for_every_colour_has_no_anchor_loss():
 def test_the_vae_takes_only_neighbours_for_a_video(web):
     """Unrelated pictures must not be decoded as the frames of one: the temporal layers would learn to mix them."""
     lesson = vae.vae_lesson(web, quick(vae.TRAINING, batch_size=8))
-    pictures, alone = lesson.batch_of(0, 0)
-    runs, frames = lesson.batch_of(1, 0)
+    pictures, alone = lesson.batch_of(0, [0])
+    runs, frames = lesson.batch_of(1, [0])
     assert (alone, frames) == (1, vae.FRAMES)
     within = runs.unflatten(0, (-1, frames)).diff(dim=1).abs().mean()
     assert within < 0.3 * pictures.diff(dim=0).abs().mean()
@@ -282,7 +282,7 @@ def test_the_vae_takes_only_neighbours_for_a_video(web):
         device = torch.device("cpu")
 
     for batch in ((pictures, alone), (runs, frames)):
-        lesson.losses_of(Watcher(), batch, gen())
+        lesson.losses_of(Watcher(), batch, [gen()])
     assert seen == [1, vae.FRAMES]
 
 
@@ -304,7 +304,7 @@ def test_the_video_model_trains_on_latents_that_are_computed_once(web, tmp_path)
     before = {name: p.clone() for name, p in model.network.named_parameters()}
     training = quick(video.TRAINING, batch_size=2)
     lesson = video.video_lesson(model, videos, encoded, training)
-    clean, seen = lesson.batch_of(0, 0)
+    clean, seen = lesson.batch_of(0, [0])
     for latents, embedding, first in zip(clean, seen.embedding, seen.latents, strict=True):
         of, place = (encoded["latents"].float() == latents[0]).flatten(2).all(2).nonzero()[0].tolist()
         wanted = model.condition(videos[of].frames[place : place + 1].float() / 255, [127], video.FPS, gen())
@@ -325,7 +325,7 @@ def test_of_whole_turntables_only_the_first_frame_is_embedded(tmp_path):
     wanted = [model.condition(one.frames[:1].float() / 255, [0], video.FPS, gen()).embedding for one in videos]
     assert torch.allclose(encoded["embeddings"].float(), torch.cat(wanted), atol=2e-3)
     lesson = video.video_lesson(model, videos, encoded, quick(video.TRAINING, batch_size=2))
-    assert lesson.batch_of(0, 0)[1].embedding.shape == (2, 1, clip.EMBEDDING)
+    assert lesson.batch_of(0, [0])[1].embedding.shape == (2, 1, clip.EMBEDDING)
 
 
 def test_a_video_model_that_noises_first_frames_does_not_learn_from_clean_ones():
@@ -347,7 +347,7 @@ def test_of_a_longer_video_16_frames_are_taken_at_any_pace_turntables_only_forwa
     embeddings = places[..., 0, 0].expand(2, 40, clip.EMBEDDING)
     encoded = {"latents": places.expand(2, 40, 4, 8, 8), "embeddings": embeddings, "motion": torch.tensor([0.5, 1.0])}
     lesson = video.video_lesson(model, videos, encoded, quick(video.TRAINING, batch_size=64))
-    latents, condition = lesson.batch_of(0, 0)
+    latents, condition = lesson.batch_of(0, [0])
     seen = latents[:, :, 0, 0, 0].long()
     steps = seen.diff(dim=1)
     assert (steps == steps[:, :1]).all()

@@ -1,10 +1,15 @@
+import json
+import math
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_model import tiny_model
 
 from vfusion3d import VFusion3D
 from vfusion3d.cameras import camera_vector, default_intrinsics, orbit_cameras
 from vfusion3d.model import vfusion3d as vfusion3d_module
+from vfusion3d.model.check import CheckpointError
 from vfusion3d.model.initialise import start_local
 from vfusion3d.model.rendering import corners
 from vfusion3d.model.vfusion3d import tokens_within
@@ -122,3 +127,52 @@ def test_a_model_with_a_radius_makes_planes_of_the_same_shape_and_nothing_where_
     _, density = model.query(planes, torch.tensor([[[0.0, 0.0, 0.79], [0.0, 0.0, 0.81]]]).expand(len(planes), -1, -1))
     assert (density[:, 0] > 0).all()
     assert (density[:, 1] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"heads": 3}, r"heads 3 does not divide width"),
+        ({"source_elevation": "low"}, r"source_elevation must be of type float, not 'low'"),
+        ({"image_size": 0}, r"image_size must be above 0"),
+        ({"patch_size": 0}, r"patch_size must be above 0"),
+        ({"width": None}, r"width must be of type int, not None"),
+        ({"layers": 10**9}, r"would need .* GB of memory"),
+        ({"image_size": 10**9}, r"would need .* GB of memory"),
+        ({"samples_per_ray": 7}, r"samples_per_ray must be even"),
+        ({"radius": -1.0}, r"radius must be above 0"),
+        ({"depth": 3}, r"unknown key depth"),
+    ],
+)
+def test_a_config_that_makes_no_model_names_file_and_key(tmp_path, change, message):
+    tiny_model().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(CheckpointError, match=r"config\.json: .*" + message):
+        VFusion3D.from_pretrained(tmp_path)
+
+
+def test_weights_that_do_not_fit_are_one_line_and_no_library_s_notes(tmp_path, capfd):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    for change, message in (
+        ({"transformer.deconv.weight": None}, "missing: transformer.deconv.weight$"),
+        ({"more": torch.zeros(1)}, "unknown: more$"),
+        ({"transformer.deconv.bias": torch.zeros(1)}, r"of another shape: transformer\.deconv\.bias \[1\], not"),
+        (
+            {"transformer.deconv.bias": tensors["transformer.deconv.bias"] * math.nan},
+            r"not finite: transformer\.deconv",
+        ),
+    ):
+        save_file({name: value for name, value in (tensors | change).items() if value is not None}, path)
+        with pytest.raises(CheckpointError, match=r"diffusion_pytorch_model\.safetensors .*" + message):
+            VFusion3D.from_pretrained(tmp_path)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"diffusion_pytorch_model\.safetensors is not whole safetensors"):
+        VFusion3D.from_pretrained(tmp_path)
+    path.rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(OSError, match=r"pytorch_model\.bin is a pickle, not safetensors, .*: convert it"):
+        VFusion3D.from_pretrained(tmp_path)
+    assert capfd.readouterr() == ("", "")

@@ -115,9 +115,12 @@ def test_a_missing_key_is_named(edited):
         ("data", "videos", "many", r"data\.videos must be of type int, not 'many'"),
         ("data", "videos", True, r"data\.videos must be of type int, not True"),
         ("data", "videos", 1.5, r"data\.videos must be of type int"),
-        ("data", "videos", 0, r"data: videos must be above 0"),
+        ("data", "videos", 0, r"data: videos must be a whole number from 1 to .*, not 0"),
         ("training", "learning_rate", "fast", r"training\.learning_rate must be of type float, not 'fast'"),
-        ("training", "learning_rate", ".nan", r"training: learning_rate must be above 0"),
+        ("training", "learning_rate", ".nan", r"training\.learning_rate must be a finite number"),
+        ("training", "batch_size", 10**9, r"training: batch_size must be a whole number from 1 to .*, not 1000000000"),
+        ("data", "views_3d", 10**6, r"data: views_3d must be a whole number"),
+        ("training", "samples_per_ray", 10**6, r"training: samples_per_ray must be a whole number"),
         ("training", "multi_stage", 1, r"training\.multi_stage must be of type bool"),
         ("training", "mixed_precision", "fp16", r"training\.mixed_precision must be one of no, bf16"),
         ("training", "stages", 32, r"training\.stages must be a list"),
@@ -186,5 +189,5 @@ def test_a_key_that_stands_twice_is_named_with_its_line(tmp_path):
     path = tmp_path / "mine.yaml"
     text = (FOLDER / "smoke.yaml").read_text().replace("name: smoke", "name: mine")
     path.write_text(text.replace("prompts: 40", "prompts: 40\n  prompts: 50"))
-    with pytest.raises(ProfileError, match=r"^mine\.yaml: the key prompts stands twice in the mapping of line \d+$"):
+    with pytest.raises(ProfileError, match=r"mine\.yaml: the key prompts stands twice in the mapping of line \d+$"):
         load_profile(path)

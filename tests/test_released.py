@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 
 import pytest
 import torch
@@ -79,10 +78,9 @@ def test_missing_extra_and_misshapen_tensors_are_listed():
     with pytest.raises(CheckpointError) as error:
         VFusion3D.from_released(weights, encoder_heads=2, transformer_heads=2)
     message = str(error.value)
-    assert 'Missing key(s) in state_dict: "transformer.norm.bias"' in message
-    assert 'Unexpected key(s) in state_dict: "transformer.surprise"' in message
-    (shapes,) = re.findall(r"size mismatch for synthesizer\.decoder\.net\.2\.weight: .*", message)
-    assert re.findall(r"\[\d+, \d+\]", shapes) == ["[2, 2]", "[64, 64]"]
+    assert "missing: transformer.norm.bias;" in message
+    assert "unknown: transformer.surprise;" in message
+    assert message.endswith("of another shape: synthesizer.decoder.net.2.weight [2, 2], not [64, 64]")
 
 
 def test_weights_of_something_else_say_which_tensor_is_missing():

@@ -3,8 +3,10 @@
 import errno
 import hashlib
 import json
+import math
 import tarfile
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ import torch
 from vfusion3d import cameras
 from vfusion3d.data import shards
 from vfusion3d.data.shards import MultiviewShards, ShardError, ShardWriter, encode_sample, shard_path, write_index
+from vfusion3d.data.subset import Subset
 
 VIEWS, SIZE = 3, 10
 
@@ -56,7 +59,7 @@ def test_some_views_are_those_views(folder):
     whole, some = data[5], data.read(5, [2, 0])
     assert (some.rgba == whole.rgba[[2, 0]]).all()
     assert (some.cam2world == whole.cam2world[[2, 0]]).all()
-    with pytest.raises(IndexError, match="views 0 to 2"):
+    with pytest.raises(ValueError, match="views 0 to 2"):
         data.read(5, [3])
 
 
@@ -64,7 +67,7 @@ def test_views_beyond_a_hundred_stay_in_their_order(tmp_path):
     rgba = np.zeros((102, 2, 2, 4), np.uint8)
     rgba[..., 3] = np.arange(102)[:, None, None]
     with ShardWriter(shard_path(tmp_path, 0)) as writer:
-        writer.write("a", encode_sample(rgba, torch.zeros(102, 3, 4), torch.ones(102, 4), "", {}))
+        writer.write("a", encode_sample(rgba, torch.eye(3, 4).repeat(102, 1, 1), torch.ones(102, 4), "", {}))
     write_index(tmp_path)
     assert MultiviewShards(tmp_path)[0].rgba[:, 3, 0, 0].tolist() == list(range(102))
 
@@ -248,3 +251,99 @@ def test_reading_needs_no_renderer():
         "import vfusion3d.data.shards"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def spoiled_cameras(name, change):
+    def spoil(members):
+        known = json.loads(members["cameras.json"])
+        known[name] = change(known[name])
+        return {"cameras.json": json.dumps(known).encode()}
+
+    return spoil
+
+
+def view(*shape, dtype=np.uint8):
+    return lambda members: {"view01.png": cv2.imencode(".png", np.zeros(shape, dtype))[1].tobytes()}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (spoiled_cameras("cam2world", lambda known: [[*rows, [0.0, 0.0, 0.0, 1.0]] for rows in known]), "shape"),
+        (spoiled_cameras("cam2world", lambda known: known[:2]), "view 3 is missing|2 cameras and 3 views"),
+        (spoiled_cameras("cam2world", lambda known: "x"), r"cam2world must be a list"),
+        (
+            spoiled_cameras("cam2world", lambda known: [[[math.nan] * 4] * 3] * 3),
+            r"cam2world.* must be a finite number",
+        ),
+        (spoiled_cameras("cam2world", lambda known: (2 * np.array(known)).tolist()), "no rotations"),
+        (spoiled_cameras("cam2world", lambda known: (np.array(known) * [1, 1, -1, 1]).tolist()), "no rotations"),
+        (spoiled_cameras("intrinsics", lambda known: known[:2]), r"intrinsics has the shape \(2, 4\)"),
+        (spoiled_cameras("intrinsics", lambda known: [[0.0] * 4] * 3), "focal"),
+        (lambda members: {"cameras.json": b"{}"}, "missing: cam2world, intrinsics"),
+        (view(SIZE, SIZE, 4, dtype=np.uint16), "8 bits"),
+        (view(SIZE, SIZE), "neither an RGBA PNG"),
+        (view(SIZE, SIZE + 1, 4), "same shape"),
+        (lambda members: {"txt": b"\xff"}, "txt: "),
+        (lambda members: {"json": b"[1]"}, "must be a mapping"),
+    ],
+)
+def test_a_sample_that_is_not_what_it_should_be_is_named_and_ends_no_loop_in_silence(tmp_path, change, message):
+    with ShardWriter(shard_path(tmp_path, 0)) as writer:
+        for number in range(2):
+            members = make_sample(number)[2]
+            changed = {**members, **(change(members) if number else {})}
+            writer.write(f"{number:03d}", {**changed, "json": changed["json"]})
+    write_index(tmp_path)
+    read = []
+    with pytest.raises(ShardError, match=rf"shard-000000\.tar, sample 001 is damaged.*({message})"):
+        read.extend(sample.key for sample in MultiviewShards(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda index: index["shards"][0].update(bytes="x"), r"shards\[0\]\.bytes must be of type int"),
+        (lambda index: index["shards"][0].update(name="../data/shard-000000.tar"), "no shard of its folder"),
+        (lambda index: index["shards"][0].pop("name"), r"missing: shards\[0\]\.name"),
+        (lambda index: index["shards"].clear(), "lists no sample"),
+        (lambda index: index["shards"].pop(), None),
+        (lambda index: index["shards"].append(index["shards"][0]), "lists the sample 000 twice"),
+        (lambda index: index["shards"][0]["samples"][0].update(key="a/../b"), "samples of shard-000000"),
+        (lambda index: index["shards"][0]["samples"][0]["members"].update(txt=[0, 10**9]), "samples of shard-000000"),
+        (lambda index: index["shards"][0]["samples"][0]["members"].update(txt=[-1, 3]), "samples of shard-000000"),
+        (lambda index: index["shards"][0]["samples"].append(7), "samples of shard-000000"),
+    ],
+)
+def test_an_index_that_is_none_or_leaves_its_folder_is_refused_with_its_name(folder, change, message):
+    index = json.loads((folder / "index.json").read_text())
+    change(index)
+    (folder / "index.json").write_text(json.dumps(index))
+    if message is None:
+        assert len(MultiviewShards(folder)) == 4
+        return
+    with pytest.raises(ShardError, match=r"index\.json.*" + message):
+        MultiviewShards(folder)
+
+
+def test_a_shard_that_is_a_link_out_of_its_folder_is_refused(folder, tmp_path_factory):
+    path, elsewhere = shard_path(folder, 1), tmp_path_factory.mktemp("elsewhere") / "shard-000001.tar"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    with pytest.raises(ShardError, match=r"index\.json: 'shard-000001\.tar' is no shard of its folder"):
+        MultiviewShards(folder)
+
+
+def test_a_shard_with_a_sample_twice_is_refused(folder):
+    path = shard_path(folder, 0)
+    whole = path.read_bytes()[: -2 * 512]
+    path.write_bytes(whole + whole + bytes(2 * 512))
+    with pytest.raises(ShardError, match=r"shard-000000\.tar holds the sample 000 twice"):
+        write_index(folder)
+
+
+def test_a_subset_names_views_that_are_there(folder):
+    data = MultiviewShards(folder)
+    assert len(list(Subset(data, [0, 1], views=[2, 0]))) == 2
+    with pytest.raises(ValueError, match=r"sample 000 has 3 views, a subset names \[3\]"):
+        Subset(data, [0, 1], views=[3])

@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 
+import pandas
 import pytest
 import torch
 import yaml
@@ -20,8 +21,10 @@ from vfusion3d.cameras import (
 from vfusion3d.data.shards import MultiviewShards, ShardWriter, encode_sample, shard_path, write_index
 from vfusion3d.foundations.perceptual import PerceptualDistance
 from vfusion3d.foundations.roles import Roles
+from vfusion3d.learning.draws import sample_generators
 from vfusion3d.learning.loop import read_log
 from vfusion3d.model.rendering import Field, render_rays
+from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs.claim import changes, record
 from vfusion3d.runs.profiles import LossWeights, Recipe, Stage, load_profile, profile_path
 from vfusion3d.training.losses import Losses
@@ -150,7 +153,7 @@ def test_a_varied_object_is_its_mirror_image_seen_by_the_mirrored_cameras_in_oth
     rgba[:, :3] = torch.tensor([10, 20, 30], dtype=torch.uint8)[:, None, None] * seen[:, None]
     rgba[:, 3] = seen * 255
     many = [each.expand(16, *each.shape) for each in (rgba, cameras, intrinsics)]
-    others, moved, lenses = varied(*many, torch.Generator().manual_seed(0))
+    others, moved, lenses = varied(*many, sample_generators(0, 0, range(16)))
     mirrored = moved[:, 1, 1, 3] < 0  # the second camera stood at positive y
     colours = set()
     for pictures, cam2world, lens, flipped in zip(others, moved, lenses, mirrored.tolist(), strict=True):
@@ -171,10 +174,17 @@ def test_batches_depend_on_the_step_alone_and_an_epoch_shows_every_object_once(s
     assert {batch.keys[0] for batch in later} == {"ball0", "ball1", "ball2"}
 
 
-def test_two_processes_share_a_step_without_overlap(shards):
-    whole = Supervision(shards, recipe(batch_size=2), 64, 100).batch(0).keys
-    parts = [Supervision(shards, recipe(batch_size=2), 64, 100, processes=2).batch(0, rank).keys for rank in range(2)]
-    assert parts[0] + parts[1] == whole
+@pytest.mark.parametrize(
+    "changes",
+    [{"camera_noise": 0.02, "variety": True}, {"rays_per_view": 32, "losses": LossWeights(0, 1, 1)}],
+    ids=["patches", "rays"],
+)
+def test_the_pieces_of_a_batch_are_the_whole_batch(shards, changes):
+    data = Supervision(shards, recipe(batch_size=3, multi_stage=False, **changes), 64, 100)
+    whole, *pieces = (data.batch(7, places) for places in (None, range(1), range(1, 3)))
+    assert [key for piece in pieces for key in piece.keys] == whole.keys
+    for name in ("image", "camera", "cam2world", "intrinsics", "pixels", "rgb", "mask"):
+        torch.testing.assert_close(torch.cat([getattr(piece, name) for piece in pieces]), getattr(whole, name))
 
 
 def test_a_patch_is_compared_in_its_place(shards):
@@ -248,19 +258,39 @@ def test_a_stopped_training_of_the_model_goes_on_to_the_same_weights(shards, tmp
     assert all(torch.equal(whole[name], halves[name]) for name in whole)
 
 
-def test_two_processes_train_one_model(shards, tmp_path):
+PROCESS = """
+import os, sys
+from accelerate import PartialState
+from vfusion3d.cli.main import main
+told = main(sys.argv[2:])
+state = PartialState()
+open(f"{sys.argv[1]}.{state.process_index}", "w").write(str(state.num_processes))
+sys.exit(told)
+"""
+
+
+def test_two_processes_train_the_model_that_one_trains_in_pieces_or_at_once(shards, tmp_path):
     """The command of the README on two CPU processes: gradients are shared, one of them writes."""
     profile = yaml.safe_load(profile_path("smoke").read_text())
     profile["name"] = "quick"
     profile["training"] |= {"batch_size": 2, "max_steps": 3, "samples_per_ray": 8}
     (tmp_path / "quick.yaml").write_text(yaml.safe_dump(profile))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
-    launch += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "-m", "vfusion3d.cli", "train"]
-    launch += ["--profile", tmp_path / "quick.yaml", "--data", shards.folder, "-o", tmp_path / "run"]
+    (tmp_path / "process.py").write_text(PROCESS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    launch += [tmp_path / "process.py", tmp_path / "world", "train"]
+    launch += ["--profile", tmp_path / "quick.yaml", "--data", shards.folder, "-o", tmp_path / "two"]
     done = subprocess.run(launch, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert read_log(tmp_path / "run")["step"].tolist() == [3]
-    assert (tmp_path / "run" / "model" / "config.json").is_file()
+    assert [(tmp_path / f"world.{rank}").read_text() for rank in range(2)] == ["2", "2"]
+    two, logged = VFusion3D.from_pretrained(tmp_path / "two" / "model"), read_log(tmp_path / "two")
+    alone = load_profile(tmp_path / "quick.yaml")
+    for pieces in (None, 1):
+        in_pieces = dataclasses.replace(alone, training=dataclasses.replace(alone.training, micro_batch=pieces))
+        one = train_vfusion3d(in_pieces, shards.folder, tmp_path / f"one-{pieces}")
+        # Compared as a whole: where a gradient is nothing but rounding, AdamW's first steps make much of it.
+        ours, theirs = (torch.nn.utils.parameters_to_vector(model.parameters()) for model in (one, two))
+        assert (ours - theirs).norm() < 1e-6 * theirs.norm()
+        pandas.testing.assert_frame_equal(read_log(tmp_path / f"one-{pieces}"), logged, rtol=1e-5)
 
 
 def test_a_run_of_another_recipe_data_set_or_start_is_not_taken_for_this_one(shards, tmp_path):
@@ -319,6 +349,22 @@ def test_the_precision_that_auto_comes_to_is_what_is_recorded(shards, tmp_path, 
     monkeypatch.setattr("vfusion3d.learning.precision.has_bfloat16", lambda: True)
     with pytest.raises(ValueError, match=r"training\.mixed_precision: no there, bf16 now"):
         train_vfusion3d(profile, shards.folder, tmp_path / "run", model=tiny_model())
+
+
+def test_what_is_computed_again_for_the_gradient_gives_the_same_gradient(shards):
+    gradients = []
+    for checkpointing in (False, True):
+        profile = dataclasses.replace(
+            load_profile("smoke"),
+            training=recipe(samples_per_ray=8, losses=LossWeights(0, 1, 1), checkpointing=checkpointing),
+        )
+        lesson = training_lesson(Roles(profile), shards, profile.training, tiny_model(), 0)
+        assert lesson.model.is_gradient_checkpointing == checkpointing
+        batch = lesson.batch_of(0, range(2))
+        lesson.losses_of(lesson.model, batch, sample_generators(0, 0, range(2)))["loss"].backward()
+        gradients.append({name: p.grad for name, p in lesson.model.named_parameters() if p.requires_grad})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
 def test_every_loss_is_what_its_name_says_and_counts_by_its_weight(shards):

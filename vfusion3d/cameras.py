@@ -9,7 +9,7 @@ Angles are radians.
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 ORBIT_DISTANCE = 1.5
@@ -64,6 +64,12 @@ def azimuth_elevation_distance(cam2world: Float[Tensor, "*batch 3 4"]) -> tuple[
     x, y, z = cam2world[..., 3].unbind(-1)
     distance = cam2world[..., 3].norm(dim=-1)
     return torch.atan2(y, x), torch.asin((z / distance).clamp(-1, 1)), distance
+
+
+def is_rotation(matrices: Float[Tensor, "*batch 3 3"], tolerance: float = 1e-3) -> Bool[Tensor, "*batch"]:
+    """Whether matrices turn without scaling or mirroring: R R^T = 1 and det R = 1, up to the tolerance."""
+    error = (matrices @ matrices.mT - torch.eye(3).to(matrices)).abs().amax(dim=(-1, -2))
+    return (error < tolerance) & (torch.linalg.det(matrices) > 0)
 
 
 def turn_world(cam2world: Float[Tensor, "*batch views 3 4"], angle: Float[Tensor, "*batch"]) -> Tensor:

@@ -11,7 +11,7 @@ Nothing is loaded before it is asked for.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,9 @@ from vfusion3d.data.shards import MultiviewShards, VideoShards
 from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.foundations.roles import Roles
 from vfusion3d.runs import layout
+from vfusion3d.runs.claim import write_whole
 from vfusion3d.runs.profiles import Profile, load_profile
+from vfusion3d.runs.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from vfusion3d.evaluation.protocol import Predictor
@@ -39,6 +41,7 @@ TURNING = ("VFusion3D", "3D data only", "nearest training object")  # of the met
 
 def begin(name: str, profile: str, run_dir: str | Path, seed: int = 0) -> "Notebook":
     """The notebook `name`, such as "06_train_vfusion3d", of the run in `run_dir`. Raises ProfileError."""
+    quiet_libraries()
     return Notebook(name, load_profile(profile), Path(run_dir), seed)
 
 
@@ -192,7 +195,7 @@ class Notebook:
 
     def verdicts(self, found: pd.DataFrame, table: str) -> Markdown:
         """Write what the scores say of the paper's claims (`results.verdicts`); returned for the cell to show."""
-        found.to_csv(self.figures / f"{table}_verdicts.csv", index=False)
+        write_whole(self.figures / f"{table}_verdicts.csv", partial(found.to_csv, index=False))
         return Markdown(experiments.results.as_markdown(found))
 
     def outputs(self, predictors: Mapping[str, "Predictor"], name: str, count: int = 8) -> Figure:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from vfusion3d.book.summary import PARTS
 from vfusion3d.evaluation.methods import TURN_FRAMES
@@ -26,6 +25,7 @@ from vfusion3d.evaluation.single_images import ORBIT_VIEWS
 from vfusion3d.experiments.plan import Planned, Training, finetuning, main_videos, planned_runs, pretraining
 from vfusion3d.experiments.variants import load_experiments
 from vfusion3d.runs.profiles import Profile
+from vfusion3d.runs.reading import read_yaml
 from vfusion3d.study.answers import QUESTIONS, RATERS
 from vfusion3d.world.web_world import FRAMES
 
@@ -57,7 +57,7 @@ def plan(notebook: str, profile: Profile, shares: Mapping[str, float] = {}) -> p
     profile's machine has; `disk_gb`; `known`: where the rate comes from. A number that nobody knows is empty (None).
     Raises ValueError for a notebook that has no plan.
     """
-    known = yaml.safe_load(RATES.read_text(encoding="utf-8"))
+    known = read_yaml(RATES)
     size = "paper" if profile.model.size == "released" else "mini"
     machine = known["machines"]["cpu" if profile.device == "cpu" else "cluster" if size == "paper" else "gpu"]
     rows = [_row(step, known, size, machine) for step in steps(notebook, profile, shares)]
@@ -95,7 +95,7 @@ def _render(profile: Profile, shares: Shares) -> list[Step]:
 
 
 def _prompts(profile: Profile, shares: Shares) -> list[Step]:
-    kept = shares.get(CAPTIONS) or yaml.safe_load(RATES.read_text(encoding="utf-8"))["kept"]["captions"]
+    kept = shares.get(CAPTIONS) or read_yaml(RATES)["kept"]["captions"]
     web = max(0, profile.data.prompts - profile.data.objects_3d)
     return [
         Step("captions of 3D objects", min(profile.data.objects_3d, profile.data.prompts), "caption object"),

@@ -9,19 +9,19 @@ makes it.
 
 import argparse
 import html
-import json
 import re
 import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jinja2
 
 from vfusion3d.experiments.variants import load_experiments
 from vfusion3d.runs.claim import write_whole
-from vfusion3d.runs.profiles import ProfileError, load_profile
+from vfusion3d.runs.profiles import load_profile
+from vfusion3d.runs.reading import ReadingError, read_json
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,10 @@ PARTS = (
     Part("Figure 7", "scaling trends", "15_scaling_trends", "figure_7"),
 )
 PAGE = Path(__file__).with_name("summary.html")
+
+
+class _Notebook(TypedDict):
+    metadata: dict[str, Any]
 
 
 def write_summary(profile: str | Path, root: str | Path = ".") -> Path:
@@ -79,7 +83,7 @@ def _files(part: Part, figures: Path) -> dict[str, dict[str, Path]]:
 def _executed(notebook: Path) -> dict[str, Any]:
     """Where to read an executed notebook, as a page if there is one; its seconds; whether it only reads trainings."""
     page = notebook.with_suffix(".html")
-    metadata = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]
+    metadata = read_json(notebook, _Notebook, "run it again")["metadata"]
     tables = {part.stem for part in PARTS if part.notebook == notebook.stem}
     return {
         "link": page.name if page.exists() else notebook.name,
@@ -114,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         print(write_summary(options.profile, options.root))
-    except (ProfileError, OSError) as error:
+    except (ReadingError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

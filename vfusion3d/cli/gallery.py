@@ -23,6 +23,11 @@ img { display: block; max-width: 100% }
 """
 
 
+def gallery_files(folder: Path) -> list[Path]:
+    """What is written into the folder itself."""
+    return [folder / name for name in (RECORD, SHEET, PAGE)]
+
+
 def read_record(folder: Path) -> list[dict[str, Any]]:
     """What was done in this folder before, a mapping each picture. Raises ValueError where the file is none of ours."""
     file = folder / RECORD

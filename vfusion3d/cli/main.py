@@ -6,17 +6,17 @@ in a stack trace.
 
 import argparse
 import sys
-import warnings
 from importlib.metadata import version
 
 from vfusion3d.cli import data, model, reconstruct, video
 from vfusion3d.cli.page import one_line
+from vfusion3d.runs.quiet import quiet_libraries
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0, 1 where something failed, 130 interrupted (2: wrong command line)."""
     options = build_parser().parse_args(arguments)
-    warnings.filterwarnings("ignore", category=UserWarning, module="huggingface_hub")  # nothing a user can act on
+    quiet_libraries()
     try:
         return options.run(options)
     except KeyboardInterrupt:
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vfusion3d {version('vfusion3d')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
-        *(reconstruct.add_reconstruct, data.add_render, data.add_prompts),
+        *(reconstruct.add_reconstruct, reconstruct.add_background_weights, data.add_render, data.add_prompts),
         *(video.add_finetune_video, video.add_generate, video.add_curate),
         *(model.add_train, model.add_evaluate, model.add_study, model.add_experiment),
     ):

@@ -4,11 +4,11 @@ import argparse
 import time
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlencode
 
-from vfusion3d.cli.page import add_run, new_page, run_of
+from vfusion3d.cli.page import add_run, check_outputs, new_page, run_of
 from vfusion3d.runs import layout
 from vfusion3d.runs.claim import write_whole
+from vfusion3d.runs.ranges import in_range
 
 
 def add_train(commands) -> None:
@@ -39,7 +39,7 @@ def run_train(options: argparse.Namespace) -> int:
       vfusion3d train --profile laptop
       vfusion3d train --profile laptop --finetune
       vfusion3d train --profile gpu --data shards/ -o runs/mine
-      accelerate launch --num_processes 8 -m vfusion3d.cli train --profile paper
+      torchrun --nproc_per_node 8 -m vfusion3d.cli train --profile paper
     """
     from vfusion3d import VFusion3D
     from vfusion3d.training.train import train_vfusion3d
@@ -55,6 +55,7 @@ def run_train(options: argparse.Namespace) -> int:
             )
         weights = weights or layout.pretrained_model.need(run_dir, profile=options.profile) / "model"
     folder = options.output or (layout.finetuned_model if options.finetune else layout.pretrained_model)(run_dir)
+    check_outputs(options, [("--data", options.data or ""), ("--weights", weights or "")], folders=[("-o", folder)])
     data = _training_data(options, run_dir)
     model = VFusion3D.from_pretrained(weights) if weights else None
     train_vfusion3d(profile, data, folder, recipe=recipe, model=model, seed=options.seed, overwrite=options.overwrite)
@@ -78,7 +79,9 @@ def add_evaluate(commands) -> None:
     page = add_run(new_page(commands, "evaluate", run_evaluate))
     page.add_argument("--weights", metavar="NAME", help="what to evaluate (default: the newer model of this run)")
     page.add_argument("--data", type=Path, metavar="FOLDER", help="shards of objects (default: RUN_DIR/data/test)")
-    page.add_argument("--size", type=int, metavar="PIXELS", help="of compared views (default: the model's input)")
+    page.add_argument(
+        "--size", type=in_range("size"), metavar="PIXELS", help="of compared views (default: the model's input)"
+    )
     page.add_argument("-o", "--output", type=Path, metavar="CSV", help="(default: RUN_DIR/evaluation_3d.csv)")
 
 
@@ -108,6 +111,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
     profile, run_dir = run_of(options)
     data = options.data or layout.test_data.need(run_dir, profile=options.profile)
     weights = options.weights or _newest_model(options, run_dir)
+    output = options.output or run_dir / "evaluation_3d.csv"
+    check_outputs(options, [("--data", data), ("--weights", weights)], files=[("-o", output)])
     roles = Roles(profile)
     model = VFusion3D.from_pretrained(weights).to(roles.device).eval()
     shards = MultiviewShards(data)
@@ -126,7 +131,6 @@ def run_evaluate(options: argparse.Namespace) -> int:
         generator=np.random.default_rng(options.seed),
         device=roles.device,
     )
-    output = options.output or run_dir / "evaluation_3d.csv"
     write_whole(output, partial(table.to_csv, index=False))
     print(weights)
     print(mean_over_objects(table).to_string(float_format="{:.4f}".format))
@@ -145,7 +149,9 @@ def _newest_model(options: argparse.Namespace, run_dir: Path) -> Path:
 def add_experiment(commands) -> None:
     page = add_run(new_page(commands, "experiment", run_experiment))
     page.add_argument("names", nargs="*", metavar="NAME", help="variants, or tables (table_3 to table_6, figure_7)")
-    page.add_argument("--seeds", type=int, help="how many, from --seed on (default: what the profile gives the table)")
+    page.add_argument(
+        "--seeds", type=in_range("seeds"), help="how many, from --seed on (default: what the profile gives the table)"
+    )
     page.add_argument("--list", action="store_true", help="show the tables and their variants, and do nothing")
     page.add_argument("--plan", action="store_true", help="show what would be trained, and do nothing")
     page.add_argument("--overwrite", action="store_true", help="delete what was made with other settings")
@@ -174,8 +180,6 @@ def run_experiment(options: argparse.Namespace) -> int:
         return 0
     if not options.names:
         options.parser.error("name a variant or a table; --list shows what there is")
-    if options.seeds is not None and options.seeds < 1:
-        options.parser.error(f"--seeds {options.seeds}: must be at least 1")
     from vfusion3d.experiments.plan import planned_runs, planned_table
     from vfusion3d.experiments.run import run_variant
 
@@ -199,7 +203,7 @@ def add_study(commands) -> None:
     page = add_run(new_page(commands, "study", run_study))
     page.add_argument("--rater", metavar="NAME", help="who answers (default: the page asks)")
     page.add_argument("--against", nargs="+", metavar="METHOD", help="(default: every method that is there)")
-    page.add_argument("--port", type=int, default=8765, help="of the address")
+    page.add_argument("--port", type=in_range("port"), default=8765, help="of the address")
     page.add_argument("--host", default="127.0.0.1", help="who can open the page: by default only this machine")
 
 
@@ -217,16 +221,17 @@ def run_study(options: argparse.Namespace) -> int:
     examples:
       vfusion3d study --rater anna
       vfusion3d study --profile gpu --port 8000 --against OpenLRM LGM
-      vfusion3d study --host 0.0.0.0                   (others in your network can take part: the page asks for names)
+      vfusion3d study --host 0.0.0.0                   (others in your network can take part: the page asks for names;
+                                                        give them the whole address, with this machine's name in it)
     """
     from vfusion3d.study.answers import checked_rater, load_items
     from vfusion3d.study.page import Study, study_server
 
     _, run_dir = run_of(options)
-    query = "?" + urlencode({"rater": checked_rater(options.rater)}) if options.rater is not None else ""
+    rater = None if options.rater is None else checked_rater(options.rater)
     study = Study(load_items(run_dir, options.against), layout.user_study(run_dir), options.seed)
     with study_server(study, options.port, options.host) as server:
-        print(f"http://{options.host}:{server.server_port}/{query}  (Ctrl-C ends it)", flush=True)
+        print(f"{server.address(rater)}  (Ctrl-C ends it)", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

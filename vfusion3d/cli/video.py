@@ -4,8 +4,9 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from vfusion3d.cli.page import add_part, add_run, new_page, part_of, run_of
+from vfusion3d.cli.page import add_part, add_run, check_outputs, new_page, part_of, run_of
 from vfusion3d.runs import layout
+from vfusion3d.runs.ranges import in_range
 
 STRIPS = 4  # objects of which there are strips while the video model learns
 LOOKS = 5  # how often strips are made
@@ -13,7 +14,9 @@ LOOKS = 5  # how often strips are made
 
 def add_finetune_video(commands) -> None:
     page = add_run(new_page(commands, "finetune-video", run_finetune_video))
-    page.add_argument("--objects", type=int, metavar="N", help="learn from the first N objects only (default: all)")
+    page.add_argument(
+        "--objects", type=in_range("objects"), metavar="N", help="learn from the first N objects only (default: all)"
+    )
     page.add_argument("--weights", metavar="NAME", help="what to start from (default: what the profile says)")
     page.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="of the run (default: RUN_DIR/video_model)")
     page.add_argument("--overwrite", action="store_true", help="delete a run that was made with other settings")
@@ -31,7 +34,7 @@ def run_finetune_video(options: argparse.Namespace) -> int:
     examples:
       vfusion3d finetune-video --profile laptop
       vfusion3d finetune-video --profile laptop --objects 10 -o runs/laptop/tenth      (a row of Table 3)
-      accelerate launch --num_processes 8 -m vfusion3d.cli finetune-video --profile paper
+      torchrun --nproc_per_node 8 -m vfusion3d.cli finetune-video --profile paper
     """
     from vfusion3d.data.shards import MultiviewShards
     from vfusion3d.video.finetune import finetune_video_model
@@ -40,6 +43,7 @@ def run_finetune_video(options: argparse.Namespace) -> int:
     profile, run_dir = run_of(options)
     data = layout.objects_3d.need(run_dir, profile=options.profile)
     folder = options.output or layout.video_model(run_dir)
+    check_outputs(options, [("the 3D data", data), ("--weights", options.weights or "")], folders=[("-o", folder)])
     show = None
     if not layout.test_data.missing(run_dir):
         first = first_frames(MultiviewShards(layout.test_data(run_dir)), STRIPS, profile.video.size)
@@ -102,10 +106,13 @@ def run_generate(options: argparse.Namespace) -> int:
     tuned = None
     if options.weights is None:
         tuned = layout.video_model.need(run_dir, profile=options.profile) / "model"
+    output = options.output or layout.synthetic_data(run_dir)
+    weights = ("--weights", options.weights or tuned)
+    check_outputs(options, [("the prompts", table.parent), weights], folders=[("-o", output)])
     model = load_video_model(_with_video_model(profile, options.weights), tuned, dtype_of(profile))
     prompts = read_prompts(table)[: profile.data.videos]
     index = generate_videos(
-        options.output or layout.synthetic_data(run_dir),
+        output,
         prompts,
         text_to_image(profile),
         model,
@@ -150,7 +157,8 @@ def run_curate(options: argparse.Namespace) -> int:
     """
     part = part_of(options)
     from vfusion3d.curation import JUDGEMENTS, Judgements, label_videos, new_labeller, videos_to_judge
-    from vfusion3d.data.shards import MultiviewShards, Shards, VideoShards
+    from vfusion3d.data.shards import MultiviewShards, VideoShards
+    from vfusion3d.data.synthetic import read_labels
     from vfusion3d.foundations.perceptual import perceptual_distance
     from vfusion3d.stand_ins.judge import judge_videos
 
@@ -158,6 +166,8 @@ def run_curate(options: argparse.Namespace) -> int:
     objects = layout.objects_3d.need(run_dir, profile=options.profile)
     videos = VideoShards(layout.synthetic_data.need(run_dir, profile=options.profile))
     models = layout.curation_models(run_dir)
+    labels = layout.synthetic_labels(run_dir)
+    check_outputs(options, [("--judgements", options.judgements or "")], folders=[("the folder of the labels", labels)])
     if options.judgements is not None:
         if not options.judgements.is_file():
             raise FileNotFoundError(f"--judgements {options.judgements}: no such file; notebook 05 makes one")
@@ -170,7 +180,7 @@ def run_curate(options: argparse.Namespace) -> int:
     labeller, settings = new_labeller(profile, models, videos, judgements, shards, options.seed)
     index = label_videos(
         videos.folder,
-        layout.synthetic_labels(run_dir),
+        labels,
         labeller,
         settings=settings,
         part=part,
@@ -179,7 +189,7 @@ def run_curate(options: argparse.Namespace) -> int:
     if not index.exists():
         print(f"{index.parent}: the other parts are still to be made")
         return 0
-    scores = [facts["score"] for facts in Shards(index.parent).index["labels"]]
+    scores = [facts["score"] for facts in read_labels(index.parent)[1]]
     print(f"the filter keeps {sum(score >= 0 for score in scores):,} of {len(scores):,} videos")
     print(index)
     return 0

@@ -4,13 +4,14 @@ Both are learned once. A model is taken from its file as long as what it was lea
 """
 
 import functools
+import io
 import json
 import math
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ import trimesh
 from jaxtyping import Bool, Float
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import Pipeline
+from sklearn.svm import SVC
 
 from vfusion3d.cameras import HIGHEST_ELEVATION, default_intrinsics, offset_cameras, orbit_cameras
 from vfusion3d.curation.elevation import ELEVATION_VIEWS, train_elevation
@@ -33,8 +35,11 @@ from vfusion3d.foundations.roles import Roles
 from vfusion3d.foundations.saliency import saliency
 from vfusion3d.runs.claim import Arguments, changes, made_with, record, short_name, write_record, write_whole
 from vfusion3d.runs.layout import curation_models
+from vfusion3d.runs.lock import only_writer
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.progress import tqdm
+from vfusion3d.runs.reading import ReadingError, read_json
+from vfusion3d.world.catalogue import ObjectSpec
 
 QUALITY, ELEVATION, HELD_OUT = "quality.skops", "elevation.skops", "held_out.json"
 GROUPS = 4  # times 4 views that are taken from each stored orbit of the 3D data
@@ -48,6 +53,19 @@ LEARNING_RATE = 2e-4
 EPOCHS = 100
 ELEVATION_OF = "all groups of views"  # sets labels apart from those of one group, by the same network
 Model = Pipeline | TransformedTargetRegressor
+
+
+class _Orbit(TypedDict):
+    elevation: float
+
+
+class _Procedural(TypedDict):
+    spec: ObjectSpec
+
+
+class _HeldOut(TypedDict):
+    settings: dict[str, Any]
+    scores: dict[str, float]
 
 
 def videos_to_judge(videos: Shards, count: int, seed: int) -> list[int]:
@@ -87,7 +105,7 @@ def orbit_features(
         views = resize(on_white(shards.read(index, chosen).rgba), size)
         seen = features(torch.cat([views, views.flip(-1)])).float().cpu()  # (2 * 4 * groups, width)
         found.append(seen.view(2, ELEVATION_VIEWS, groups, -1).mean(dim=1).flatten(0, 1).numpy())
-        elevations.append(shards.metadata(index)["elevation"])
+        elevations.append(shards.metadata(index, _Orbit)["elevation"])
     return np.stack(found), np.array(elevations)
 
 
@@ -105,7 +123,7 @@ def elevation_samples(
     if not len(shards) or "spec" not in shards.metadata(0):
         seen, elevations = orbit_features(features, shards, size)
         return seen.reshape(-1, seen.shape[-1]), elevations.repeat(seen.shape[1])
-    from vfusion3d.world.objects import ObjectSpec, build_mesh, sample_object
+    from vfusion3d.world.objects import build_mesh, sample_object
     from vfusion3d.world.primitives import random_primitives
 
     rng = np.random.default_rng(seed)
@@ -118,7 +136,7 @@ def elevation_samples(
         found.append(both.unflatten(0, (2 * orbits, ELEVATION_VIEWS)).mean(dim=1).numpy())
         known.append(np.tile(elevations, 2))
 
-    specs = [ObjectSpec(**shards.metadata(index)["spec"]) for index in range(len(shards))]
+    specs = [shards.metadata(index, _Procedural)["spec"] for index in range(len(shards))]
     for spec in tqdm(specs, desc="orbits at other elevations", unit="object"):
         learn_from(build_mesh(spec), ORBITS)
     categories = sorted({spec.category for spec in specs})
@@ -167,9 +185,10 @@ def quality_model(
     }
     asked = {**settings, "held_out": {"folds": FOLDS, "repeats": REPEATS, "seed": seed}}
     learn_from = functools.cache(lambda: judged_features(features, videos, judgements))
-    model = learned(folder / QUALITY, settings, lambda: train_filter(*learn_from()))
+    model = learned(folder / QUALITY, settings, lambda: train_filter(*learn_from()), Pipeline)
     path = folder / HELD_OUT
-    known = json.loads(path.read_text()) if path.exists() else {"settings": {}}
+    remade = "delete it, and it is made again"
+    known = read_json(path, _HeldOut, remade) if path.exists() else {"settings": {}}
     if changes(known["settings"], asked):
         places, good = judgements.arrays()
         scores = {}
@@ -201,10 +220,12 @@ def elevation_model(
         seen, elevations = elevation_samples(patch_features(profile), shards, profile.video.size, seed)
         return train_elevation(seen, elevations, seed, decay=DECAY, learning_rate=LEARNING_RATE, epochs=EPOCHS)
 
-    return learned(folder / ELEVATION, settings, learn), settings
+    return learned(folder / ELEVATION, settings, learn, TransformedTargetRegressor), settings
 
 
-def learned(path: str | Path, settings: Mapping[str, Any], learn: Callable[[], Model]) -> Model:
+def learned(
+    path: str | Path, settings: Mapping[str, Any], learn: Callable[[], Model], kind: type[Model] | None = None
+) -> Model:
     """The model at `path` if the record beside it says that it was learned with these settings; else `learn()`, kept.
 
     Raises ValueError where the file is broken or holds something else (see `load_model`).
@@ -212,7 +233,7 @@ def learned(path: str | Path, settings: Mapping[str, Any], learn: Callable[[], M
     path = Path(path)
     beside = path.with_suffix(".json")
     if path.exists() and made_with(beside, settings):
-        return load_model(path)
+        return load_model(path, kind)
     model = learn()
     beside.unlink(missing_ok=True)  # a kill between the two files must not leave old settings beside a new model
     save_model(model, path)
@@ -233,8 +254,9 @@ def new_labeller(
     A judged video is not scored by the filter that learned from it but by filters that did not (`held_out_scores`).
     """
     features = image_features(profile)
-    quality, scores, judged = quality_model(folder, features, videos, judgements, profile, seed)
-    elevation, trained = elevation_model(folder, shards, profile, seed)
+    with only_writer(folder, wait=math.inf):  # parts of the work on many machines: one learns, the others wait
+        quality, scores, judged = quality_model(folder, features, videos, judgements, profile, seed)
+        elevation, trained = elevation_model(folder, shards, profile, seed)
     settings = {
         "quality": judged,
         "elevation": trained,
@@ -260,7 +282,7 @@ def stored_labeller(roles: Roles, run_dir: Path) -> tuple[Labeller, dict[str, st
         "features": name_of(roles.profile, "image_features"),
         "saliency": name_of(roles.profile, "saliency"),
     }
-    models = load_model(quality), load_model(elevation)
+    models = load_model(quality, Pipeline), load_model(elevation, TransformedTargetRegressor)
     return Labeller(roles.image_features, *models, roles.saliency, roles.patch_features), settings
 
 
@@ -281,20 +303,56 @@ TRUSTED = ("sklearn.neural_network._stochastic_optimizers.AdamOptimizer",)  # be
 
 
 def save_model(model: Pipeline | TransformedTargetRegressor, path: str | Path) -> None:
-    """Write a fitted scikit-learn model, to a temporary name that is renamed when whole."""
+    """Write a fitted scikit-learn model, to a temporary name that is renamed when whole. Equal models, equal bytes."""
     import skops.io
 
-    write_whole(path, partial(skops.io.dump, model))
+    write_whole(path, partial(Path.write_bytes, data=_without_addresses(skops.io.dumps(model))))
 
 
-def load_model(path: str | Path) -> Pipeline | TransformedTargetRegressor:
-    """Read it back. Raises ValueError for a broken file and for one that holds any other class than the two need."""
+def _without_addresses(file: bytes) -> bytes:
+    """A skops file (a zip) in which objects are numbered as they come, not by their addresses, without times."""
+    numbers: dict[int, int] = {}
+    names: dict[str, str] = {}
+
+    def renumber(node: Any) -> None:
+        if isinstance(node, list):
+            for item in node:
+                renumber(item)
+        elif isinstance(node, dict):
+            if "__id__" in node:
+                node["__id__"] = numbers.setdefault(node["__id__"], len(numbers))
+            if isinstance(node.get("file"), str):
+                node["file"] = names.setdefault(node["file"], f"{len(names)}{Path(node['file']).suffix}")
+            for item in node.values():
+                renumber(item)
+
+    written = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(file)) as old, zipfile.ZipFile(written, "w") as new:
+        schema = json.loads(old.read("schema.json"))
+        renumber(schema)
+        for before, name in names.items():
+            new.writestr(zipfile.ZipInfo(name), old.read(before))
+        new.writestr(zipfile.ZipInfo("schema.json"), json.dumps(schema, indent=1))
+    return written.getvalue()
+
+
+def load_model(path: str | Path, kind: type[Model] | None = None) -> Model:
+    """Read it back: the filter (kind Pipeline), the elevation network (TransformedTargetRegressor), None for either.
+
+    Raises ReadingError for a broken file and for one that holds anything else.
+    """
     import skops.io
 
+    Path(path).open("rb").close()
     try:
         foreign = set(skops.io.get_untrusted_types(file=path)) - set(TRUSTED)
-    except (zipfile.BadZipFile, KeyError) as error:  # KeyError: a zip of something else
-        raise ValueError(f"{path} is not a whole skops file ({error}): delete it and train the model again") from error
+        model = None if foreign else skops.io.load(path, trusted=list(TRUSTED))
+    except Exception as error:  # of a zip of something else, nearly any
+        again = "delete it and train the model again"
+        raise ReadingError(f"{path} is not a whole skops file ({error}): {again}") from error
     if foreign:
-        raise ValueError(f"{path} holds {', '.join(sorted(foreign))}: it is not a model of this project")
-    return skops.io.load(path, trusted=list(TRUSTED))
+        raise ReadingError(f"{path} holds {', '.join(sorted(foreign))}: it is not a model of this project")
+    if not isinstance(model, kind or Model) or (isinstance(model, Pipeline) and not isinstance(model[-1], SVC)):
+        wanted = "elevation network" if kind is TransformedTargetRegressor else "filter"
+        raise ReadingError(f"{path} holds a {type(model).__name__}, not the {wanted}: delete it and train that again")
+    return model

@@ -44,7 +44,7 @@ def train_elevation(
         hidden_layer_sizes=(HIDDEN,),
         alpha=decay,
         learning_rate_init=learning_rate,
-        max_iter=epochs or 400,
+        max_iter=400 if epochs is None else epochs,
         early_stopping=epochs is None,
         n_iter_no_change=30,
         random_state=seed,

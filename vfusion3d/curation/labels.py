@@ -5,7 +5,7 @@ and no video is removed: who reads chooses the threshold (`SyntheticShards`).
 """
 
 import json
-import tarfile
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +22,11 @@ from torch import Tensor
 from vfusion3d.curation.elevation import ELEVATION_VIEWS, grouped, predict_by_groups
 from vfusion3d.curation.features import frame_features
 from vfusion3d.curation.quality import QUALITY_FRAMES, quality_scores
-from vfusion3d.data.shards import LAST_MEMBER, VideoShards
+from vfusion3d.data.shards import LAST_MEMBER, Label, VideoShards, last_members
 from vfusion3d.data.write_shards import Members, write_shards
 from vfusion3d.foundations.image_features import ImageFeatures
 from vfusion3d.foundations.saliency import Saliency
+from vfusion3d.runs.reading import parse_json
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def label_videos(
         part=part,
         overwrite=overwrite,
         unit="video",
+        kind="labels of videos",
         facts=_all_labels,
     )
 
@@ -112,13 +114,14 @@ def _members(score: float, elevation: float, masks: Float[Tensor, "frames h w"])
     pixels = (masks * 255).round().byte().numpy()
     members = {f"mask{number:02d}.png": cv2.imencode(".png", mask)[1].tobytes() for number, mask in enumerate(pixels)}
     known = {"score": float(score), "elevation": float(elevation)}
+    if not math.isfinite(known["score"]) or not math.isfinite(known["elevation"]):
+        raise ValueError(f"a video's labels are {known}: the models that label give numbers that are not finite")
     return {**members, LAST_MEMBER: json.dumps(known, sort_keys=True).encode()}
 
 
-def _all_labels(paths: Sequence[Path]) -> dict[str, list[dict[str, float]]]:
+def _all_labels(paths: Sequence[Path]) -> dict[str, list[Label]]:
     """Scores and elevations from the shards of labels, in their order."""
     labels = []
     for path in paths:
-        with tarfile.open(path) as tar:
-            labels += [json.load(tar.extractfile(member)) for member in tar if member.name.endswith(".json")]
+        labels += [parse_json(data, path, Label) for data in last_members(path)]
     return {"labels": labels}

@@ -10,17 +10,17 @@ Reading needs neither renderer nor tar library: the index knows where every memb
 
 import bisect
 import contextlib
-import errno
 import hashlib
 import json
 import os
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import cv2
 import numpy as np
@@ -28,17 +28,49 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from vfusion3d.runs.claim import short_name, write_whole
+from vfusion3d.cameras import is_rotation
+from vfusion3d.runs.claim import naming_a_full_disk, short_name, write_whole
+from vfusion3d.runs.lock import InUse, take
+from vfusion3d.runs.reading import ReadingError, parse_json, read_json, shown
 
 BLOCK = tarfile.BLOCKSIZE
 LAST_MEMBER = "json"
-PICTURES = (".png", ".jpg")
+PICTURE = re.compile(r"(?:view|frame|mask)(\d{2,6})\.(?:png|jpg)")
+KEY = re.compile(r"[^./\\\s\x00]+")
+SHARD = re.compile(r"shard-\d{6,}\.tar")
 PNG = (".png", cv2.IMWRITE_PNG_COMPRESSION, 1)
 JPEG = (".jpg", cv2.IMWRITE_JPEG_QUALITY, 95)
 
 
-class ShardError(ValueError):
+class ShardError(ReadingError):
     """A shard or an index that cannot be read; the message names the file and what to do."""
+
+
+class _Shard(TypedDict):
+    name: str
+    bytes: int
+    sha256: str
+    samples: list[Any]  # {key, members: {name: [offset, size]}}: there may be millions, which `_check` reads faster
+
+
+class _Index(TypedDict):
+    shards: list[_Shard]
+    settings: NotRequired[dict[str, Any]]
+    skipped: NotRequired[dict[str, str]]
+
+
+class Cameras(TypedDict):
+    """What `cameras.json` holds."""
+
+    cam2world: list[list[list[float]]]
+    intrinsics: list[list[float]]
+
+
+class Label(TypedDict):
+    """What is known of a synthetic video beside its masks. elevation: radians."""
+
+    score: float
+    elevation: float
 
 
 @dataclass(frozen=True)
@@ -119,7 +151,9 @@ class ShardWriter(contextlib.AbstractContextManager):
             raise FileExistsError(f"{self.path} is finished: delete it to write it again")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.partial, "r+b" if self.partial.exists() else "w+b", buffering=0)  # noqa: SIM115
-        _lock(self._file, self.partial)
+        if not take(self._file):
+            self._file.close()
+            raise InUse(f"{self.partial}: another process is writing this shard: wait for it or stop it")
         samples, self._end = _scan(self.partial)
         self._file.truncate(self._end)
         self._file.seek(self._end)
@@ -127,7 +161,7 @@ class ShardWriter(contextlib.AbstractContextManager):
 
     def write(self, key: str, members: Mapping[str, bytes]) -> None:
         """Append a sample: all of it or, after a crash, nothing of it. The last member must be `json`."""
-        if not re.fullmatch(r"[^./\\\s]+", key):
+        if not KEY.fullmatch(key):
             raise ValueError(f"a sample's key must be free of dots, slashes and spaces, not {key!r}")
         if key in self.keys:
             raise ValueError(f"{self.partial} already holds a sample {key!r}")
@@ -157,11 +191,8 @@ class ShardWriter(contextlib.AbstractContextManager):
         except OSError as error:
             self._file.truncate(self._end)
             self._file.seek(self._end)
-            reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
-            message = (
-                f"{reason} while writing {what}; its {len(self.keys)} whole samples are kept: make room, run again"
-            )
-            raise OSError(error.errno, message, str(self.partial)) from error
+            with naming_a_full_disk(self.partial, f"its {len(self.keys)} whole samples are kept, without {what}"):
+                raise OSError(error.errno, f"{error.strerror} while writing {what}", str(self.partial)) from error
         self._end += len(data)
 
     def __exit__(self, kind, value, traceback) -> None:
@@ -198,7 +229,8 @@ class Shards:
     """A folder of shards: how many samples, their `keys`, their captions and metadata, any member of any sample.
 
     verify=True reads everything once and checks the checksums. Safe in `DataLoader` workers. Raises FileNotFoundError
-    without an index, ShardError naming the shard that is missing, truncated or changed.
+    without an index, ShardError naming the shard that is missing, truncated or changed, or what is wrong with the
+    index, which must list a sample at least.
     """
 
     def __init__(self, folder: str | Path, verify: bool = False):
@@ -209,15 +241,19 @@ class Shards:
                 f"{index_path} is missing: render the data, or call shards.write_index on the folder"
             )
         try:
-            self.index = json.loads(index_path.read_text())
-            shards = self.index["shards"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ShardError(
-                f"{index_path} is not an index of shards: delete it and call shards.write_index"
-            ) from error
+            self.index: dict[str, Any] = read_json(index_path, _Index, "delete it and call shards.write_index")
+        except ReadingError as error:
+            raise ShardError(f"{error} (it is to be an index of shards)") from error
+        shards = self.index["shards"]
         for shard in shards:
             self._check(shard, verify)
         self.keys: list[str] = [sample["key"] for shard in shards for sample in shard["samples"]]
+        if not self.keys:
+            reasons = "; ".join(f"{key}: {reason}" for key, reason in [*self.index.get("skipped", {}).items()][:3])
+            raise ShardError(f"{index_path} lists no sample{f' ({reasons})' if reasons else ''}: make the data again")
+        if len(set(self.keys)) < len(self.keys):
+            twice = next(key for key, times in Counter(self.keys).items() if times > 1)
+            raise ShardError(f"{index_path} lists the sample {twice} twice: make the data again")
         self._starts = np.cumsum([0] + [len(shard["samples"]) for shard in shards]).tolist()
         self._files: dict[str, Any] = {}
         self._process = os.getpid()
@@ -231,36 +267,42 @@ class Shards:
         checksums = "".join(shard["sha256"] for shard in self.index["shards"])
         return short_name(checksums)
 
-    def metadata(self, index: int) -> dict[str, Any]:
-        """The metadata of a sample, without decoding its pictures."""
-        return self.json(index, LAST_MEMBER)
+    def metadata(self, index: int, kind: Any = dict[str, Any]) -> dict[str, Any]:
+        """The metadata of a sample, without decoding its pictures; kind: what they must hold (`read_value`)."""
+        return self.json(index, LAST_MEMBER, kind)
 
     def caption(self, index: int) -> str:
         """The caption of a sample."""
-        return self.member(index, "txt").decode()
-
-    def json(self, index: int, name: str) -> Any:
-        """A member that holds JSON. Raises ShardError naming the sample where it is damaged."""
         try:
-            return json.loads(self.member(index, name))
-        except ValueError as error:
-            raise self.damaged(index, error) from error
+            return self.member(index, "txt").decode()
+        except UnicodeDecodeError as error:
+            raise self.damaged(index, f"txt: {error}") from error
+
+    def json(self, index: int, name: str, kind: Any = Any) -> Any:
+        """A member that holds JSON, as `kind` (`read_value`). Raises ShardError naming the sample and the key."""
+        try:
+            return parse_json(self.member(index, name), name, kind, "")
+        except ReadingError as error:
+            raise self.damaged(index, str(error).removesuffix(": ")) from error
 
     def picture_names(self, index: int) -> list[str]:
         """The members of a sample that are pictures, in their order. Raises ShardError that names a missing one."""
         names = self._locate(index)[1]["members"]
-        names = sorted((name for name in names if name.endswith(PICTURES)), key=_number)
+        names = sorted(filter(PICTURE.fullmatch, names), key=_number)
         for place, name in enumerate(names):
             if _number(name) != place:  # or all that follow would go by the place of another one
                 raise self.damaged(index, f"{name} follows without number {place}, which is missing")
         return names
 
     def pictures(self, index: int, chosen: Sequence[int] | None = None) -> UInt8[np.ndarray, "pictures height width c"]:
-        """The chosen pictures of a sample (all by default), in this order. Raises IndexError, ShardError."""
+        """The chosen pictures of a sample (all by default), in this order.
+
+        Raises ValueError where there is no such picture, ShardError.
+        """
         names = self.picture_names(index)
         chosen = range(len(names)) if chosen is None else [int(number) for number in chosen]
         if any(not -len(names) <= number < len(names) for number in chosen):
-            raise IndexError(f"sample {self.keys[index]} has views 0 to {len(names) - 1}, not {list(chosen)}")
+            raise ValueError(f"sample {self.keys[index]} has views 0 to {len(names) - 1}, not {list(chosen)}")
         try:
             return np.stack([_decode(self.member(index, names[number])) for number in chosen])
         except (ValueError, cv2.error) as error:
@@ -306,6 +348,19 @@ class Shards:
 
     def _check(self, shard: dict, verify: bool) -> None:
         path = self.folder / shard["name"]
+        index = self.folder / "index.json"
+        if not SHARD.fullmatch(shard["name"]) or path.resolve().parent != self.folder.resolve():
+            raise ShardError(f"{index}: {shown(shard['name'])} is no shard of its folder: make the data again")
+        try:
+            places = [place for sample in shard["samples"] for place in sample["members"].values()]
+            right = all(KEY.fullmatch(sample["key"]) for sample in shard["samples"]) and all(
+                type(offset) is type(size) is int and offset >= 0 and size >= 0 and offset + size <= shard["bytes"]
+                for offset, size in places
+            )
+        except (TypeError, ValueError, KeyError, AttributeError):
+            right = False
+        if not right:
+            raise ShardError(f"{index}: samples of {path.name}: delete it and call shards.write_index")
         if not path.exists():
             raise ShardError(f"{path} is missing, but the index lists it: render it again or call shards.write_index")
         size = path.stat().st_size
@@ -325,23 +380,46 @@ class MultiviewShards(Shards, Sequence):
         return self.read(index)
 
     def read(self, index: int, views: Sequence[int] | None = None) -> MultiviewSample:
-        """Sample `index` with the given views (all by default), in this order. IndexError where there is none."""
-        cameras = self.json(index, "cameras.json")
-        there = len(self.picture_names(index))
-        if there != (wanted := len(cameras["cam2world"])):
-            raise self.damaged(index, f"view {there} is missing: it has {wanted} cameras and {there} views")
+        """Sample `index` with the given views (all by default), in this order.
+
+        Raises IndexError where there is no such sample, ValueError for views that are not there, ShardError.
+        """
+        cam2world, intrinsics = self._cameras(index)
         pictures = self.pictures(index, views)
         if pictures.shape[-1] != 4:
             raise self.damaged(index, "its views have no alpha")
+        if pictures.shape[1] != pictures.shape[2]:
+            raise self.damaged(index, f"its views are {pictures.shape[2]} by {pictures.shape[1]} pixels, not square")
         chosen = list(range(len(pictures))) if views is None else [int(view) for view in views]
         return MultiviewSample(
             key=self.keys[index],
             rgba=torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(),
-            cam2world=torch.tensor(cameras["cam2world"])[chosen],
-            intrinsics=torch.tensor(cameras["intrinsics"])[chosen],
+            cam2world=cam2world[chosen],
+            intrinsics=intrinsics[chosen],
             caption=self.caption(index),
             metadata=self.metadata(index),
         )
+
+    def _cameras(self, index: int) -> tuple[Float[Tensor, "views 3 4"], Float[Tensor, "views 4"]]:
+        """The cameras of a sample. Raises ShardError where they are none: rotation, finite numbers, one a view."""
+        cameras = self.json(index, "cameras.json", Cameras)
+        there = len(self.picture_names(index))
+        try:
+            cam2world, intrinsics = (torch.tensor(cameras[name]) for name in ("cam2world", "intrinsics"))
+        except ValueError as error:
+            raise self.damaged(index, f"cameras.json: {error}") from error
+        if there != (wanted := len(cam2world)):
+            raise self.damaged(index, f"view {there} is missing: it has {wanted} cameras and {there} views")
+        for name, found, shape in (("cam2world", cam2world, (there, 3, 4)), ("intrinsics", intrinsics, (there, 4))):
+            if tuple(found.shape) != shape:
+                raise self.damaged(index, f"cameras.json: {name} has the shape {tuple(found.shape)}, not {shape}")
+            if not found.isfinite().all():
+                raise self.damaged(index, f"cameras.json: {name} is not finite")
+        if not is_rotation(cam2world[..., :3]).all():
+            raise self.damaged(index, "cameras.json: cam2world holds matrices that are no rotations")
+        if not (intrinsics[:, :2] > 0).all():
+            raise self.damaged(index, "cameras.json: intrinsics: the focal lengths fx, fy must be above 0")
+        return cam2world, intrinsics
 
 
 class VideoShards(Shards, Sequence):
@@ -350,9 +428,20 @@ class VideoShards(Shards, Sequence):
     def __getitem__(self, index: int) -> VideoSample:
         frames = torch.from_numpy(self.pictures(index)).permute(0, 3, 1, 2).contiguous()
         metadata = self.metadata(index)
+        if frames.shape[1] != 3:
+            raise self.damaged(index, f"its frames have {frames.shape[1]} channels, not 3")
         if len(frames) != (wanted := metadata.get("frames", len(frames))):
             raise self.damaged(index, f"frame {len(frames)} is missing: {wanted} frames were stored")
         return VideoSample(self.keys[index], frames, self.caption(index), metadata)
+
+
+def last_members(path: str | Path) -> list[bytes]:
+    """The last member, `KEY.json`, of every sample in a shard, finished or not."""
+    with open(path, "rb") as file:
+        return [
+            os.pread(file.fileno(), size, offset)
+            for offset, size in (m[LAST_MEMBER] for m in _scan(Path(path))[0].values())
+        ]
 
 
 def _scan(path: Path) -> tuple[dict[str, dict[str, tuple[int, int]]], int]:
@@ -373,6 +462,8 @@ def _scan(path: Path) -> tuple[dict[str, dict[str, tuple[int, int]]], int]:
             if position > length:
                 break
             key, _, name = header.name.partition(".")
+            if key in samples:
+                raise ShardError(f"{path} holds the sample {key} twice: delete it and make it again")
             current[name] = (offset, header.size)
             if name == LAST_MEMBER:
                 samples[key] = current
@@ -388,22 +479,8 @@ def _tar_member(name: str, content: bytes) -> bytes:
     return header.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % BLOCK)
 
 
-def _lock(file, path: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # not on Windows: two writers of one shard then go unnoticed
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise OSError(
-            error.errno, "another process is writing this shard: wait for it or stop it", str(path)
-        ) from error
-
-
 def _number(name: str) -> int:
-    return int(re.sub(r"\D", "", name))
+    return int(PICTURE.fullmatch(name)[1])
 
 
 def _exact(numbers: Tensor) -> list:
@@ -422,6 +499,6 @@ def _encode(picture: UInt8[np.ndarray, "height width channels"], suffix: str, *o
 
 def _decode(data: bytes) -> UInt8[np.ndarray, "height width channels"]:
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if picture is None or picture.ndim != 3:
-        raise ValueError("a picture is neither an RGBA PNG nor an RGB JPEG")
+    if picture is None or picture.ndim != 3 or picture.dtype != np.uint8:
+        raise ValueError("a picture is neither an RGBA PNG nor an RGB JPEG, of 8 bits a channel")
     return cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA if picture.shape[2] == 4 else cv2.COLOR_BGR2RGB)

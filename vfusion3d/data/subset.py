@@ -13,7 +13,7 @@ class Subset(Sequence):
     """The samples `indices` of `shards`, in this order, read as `MultiviewShards` is.
 
     views: the stored views that are there, in this order; None for all. Raises ValueError for an empty subset, and
-    where a sample is named twice or is not there.
+    where a sample is named twice, or a sample or a view is not there.
     """
 
     def __init__(
@@ -28,6 +28,11 @@ class Subset(Sequence):
             raise ValueError(f"a subset of {shards.folder} names a sample twice")
         if not 0 <= min(self.indices) <= max(self.indices) < len(shards):
             raise ValueError(f"{shards.folder} has the samples 0 to {len(shards) - 1}, a subset names others")
+        if self.views is not None:
+            for index in self.indices:
+                stored = len(shards.picture_names(index))
+                if not all(0 <= view < stored for view in self.views) or not self.views:
+                    raise ValueError(f"sample {shards.keys[index]} has {stored} views, a subset names {self.views}")
         self.keys = [shards.keys[index] for index in self.indices]
 
     @property

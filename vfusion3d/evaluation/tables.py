@@ -15,9 +15,9 @@ from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from vfusion3d.runs.claim import write_whole
+from vfusion3d.runs.reading import read_yaml
 
 # How a metric is shown: its name with the direction of better, decimals, and whether more is better.
 METRICS = {
@@ -191,7 +191,7 @@ def write_table(table: pd.DataFrame, path: str | Path, caption: str = "") -> lis
 
 @cache
 def _published() -> dict[str, PaperTable]:
-    tables = yaml.safe_load(NUMBERS.read_text(encoding="utf-8"))
+    tables = read_yaml(NUMBERS)
     return {name: PaperTable(**table) for name, table in tables.items()}
 
 

@@ -4,8 +4,10 @@ Which videos a part of the synthetic data holds is drawn with the variant's seed
 other, so that more data is the same data and more.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -20,14 +22,17 @@ from vfusion3d.experiments.variants import FEWEST, Scaled
 from vfusion3d.foundations.aesthetic_score import AestheticScore
 from vfusion3d.foundations.loading import name_of
 from vfusion3d.foundations.roles import Roles
-from vfusion3d.learning.loop import CHECKPOINT
+from vfusion3d.learning.loop import remove_checkpoints
 from vfusion3d.runs import layout
-from vfusion3d.runs.claim import claim_folder, write_whole
+from vfusion3d.runs.claim import Kind, claim_folder, write_whole
+from vfusion3d.runs.lock import only_writer
 from vfusion3d.runs.progress import tqdm
+from vfusion3d.runs.reading import ReadingError, read_table, read_value
 from vfusion3d.video.finetune import finetune_video_model
 from vfusion3d.video.generate import generate_videos
 
 PART_STREAM = 43  # beside a variant's seed: no other step draws these random numbers
+SCORES = Kind("aesthetic scores", ("scores.csv",))
 SEEN_VIEWS = 8  # of a 3D object, for its aesthetic score
 
 
@@ -102,12 +107,17 @@ def aesthetic_scores(roles: Roles, run_dir: Path, shards: MultiviewShards) -> np
     """How pleasing each 3D object is by the role aesthetic_score (section 4.3), kept in a file of the run."""
     folder = layout.aesthetic_scores(run_dir)
     judged_by = {role: name_of(roles.profile, role) for role in ("clip", "aesthetic_score")}
-    claim_folder(folder, {**judged_by, "data": shards.fingerprint, "views": SEEN_VIEWS}, overwrite=True)
+    settings = {**judged_by, "data": shards.fingerprint, "views": SEEN_VIEWS}
     path = folder / "scores.csv"
-    if not path.exists():
-        scores = score_objects(roles.aesthetic_score, shards)
-        write_whole(path, lambda partial: np.savetxt(partial, scores, header="score", comments=""))
-    return np.loadtxt(path, skiprows=1, ndmin=1)
+    with only_writer(folder, wait=math.inf):  # of variants on several machines, one makes them and the others wait
+        claim_folder(folder, settings, SCORES, overwrite=True)
+        if not path.exists():
+            scores = score_objects(roles.aesthetic_score, shards)
+            write_whole(path, lambda partial: np.savetxt(partial, scores, header="score", comments=""))
+    scores = read_table(path, {"score": float}, again := "delete it, and the objects are scored again")["score"]
+    if len(scores) != len(shards) or scores.isna().any():
+        raise ReadingError(f"{path}: {scores.count()} scores of {len(shards)} objects: {again}")
+    return scores.to_numpy()
 
 
 def score_objects(score: AestheticScore, shards: MultiviewShards, batch: int = 16) -> np.ndarray:
@@ -125,6 +135,17 @@ def objects_3d(run_dir: Path) -> MultiviewShards:
     return MultiviewShards(layout.objects_3d.need(run_dir))
 
 
+class _Drawn(TypedDict):
+    index: int
+    prompt: str
+
+
+class _MadeWith(TypedDict):
+    text_to_image: str
+    seed: int
+    shard_size: int
+
+
 def _own_videos(roles: Roles, run_dir: Path, scaled: Scaled, folder: Path, seed: int, overwrite: bool) -> None:
     """Labelled videos of a video model fine-tuned on a part of the 3D data, from images that notebook 04 drew too."""
     orbits = objects_3d(run_dir)
@@ -133,10 +154,11 @@ def _own_videos(roles: Roles, run_dir: Path, scaled: Scaled, folder: Path, seed:
     model = finetune_video_model(
         roles.profile, orbits.folder, folder / "video_model", objects=objects, seed=seed, overwrite=overwrite
     )
-    (folder / "video_model" / CHECKPOINT).unlink(missing_ok=True)
+    remove_checkpoints(folder / "video_model")
     drawn = _order(len(whole), seed)[: scaled.generated]
-    asked = {known["index"]: known["prompt"] for known in map(whole.metadata, sorted(drawn))}
-    made_with = whole.index["settings"]
+    known = [whole.metadata(place, _Drawn) for place in sorted(drawn)]
+    asked = {one["index"]: one["prompt"] for one in known}
+    made_with = read_value(_MadeWith, whole.index.get("settings"), f"{whole.folder / 'index.json'}: settings")
     generate_videos(
         folder / "videos",
         [asked.get(index, "") for index in range(max(asked) + 1)],

@@ -8,28 +8,40 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
 from accelerate import PartialState
 
 from vfusion3d.data.shards import MultiviewShards
-from vfusion3d.evaluation.protocol import evaluate_3d, model_predictor
+from vfusion3d.evaluation.protocol import NEAREST, evaluate_3d, model_predictor
 from vfusion3d.evaluation.single_images import evaluate_single_images, orbit_of, prompt_images
 from vfusion3d.experiments.data import finetuning_data, training_data
 from vfusion3d.experiments.variants import Experiments, load_experiments
 from vfusion3d.foundations.loading import name_of
 from vfusion3d.foundations.roles import Roles
-from vfusion3d.learning.loop import CHECKPOINT, Lesson, fingerprint, learn
+from vfusion3d.learning.loop import Lesson, fingerprint, learn, remove_checkpoints
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs import layout
 from vfusion3d.runs.claim import SETTINGS, changes, record, short_name, write_whole
 from vfusion3d.runs.profiles import Profile
+from vfusion3d.runs.reading import read_json, read_table
 from vfusion3d.training.train import training_lesson
 from vfusion3d.world.unseen import eval_prompts
 
 RESULT, SCORES = "result.json", "scores.csv"
+METRICS = ("psnr", "ssim", "lpips", "clip_text", "clip_image")
+SCORE_COLUMNS = {"test": str, "key": str, **dict.fromkeys(METRICS, float)}  # text, for the key 007 is no number
+AGAIN = "delete it, and `vfusion3d experiment` evaluates again"
+
+
+class _Result(TypedDict):
+    settings: dict[str, Any]
+    model: str
+    facts: dict[str, Any]
+
+
 TEST_SEED = 0  # of the input views and of the prompts' images: every variant and every seed answers the same questions
 
 
@@ -94,8 +106,8 @@ def read_result(run_dir: str | Path, name: str, seed: int = 0) -> Result:
     """What `run_variant` left. Raises MissingArtifact that names the command which makes it."""
     run_dir = Path(run_dir)
     folder = layout.experiment.need(run_dir, name, seed)
-    kept = json.loads((folder / RESULT).read_text())
-    scores = pd.read_csv(folder / SCORES, dtype={"key": str})  # 007 is no number
+    kept = read_json(folder / RESULT, _Result, AGAIN)
+    scores = read_table(folder / SCORES, SCORE_COLUMNS, AGAIN)
     return Result(name, seed, run_dir / kept["model"], scores, kept["facts"])
 
 
@@ -121,7 +133,7 @@ def evaluate_variant(profile: Profile, run_dir: Path, model: VFusion3D) -> pd.Da
     )
     seen["common"] = [shards.metadata(index).get("common") for index in range(len(shards))]
     told = evaluate_single_images(
-        {"VFusion3D": orbit_of(model, size=size, views=views)},
+        {"VFusion3D": orbit_of(model, size=size, views=views, away=True)},
         prompt_images(roles.text_to_image, prompts, TEST_SEED, size),
         prompts,
         roles.clip,
@@ -130,7 +142,7 @@ def evaluate_variant(profile: Profile, run_dir: Path, model: VFusion3D) -> pd.Da
         device=roles.device,
     )
     told["category"], told["common"] = zip(*map(_category, prompts), strict=True)
-    columns = ["test", "key", "category", "common", "psnr", "ssim", "lpips", "clip_text", "clip_image"]
+    columns = ["test", "key", "category", "common", *METRICS]
     return pd.concat([seen.assign(test="3d"), told.assign(test="text")]).reindex(columns=columns)
 
 
@@ -139,7 +151,7 @@ def _learned(lesson: Lesson, folder: Path, run_dir: Path, device: str, overwrite
     trainings = [path.parent for path in sorted((run_dir / "experiments").glob(f"*/seed-*/*/{SETTINGS}"))]
     notebooks = [layout.pretrained_model(run_dir), layout.finetuned_model(run_dir)]
     model = learn(lesson, folder, elsewhere=[*notebooks, *trainings], overwrite=overwrite, device=device)
-    (folder / CHECKPOINT).unlink(missing_ok=True)  # many runs: only what they end in stays
+    remove_checkpoints(folder)  # many runs: only what they end in stays
     return model
 
 
@@ -153,12 +165,13 @@ def _evaluated(roles: Roles, run_dir: Path, name: str, seed: int, path: Path, fa
         "test": MultiviewShards(layout.test_data.need(run_dir)).fingerprint,
         "prompts": short_name("\n".join(eval_prompts(profile.data.eval_prompts))),
         "views": profile.experiments.views,
+        "nearest": NEAREST,
         "clip": name_of(profile, "clip"),
         "perceptual_distance": name_of(profile, "perceptual_distance"),
         "text_to_image": name_of(profile, "text_to_image"),
     }
     kept = {"settings": record(settings), "model": os.path.relpath(path, run_dir), "facts": facts}
-    before = json.loads((folder / RESULT).read_text())["settings"] if (folder / RESULT).exists() else {}
+    before = read_json(folder / RESULT, _Result, AGAIN)["settings"] if (folder / RESULT).exists() else {}
     if changes(before, settings) or not (folder / SCORES).exists():
         scores = evaluate_variant(profile, run_dir, model)
         write_whole(folder / SCORES, lambda partial: scores.to_csv(partial, index=False))

@@ -3,13 +3,13 @@
 The counts of a `Variant` are the paper's; `Variant.at` brings it to a profile, and from there on nobody scales again.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vfusion3d.runs.profiles import Profile, ProfileError, Recipe, load_profile, read_config, read_yaml
+from vfusion3d.runs.profiles import Profile, ProfileError, Recipe, load_profile
+from vfusion3d.runs.reading import ReadingError, read_value, read_yaml
 from vfusion3d.training.schedule import total_steps
 
 VARIANTS = Path(__file__).with_name("variants.yaml")
@@ -176,17 +176,22 @@ def load_experiments(path: str | Path = VARIANTS) -> Experiments:
     Raises ProfileError that names file, variant and key for an unknown key, a recipe that cannot be, a `start` or a row
     of a table that names no variant, and a start that starts from another one.
     """
-    path = Path(path)
-    content = read_yaml(path)
     try:
-        return _checked(content)
+        file = read_yaml(path, _File)
+    except ReadingError as error:
+        raise ProfileError(str(error)) from error
+    try:
+        return _checked(file)
     except ProfileError as error:
-        raise ProfileError(f"{path.name}: {error}") from error
+        raise ProfileError(f"{path}: {error}") from error
 
 
 def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     """The recipe with the keys of `changes`, nested as in YAML, in the place of its own. Raises ProfileError."""
-    return read_config(Recipe, _merged(json.loads(json.dumps(asdict(recipe))), changes), "recipe")
+    try:
+        return read_value(Recipe, _merged(asdict(recipe), changes), "recipe")
+    except ReadingError as error:
+        raise ProfileError(str(error)) from error
 
 
 def in_steps(recipe: Recipe, steps: int, samples: int) -> Recipe:
@@ -200,10 +205,14 @@ def in_steps(recipe: Recipe, steps: int, samples: int) -> Recipe:
     return recipe
 
 
-def _checked(content: Any) -> Experiments:
-    if not isinstance(content, dict) or set(content) != {"variants", "tables"}:
-        raise ProfileError("the file must have the keys variants and tables, and no other")
-    variants = {name: read_config(Variant, lines, name) for name, lines in content["variants"].items()}
+@dataclass(frozen=True)
+class _File:
+    variants: dict[str, Variant]
+    tables: dict[str, dict[str, str]]
+
+
+def _checked(file: _File) -> Experiments:
+    variants = file.variants
     recipe = load_profile("laptop").training
     for name, variant in variants.items():
         try:
@@ -216,11 +225,11 @@ def _checked(content: Any) -> Experiments:
             raise ProfileError(f"{name}: start: there is no variant {variant.start!r}")
         if variants[variant.start].start or variants[variant.start].finetuning:
             raise ProfileError(f"{name}: start: {variant.start} is fine-tuned itself; start from its own start")
-    for table, rows in content["tables"].items():
+    for table, rows in file.tables.items():
         for row, name in rows.items():
             if name not in variants:
                 raise ProfileError(f"tables.{table}.{row}: there is no variant {name!r}")
-    return Experiments(variants, {table: dict(rows) for table, rows in content["tables"].items()})
+    return Experiments(variants, file.tables)
 
 
 def _merged(old: dict, changes: dict) -> dict:

@@ -4,14 +4,13 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
-
+from vfusion3d.runs.reading import read_yaml
 from vfusion3d.world.captions import PHRASES, make_object, plural
 from vfusion3d.world.catalogue import CATEGORY_NAMES
 
 OVERLONG = 200  # characters
 IRREGULAR = {"cacti", "snowmen"}  # plurals that the grammar reads as well
-WORDS: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("caption_rules.yaml").read_text(encoding="utf-8"))
+WORDS: dict[str, list[str]] = read_yaml(Path(__file__).with_name("caption_rules.yaml"), dict[str, list[str]])
 
 
 def _any(words: Iterable[str]) -> re.Pattern:

@@ -25,8 +25,19 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from vfusion3d.data.images import to_bytes
-from vfusion3d.foundations.loading import ModelUnavailable, device_of, load_once, role, source_of, unavailable
+from vfusion3d.foundations.loading import (
+    ModelUnavailable,
+    check_configs,
+    device_of,
+    load_once,
+    pretrained,
+    role,
+    source_of,
+    unavailable,
+)
+from vfusion3d.learning.draws import Generators, drawn
 from vfusion3d.runs.profiles import Profile
+from vfusion3d.runs.reading import read_json
 
 TEMPORAL = ("temporal_res_block", "temporal_transformer_blocks", "time_pos_embed", "time_mixer")
 DROPPED = 0.1  # share of training samples without the condition, for classifier-free guidance
@@ -84,13 +95,14 @@ class VideoModel(Protocol):
         """Videos as what is noised."""
 
     def condition(
-        self, images: Float[Tensor, "batch 3 h w"], buckets: Sequence[int], fps: int, generator: torch.Generator
+        self, images: Float[Tensor, "batch 3 h w"], buckets: Sequence[int], fps: int, generator: Generators
     ) -> Any:
-        """First frames, with how much shall move (0 to 255), as what the network is conditioned on: for `loss`."""
+        """First frames, with how much shall move (0 to 255), as what the network is conditioned on: for `loss`.
 
-    def loss(
-        self, network: nn.Module, latents: Tensor, condition: Any, generator: torch.Generator
-    ) -> Float[Tensor, ""]:
+        generator: one for all, or one a video, from which its random numbers come whatever it is computed with.
+        """
+
+    def loss(self, network: nn.Module, latents: Tensor, condition: Any, generator: Generators) -> Float[Tensor, ""]:
         """The model's own diffusion loss; network is its network, perhaps wrapped for several devices."""
 
     def generate(
@@ -129,9 +141,11 @@ class StableVideoDiffusion:
         """
         if Path(source).is_dir():
             check_components(Path(source))
-        pipeline = StableVideoDiffusionPipeline.from_pretrained(source, dtype=dtype, use_safetensors=True).to(device)
+            check_configs(Path(source))
+        pipeline = pretrained(StableVideoDiffusionPipeline, source, dtype=dtype, use_safetensors=True)
+        pipeline.to(device)
         settings = Path(source) / SETTINGS
-        return cls(pipeline, Noise(**json.loads(settings.read_text())) if settings.exists() else None)
+        return cls(pipeline, read_json(settings, Noise) if settings.exists() else None)
 
     @property
     def network(self) -> nn.Module:
@@ -155,12 +169,12 @@ class StableVideoDiffusion:
 
     @torch.no_grad()
     def condition(
-        self, images: Float[Tensor, "batch 3 h w"], buckets: Sequence[int], fps: int, generator: torch.Generator
+        self, images: Float[Tensor, "batch 3 h w"], buckets: Sequence[int], fps: int, generator: Generators
     ) -> Condition:
         """As the pipeline does it: the embedding of the clean image, the unscaled latents of the noised one."""
         vae = self.pipeline.vae
         embedding = self.embed(images)
-        noised = images * 2 - 1 + self.noise.augmentation * torch.randn(images.shape, generator=generator).to(images)
+        noised = images * 2 - 1 + self.noise.augmentation * drawn(torch.randn, images.shape, generator).to(images)
         latents = vae.encode(noised.to(vae.device, vae.dtype)).latent_dist.mode()
         return Condition(embedding, latents, self.numbers(buckets, fps).to(embedding))
 
@@ -174,13 +188,12 @@ class StableVideoDiffusion:
         return torch.tensor([[fps - 1, bucket, self.noise.augmentation] for bucket in buckets])
 
     def loss(
-        self, network: nn.Module, latents: Tensor, condition: Condition, generator: torch.Generator
+        self, network: nn.Module, latents: Tensor, condition: Condition, generator: Generators
     ) -> Float[Tensor, ""]:
         """EDM's loss in its v form; a tenth of the samples learn without the first frame."""
-        count = len(latents)
-        draw = torch.randn(count, generator=generator)
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
-        kept = (torch.rand(count, generator=generator) >= DROPPED).to(latents).view(-1, 1, 1)
+        draw = drawn(torch.randn, latents.shape[:1], generator)
+        noise = drawn(torch.randn, latents.shape, generator).to(latents)
+        kept = (drawn(torch.rand, latents.shape[:1], generator) >= DROPPED).to(latents).view(-1, 1, 1)
         sigma = (self.noise.mean + self.noise.std * draw).exp().to(latents).view(-1, 1, 1, 1, 1)
         whole = (sigma.square() + 1).sqrt()
         first = (condition.latents * kept[..., None])[:, None].expand(-1, latents.shape[1], -1, -1, -1)
@@ -210,7 +223,7 @@ class StableVideoDiffusion:
             to_pil(images),
             height=height,
             width=width,
-            num_frames=frames or self.network.config.num_frames,
+            num_frames=self.network.config.num_frames if frames is None else frames,
             num_inference_steps=steps,
             min_guidance_scale=guidance[0],
             max_guidance_scale=guidance[1],
@@ -232,7 +245,7 @@ class StableVideoDiffusion:
         for part, old in zip(parts, before, strict=True):
             nn.Module.to(part, old)
         for config in Path(folder).rglob("*.json"):  # which folder a part came from is nobody's business
-            known = json.loads(config.read_text())
+            known = read_json(config, dict[str, Any])
             known.pop("_name_or_path", None)
             config.write_text(json.dumps(known, indent=2) + "\n")
         (Path(folder) / SETTINGS).write_text(json.dumps(asdict(self.noise), indent=2) + "\n")
@@ -273,8 +286,8 @@ def check_components(folder: Path) -> None:
     index = folder / "model_index.json"
     if not index.exists():
         raise FileNotFoundError(f"{folder} has no model_index.json: it is no folder of a video model")
-    for name, kind in json.loads(index.read_text()).items():
-        if name.startswith("_") or not isinstance(kind, list) or kind[0] is None:
+    for name, kind in read_json(index, dict[str, Any]).items():
+        if name.startswith("_") or not isinstance(kind, list) or not kind or kind[0] is None:
             continue
         files = {"scheduler": ["scheduler_config.json"], "feature_extractor": ["preprocessor_config.json"]}
         for wanted in files.get(name, ["config.json", "*.safetensors"]):

@@ -11,20 +11,26 @@ import json
 import re
 import warnings
 from pathlib import Path
+from typing import TypedDict
 
 import lpips
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vfusion3d.foundations.loading import load_once, role
+from vfusion3d.foundations.loading import load_once, only_numbers, role
 from vfusion3d.runs.profiles import Profile
+from vfusion3d.runs.reading import read_json, read_tensors
 
 UNTRAINED_SEED = 0
 TRUNKS = ("alex", "vgg", "squeeze")
 CONFIG = "config.json"
 WEIGHTS = "lpips.safetensors"
+
+
+class _Config(TypedDict):
+    net: str
 
 
 class PerceptualDistance(nn.Module):
@@ -41,14 +47,15 @@ class PerceptualDistance(nn.Module):
 
     def _named(self, trunk: str) -> lpips.LPIPS:
         folder = Path(trunk) if Path(trunk).is_dir() else None
-        net = json.loads((folder / CONFIG).read_text())["net"] if folder else trunk
+        net = read_json(folder / CONFIG, _Config)["net"] if folder else trunk
         if net not in TRUNKS and net != "untrained":
             raise ValueError(f"the trunk of LPIPS is {net!r}; it can be {', '.join(TRUNKS)} or untrained")
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchvision's deprecations inside lpips
             torch.manual_seed(UNTRAINED_SEED)
             random = net == "untrained" or folder is not None
-            distance = lpips.LPIPS(net="alex" if net == "untrained" else net, pnet_rand=random, verbose=False)
+            with only_numbers():
+                distance = lpips.LPIPS(net="alex" if net == "untrained" else net, pnet_rand=random, verbose=False)
         if folder:
             _load(distance, folder / WEIGHTS)
         return distance
@@ -67,7 +74,7 @@ class PerceptualDistance(nn.Module):
 
 def _load(distance: lpips.LPIPS, file: Path) -> None:
     """The heads have two names each in `lpips`, `lin0` and `lins.0`; a file may have either, or both."""
-    state = {re.sub(r"^lins\.(\d)", r"lin\1", name): value for name, value in load_file(file).items()}
+    state = {re.sub(r"^lins\.(\d)", r"lin\1", name): value for name, value in read_tensors(file)[0].items()}
     missing, unexpected = distance.load_state_dict(state, strict=False)
     wrong = unexpected + [name for name in missing if not name.startswith("lins.")]
     if wrong:

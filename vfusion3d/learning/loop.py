@@ -10,12 +10,16 @@ import dataclasses
 import hashlib
 import math
 import os
+import re
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,19 +28,53 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vfusion3d.learning.draws import sample_generators
 from vfusion3d.learning.muon import MuonAdamW
 from vfusion3d.learning.precision import resolve
-from vfusion3d.runs.claim import SETTINGS, claim_folder, made_with, save_whole, write_whole
+from vfusion3d.runs.claim import (
+    SETTINGS,
+    Kind,
+    claim_folder,
+    made_with,
+    naming_a_full_disk,
+    put_back,
+    save_whole,
+    write_whole,
+)
+from vfusion3d.runs.lock import LOCK, only_writer
 from vfusion3d.runs.progress import tqdm
+from vfusion3d.runs.ranges import check_ranges
+from vfusion3d.runs.reading import ReadingError, check_tensors, read_table, read_tensors, shown
 
 Recipe = TypeVar("Recipe")  # a dataclass with a field `mixed_precision`
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"  # the last two
+STEP = re.compile(r"\d{1,15}")
 LOG = "log.csv"
 MODEL = "model"  # of a run that is over: the folder beside them
+_WEIGHTS = tuple(
+    f"{name}{ending}"
+    for name in ("model", "diffusion_pytorch_model")
+    for ending in (".safetensors", ".safetensors.index.json", "-?????-of-?????.safetensors")
+)
+_WHOLE = ("config.json", *_WEIGHTS, "model_index.json", "noise.json")  # a network, or a pipeline of several
+_PARTS = (f"*/{name}" for name in ("config.json", "scheduler_config.json", "preprocessor_config.json", *_WEIGHTS))
+TRAINING = Kind(
+    "trainings",
+    (
+        *(f"{MODEL}/{name}" for name in (*_WHOLE, *_PARTS)),
+        *(CHECKPOINT, PREVIOUS, LOG, "tensorboard/events.out.tfevents.*", f"strips/step-{6 * '[0-9]'}.png"),
+    ),
+)
+FITTING = ("micro_batch", "checkpointing")  # fields of a recipe that say how it fits into memory
+LATE = 1  # why training stops: the time that it was given is over; other reasons are signals' numbers
+ENDING = (signal.SIGTERM, signal.SIGUSR1)
+
+BatchOf = Callable[[int, Sequence[int]], Any]
+LossesOf = Callable[[nn.Module, Any, list[torch.Generator]], dict[str, Tensor]]
 
 
 class TrainingError(RuntimeError):
@@ -47,14 +85,18 @@ class TrainingError(RuntimeError):
 class LoopSettings:
     """steps: optimizer steps in all. learning_rate: of each step, from 0. seed: of every random draw.
 
+    batch_size: places in a batch, which all processes share evenly; 1: a batch is one whole, for a single process.
+    micro_batch: places that a process computes at once, adding up the gradients of its share; None: all of them.
     mixed_precision: "no", "bf16" or "auto". compile: through torch.compile. Betas and weight decay are AdamW's (only
     matrices decay). muon: matrices and convolutions of repeated blocks (in an nn.ModuleList) learn by Muon.
     average: decay a step of an exponential moving average of the weights, which the model has in the end; 0: none.
-    checkpoint_every, log_every: in steps.
+    checkpoint_every, log_every: in steps. Raises ValueError for numbers out of range.
     """
 
     steps: int
     learning_rate: Callable[[int], float]
+    batch_size: int = 1
+    micro_batch: int | None = None
     seed: int = 0
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
@@ -66,27 +108,30 @@ class LoopSettings:
     checkpoint_every: int = 500
     log_every: int = 10
 
+    def __post_init__(self):
+        check_ranges(seed=self.seed, batch_size=self.batch_size)
+        for name in ("steps", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
-def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
-    """The random numbers of one step on one process, on the CPU."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4099 + rank)
 
-
-def samples_of_step(
-    step: int, rank: int, *, batch_size: int, count: int, seed: int, processes: int | None = None
-) -> list[int]:
-    """Which of `count` samples a process takes in a step: whole epochs in random order, none twice before all once.
-
-    processes: that share the batch, by default as many as there are. Raises ValueError where they cannot share it
-    evenly.
-    """
-    processes = processes or PartialState().num_processes
+def share_of(batch_size: int, rank: int, processes: int) -> range:
+    """The places in a batch that a process computes. Raises ValueError where they cannot be shared evenly."""
     if batch_size % processes:
         raise ValueError(f"{processes} processes cannot share batches of {batch_size}: one must divide the other")
     share = batch_size // processes
-    places = range(step * batch_size + rank * share, step * batch_size + (rank + 1) * share)
-    orders = {e: np.random.default_rng((seed, e)).permutation(count) for e in {place // count for place in places}}
-    return [int(orders[place // count][place % count]) for place in places]
+    return range(rank * share, (rank + 1) * share)
+
+
+def samples_of_step(step: int, places: Sequence[int], *, batch_size: int, count: int, seed: int) -> list[int]:
+    """Which of `count` samples stand at places in a step's batch: in random order, none twice before all once."""
+    numbers = [step * batch_size + place for place in places]
+    return [int(_order(seed, number // count, count)[number % count]) for number in numbers]
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -97,13 +142,14 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def in_precision(recipe: Recipe, device: str | None) -> Recipe:
-    """The recipe with the `mixed_precision` that its own comes to on this machine: what settings record of it.
+def recorded(recipe: Recipe, device: str | None) -> Recipe:
+    """What settings record of a recipe: with the `mixed_precision` that its own comes to on this machine.
 
-    device: as for `train`.
+    How it fits into memory (`micro_batch`, `checkpointing`) changes no result and is left out. device: as for `train`.
     """
     there = PartialState(cpu=device == "cpu").device
-    return dataclasses.replace(recipe, mixed_precision=resolve(recipe.mixed_precision, there))
+    memory = {field.name: field.default for field in dataclasses.fields(recipe) if field.name in FITTING}
+    return dataclasses.replace(recipe, mixed_precision=resolve(recipe.mixed_precision, there), **memory)
 
 
 @dataclass(frozen=True)
@@ -116,8 +162,8 @@ class Lesson:
     """
 
     model: nn.Module
-    batch_of: Callable[[int, int], Any]
-    losses_of: Callable[[nn.Module, Any, torch.Generator], dict[str, Tensor]]
+    batch_of: BatchOf
+    losses_of: LossesOf
     settings: Mapping[str, Any]
     loop: LoopSettings | None = None
     given: bool = True
@@ -138,47 +184,56 @@ def learn(
     """A whole run: claim `folder` for the lesson, train or go on, save. Returns FOLDER/model, None if stopped early.
 
     elsewhere: other runs; the model of one that is over and has the same settings is returned, and nothing is trained.
-    Other options: as for `train`. Raises ValueError where the folder holds a run of other settings; with overwrite,
-    that run is deleted.
+    Other options: as for `train`. Raises ValueError where the folder holds a run of other settings (overwrite: it is
+    deleted), InUse where another process trains in it. Of several processes of a run, the main one holds the folder.
     """
     folder = Path(folder)
     state = PartialState(cpu=device == "cpu")
     settings = {**lesson.settings, "start": fingerprint(lesson.model) if lesson.given else None}
+
+    def finished(*runs: Path) -> Path | None:
+        over = (run / MODEL for run in runs if made_with(run / SETTINGS, settings))
+        return next(filter(Path.is_dir, over), None)
+
     found: list[Any] = [None, None]  # a model that is there already, and what is wrong with the folder
-    if state.is_main_process:  # one process looks, for files may change between two looks
-        try:
-            over = (run / MODEL for run in (folder, *elsewhere) if made_with(run / SETTINGS, settings))
-            found[0] = next(filter(Path.is_dir, over), None)
-            if found[0] is None:
-                claim_folder(folder, settings, overwrite=overwrite)
-        except (ValueError, OSError) as error:
-            found[1] = error
-    there, wrong = broadcast_object_list(found)
-    if wrong is not None:
-        raise wrong
-    if there is not None:
-        return there
-    done = train(
-        lesson.model,
-        lesson.batch_of,
-        lesson.losses_of,
-        lesson.loop,
-        folder,
-        show=show,
-        show_every=show_every,
-        stop_after=stop_after,
-        device=device,
-    )
-    if done and lesson.save and state.is_main_process:
-        save_whole(lesson.save, folder / MODEL)
-    state.wait_for_everyone()
+    with ExitStack() as held:
+        if state.is_main_process:  # one process looks, for files may change between two looks
+            try:
+                killed = (folder / LOCK).exists()  # or still at work, which `only_writer` says
+                found[0] = finished(*elsewhere) if killed else finished(folder, *elsewhere)
+                if found[0] is None:
+                    held.enter_context(only_writer(folder))
+                    put_back(folder / MODEL)
+                    claim_folder(folder, settings, TRAINING, overwrite=overwrite)
+                    found[0] = finished(folder)
+            except (ValueError, OSError) as error:
+                found[1] = error
+        there, wrong = broadcast_object_list(found)
+        if wrong is not None:
+            raise wrong
+        if there is not None:
+            return there
+        done = train(
+            lesson.model,
+            lesson.batch_of,
+            lesson.losses_of,
+            lesson.loop,
+            folder,
+            show=show,
+            show_every=show_every,
+            stop_after=stop_after,
+            device=device,
+        )
+        if done and lesson.save and state.is_main_process:
+            save_whole(lesson.save, folder / MODEL)
+        state.wait_for_everyone()
     return folder / MODEL if done else None
 
 
 def train(
     model: nn.Module,
-    batch_of: Callable[[int, int], Any],
-    losses_of: Callable[[nn.Module, Any, torch.Generator], dict[str, Tensor]],
+    batch_of: BatchOf,
+    losses_of: LossesOf,
     settings: LoopSettings,
     folder: str | Path,
     *,
@@ -189,14 +244,17 @@ def train(
 ) -> bool:
     """Train the parameters of `model` that require gradients; resume from `folder` where a checkpoint is there.
 
-    batch_of(step, rank): the batch of a step on a process, drawn ahead of time in a thread. losses_of(model, batch,
-    generator): named scalar losses, among them `loss`, the one to minimise. show(step): called every `show_every` steps
-    and at the end, for pictures. stop_after: seconds after which to write a checkpoint and return. device: where it
-    must run ("cpu", "cuda"), None or "auto": the best there is. The folder gets checkpoint.safetensors, log.csv and
-    TensorBoard events.
+    batch_of(step, places): what stands at some places in the batch of a step, drawn ahead of time in a thread.
+    losses_of(model, batch, generators): named scalar losses, each the mean over the places, among them `loss`, the one
+    to minimise; a generator for each place. So any number of processes, and micro-batches, compute the same steps up to
+    rounding. show(step): called every `show_every` steps and at the end, for pictures. stop_after: seconds after which
+    to write a checkpoint and return, as soon as they are over on any process. device: where it must run ("cpu",
+    "cuda"), None or "auto": the best there is. The folder gets the last two
+    checkpoints, log.csv (the mean over all processes) and TensorBoard events.
 
     Returns whether all steps are done. Raises TrainingError where a loss or a gradient is not finite, and where the
-    wanted device is not there.
+    wanted device is not there; ValueError where the processes cannot share a batch; SystemExit, after a checkpoint,
+    when a process is told to end (SIGTERM, or SIGUSR1 as schedulers send it before their time is over).
     """
     folder = Path(folder)
     accelerator = _accelerator(settings, device)
@@ -206,22 +264,35 @@ def train(
     )
     average = WeightAverage(model, settings.average) if settings.average else None
     done = load_checkpoint(folder, model, optimizer, average)
+    if done > settings.steps:
+        raise TrainingError(f"{folder}: its checkpoint is of step {done}, and there are {settings.steps}: delete it")
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     if settings.compile:
         wrapped = torch.compile(wrapped)
     begun = time.monotonic()
     rank = accelerator.process_index
+    share = share_of(settings.batch_size, rank, accelerator.num_processes)
+    size = settings.micro_batch or len(share)
+    pieces = [share[start : start + size] for start in range(0, len(share), size)]
     bar = _bar(folder.name, done, settings.steps, shown=rank == 0)
     keeper = _Keeper(folder, done, model, optimizer, average, settings, bar, show, show_every)
     if rank != 0:
         keeper = nullcontext()
-    with closing(_drawn_ahead(batch_of, bar, settings.steps, rank, accelerator.device)) as batches, keeper:
-        for step, batch in batches:
+    batches = _drawn_ahead(batch_of, bar, pieces, settings.steps, accelerator.device)
+    with closing(batches), keeper, _told_to_end() as told:
+        sums: dict[str, Tensor] = {}
+        for step, places, batch in batches:
+            last = places is pieces[-1]
+            with nullcontext() if last else accelerator.no_sync(wrapped):
+                losses = losses_of(wrapped, batch, sample_generators(settings.seed, step, places))
+                _check_finite(losses["loss"], losses, step, batch, folder)
+                accelerator.backward(losses["loss"] * (len(places) / len(share)))
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0) + value.detach() * (len(places) / len(share))
+            if not last:
+                continue
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate(step)
-            losses = losses_of(wrapped, batch, step_generator(settings.seed, step, rank))
-            _check_finite(losses["loss"], losses, step, batch, folder)
-            accelerator.backward(losses["loss"])
             norm = accelerator.clip_grad_norm_(wrapped.parameters(), settings.grad_clip)
             _check_finite(norm, {"gradient norm": norm}, step, batch, folder)
             optimizer.step()
@@ -229,10 +300,16 @@ def train(
             done = step + 1
             if average:
                 average.update(model, done)
-            late = time.monotonic() - begun > stop_after
+            ending = _ending(accelerator, told, time.monotonic() - begun > stop_after)
+            if done == settings.steps or done % settings.log_every == 0:
+                sums = dict(zip(sums, accelerator.reduce(torch.stack(list(sums.values())), "mean"), strict=True))
             if rank == 0:
-                keeper.keep(done, losses, norm, late)
-            if late:
+                keeper.keep(done, sums, norm, ending)
+            sums = {}
+            if ending > LATE:
+                print(f"told to end after step {done:,}: the same command goes on from there", file=sys.stderr)
+                raise SystemExit(128 + ending)
+            if ending:
                 break
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # autocast stays out of what the model computes later
     model.eval()
@@ -294,12 +371,35 @@ def _bar(name: str, start: int, steps: int, shown: bool) -> tqdm:
     )
 
 
-def _drawn_ahead(
-    batch_of: Callable[[int, int], Any], todo: Iterable[int], steps: int, rank: int, device: torch.device
-) -> Iterator[tuple[int, Any]]:
-    """Each step with its batch, while a thread draws the next; on one core, where the step is computed on the CPU.
+@contextmanager
+def _told_to_end() -> Iterator[list[int]]:
+    """The signals so far that ask this process to end; they do nothing else as long as the block lasts."""
+    told: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():  # elsewhere Python sets no handler
+        handlers = {one: signal.signal(one, lambda number, _: told.append(number)) for one in ENDING}
+    try:
+        yield told
+    finally:
+        for one, before in handlers.items():
+            signal.signal(one, before)
 
-    On all cores it would compete with the step: 0.48 s a step instead of 0.35, on two cores.
+
+def _ending(accelerator: Accelerator, told: list[int], late: bool) -> int:
+    """Why all processes stop here: a signal's number, or `LATE`, as soon as one of them has a reason; 0: go on."""
+    reason = max([LATE if late else 0, *told])
+    if accelerator.num_processes == 1:
+        return reason
+    return int(accelerator.gather(torch.tensor([reason], device=accelerator.device)).max())
+
+
+def _drawn_ahead(
+    batch_of: BatchOf, todo: Iterable[int], pieces: Sequence[range], steps: int, device: torch.device
+) -> Iterator[tuple[int, range, Any]]:
+    """Each step and each piece of its places with their batch, while a thread draws the next.
+
+    On one core, where the step is computed on the CPU: on all cores it would compete with the step, 0.48 s a step
+    instead of 0.35 on two cores.
     """
     threads = torch.get_num_threads()  # asking fixes this thread's number: else it would take over the 1 below
     alone = partial(torch.set_num_threads, 1) if device.type == "cpu" else None
@@ -307,10 +407,11 @@ def _drawn_ahead(
     try:
         with ThreadPoolExecutor(1, initializer=alone) as ahead:
             for step in todo:
-                batch = (upcoming or ahead.submit(batch_of, step, rank)).result()
-                if step + 1 < steps:
-                    upcoming = ahead.submit(batch_of, step + 1, rank)
-                yield step, batch
+                for number, places in enumerate(pieces, 1):
+                    batch = (upcoming or ahead.submit(batch_of, step, places)).result()
+                    after = (step, pieces[number]) if number < len(pieces) else (step + 1, pieces[0])
+                    upcoming = ahead.submit(batch_of, *after) if after[0] < steps else None
+                    yield step, places, batch
     finally:
         torch.set_num_threads(threads)  # the drawing thread's 1 is also what threads that begin later would take
 
@@ -340,35 +441,79 @@ def save_checkpoint(
     tensors = {
         name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()
     }  # tied ones too
-    for leftover in folder.glob(f"{CHECKPOINT}.*.partial"):  # of a process that was killed
-        leftover.unlink(missing_ok=True)
-    write_whole(folder / CHECKPOINT, partial(save_file, tensors, metadata={"step": str(step)}))
+
+    def write(partial: Path) -> None:
+        save_file(tensors, partial, metadata={"step": str(step)})
+        if _is_whole(folder / CHECKPOINT):  # a broken one must not take the place of a good one
+            os.replace(folder / CHECKPOINT, folder / PREVIOUS)
+
+    write_whole(folder / CHECKPOINT, write)
 
 
 def load_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None
 ) -> int:
-    """Put the checkpoint of `folder`, if there is one, into model, optimizer and average; returns the steps done."""
-    path = folder / CHECKPOINT
-    if not path.exists():
+    """Put the last checkpoint of `folder`, if there is one, into model, optimizer and average; returns the steps done.
+
+    Where it is broken, a line on stderr says so and the one before it is taken. Raises ReadingError where both are, and
+    TrainingError for a checkpoint of another model.
+    """
+    found = _last_checkpoint(folder)
+    if found is None:
         return 0
-    with safe_open(path, framework="pt") as file:
-        step = int(file.metadata()["step"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    weights = {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}
+    path, step, tensors = found
+    parts = {kind: _beginning_with(f"{kind}/", tensors) for kind in ("model", "average", "optimizer")}
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
+        check_tensors(parts["model"], shapes, path)
+    except ReadingError as error:
         raise TrainingError(f"{path} is of another model: use a new folder for a new model ({error})") from error
+    model.load_state_dict(parts["model"])
     for name, parameter in model.named_parameters():
         if average:
-            average.weights[name] = tensors.get(f"average/{name}", parameter.detach().clone()).to(parameter.device)
-        prefix = f"optimizer/{name}/"
-        moments = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        if moments:
+            average.weights[name] = parts["average"].get(name, parameter.detach().clone()).to(parameter.device)
+        if moments := _beginning_with(f"{name}/", parts["optimizer"]):
+            if any(value.ndim and value.shape != parameter.shape for value in moments.values()):
+                raise TrainingError(f"{path}: optimizer/{name} has another shape than {name}: delete it")
             # AdamW keeps its step counter on the CPU, moments and momentum stand beside the parameter.
             optimizer.state[parameter] = {k: t if k == "step" else t.to(parameter.device) for k, t in moments.items()}
     return step
+
+
+def _last_checkpoint(folder: Path) -> tuple[Path, int, dict[str, Tensor]] | None:
+    """The newer of the two checkpoints that can be read, its step and its tensors; None where there is none."""
+    there = [folder / name for name in (CHECKPOINT, PREVIOUS) if (folder / name).exists()]
+    for path in there:
+        try:
+            tensors, known = read_tensors(path, "delete it, and training goes on from the one before, or from nothing")
+            if not STEP.fullmatch(known.get("step", "")):
+                raise ReadingError(
+                    f"{path}: step must be a number in its metadata, not {shown(known.get('step'))}: delete it"
+                )
+            return path, int(known["step"]), tensors
+        except ReadingError as error:
+            if path == there[-1]:
+                raise
+            print(f"{error}; going on from {there[-1].name}", file=sys.stderr)
+    return None
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return STEP.fullmatch((file.metadata() or {}).get("step", "")) is not None
+    except (SafetensorError, OSError):
+        return False
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Of a run that is over, and whose model is all that is wanted of it."""
+    for name in (CHECKPOINT, PREVIOUS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _beginning_with(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def load_weights(folder: str | Path, model: nn.Module) -> int:
@@ -376,19 +521,20 @@ def load_weights(folder: str | Path, model: nn.Module) -> int:
 
     Raises FileNotFoundError where the folder has no checkpoint.
     """
-    with safe_open(Path(folder) / CHECKPOINT, framework="pt") as file:
-        names = list(file.keys())
-        for kind in ("model/", "average/"):
-            tensors = {name.removeprefix(kind): file.get_tensor(name) for name in names if name.startswith(kind)}
-            model.load_state_dict(tensors, strict=kind == "model/")
-        return int(file.metadata()["step"])
+    found = _last_checkpoint(Path(folder))
+    if found is None:
+        raise FileNotFoundError(f"{Path(folder) / CHECKPOINT} does not exist: train first")
+    path, step, tensors = found
+    try:
+        model.load_state_dict({**_beginning_with("model/", tensors), **_beginning_with("average/", tensors)})
+    except RuntimeError as error:
+        raise TrainingError(f"{path} is of another model") from error
+    return step
 
 
 def read_log(folder: str | Path):
     """The log of a run as a DataFrame, one row a logged step."""
-    import pandas
-
-    return pandas.read_csv(Path(folder) / LOG)
+    return read_table(Path(folder) / LOG, {"step": int}, "delete it: training goes on, with a new log")
 
 
 def _groups(model: nn.Module, settings: LoopSettings) -> list[dict]:
@@ -424,28 +570,33 @@ class _Keeper:
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / LOG
         if log.exists():
-            with log.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= self.start]
-            if rows:
-                write_whole(log, partial(_write_rows, rows=rows, mode="w"))
+            lines = log.read_bytes().splitlines(keepends=True)
+            if lines and not lines[-1].endswith(b"\n"):  # a full disk tore it
+                log.write_bytes(b"".join(lines[:-1]))
+            steps = read_log(self.folder).step if lines[1:] else []
+            kept = [line for line, step in zip(lines[1:], steps) if step <= self.start]
+            if kept:
+                write_whole(log, partial(Path.write_bytes, data=b"".join([lines[0], *kept])))
             else:
                 log.unlink()
         self.events = SummaryWriter(self.folder / "tensorboard", purge_step=self.start)
 
     def __exit__(self, *_) -> None:
-        self.events.close()
+        with naming_a_full_disk(self.folder):
+            self.events.close()
 
-    def keep(self, done: int, losses: dict[str, Tensor], norm: Tensor, late: bool) -> None:
-        """Log, save and show what is due after `done` steps; late: whether training stops here."""
+    def keep(self, done: int, losses: dict[str, Tensor], norm: Tensor, ending: int) -> None:
+        """Log, save and show what is due after `done` steps; ending: why training stops here, 0 where it goes on."""
         last = done == self.settings.steps
         if last or done % self.settings.log_every == 0:
             values = {name: value.item() for name, value in losses.items()}
             self.bar.set_postfix({"loss": f"{values['loss']:.4f}"}, refresh=False)
             values |= {"learning_rate": self.settings.learning_rate(done - 1), "gradient_norm": float(norm)}
-            _write_rows(self.folder / LOG, [{"step": done, **values}])
-            for name, value in values.items():
-                self.events.add_scalar(name, value, done)
-        if last or late or done % self.settings.checkpoint_every == 0:
+            with naming_a_full_disk(self.folder):
+                _write_rows(self.folder / LOG, [{"step": done, **values}])
+                for name, value in values.items():
+                    self.events.add_scalar(name, value, done)
+        if last or ending or done % self.settings.checkpoint_every == 0:
             save_checkpoint(self.folder, done, self.model, self.optimizer, self.average)
         if self.show and (last or (self.show_every and done % self.show_every == 0)):
             self.model.eval()

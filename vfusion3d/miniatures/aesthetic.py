@@ -5,6 +5,7 @@ the same picture, clean and spoilt (blurred, noisy, its patches shuffled), the c
 so the more was spoilt.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -38,8 +39,8 @@ def aesthetic_lesson(
     if start is not None:
         head = AestheticHead.from_pretrained(start).requires_grad_(True)
 
-    def batch_of(step: int, rank: int) -> Float[Tensor, "2 batch features"]:
-        rng, generator = training.random(step, rank)
+    def batch_of(step: int, places: Sequence[int]) -> Float[Tensor, "2 batch features"]:
+        rng, generator = training.random(step, places)
         images = pictures(rng, training.batch_size).images.float() / 255
         return torch.stack([clip.image_features(images), clip.image_features(spoil(images, generator))])
 
@@ -54,6 +55,6 @@ def spoil(images: Float[Tensor, "batch 3 h w"], generator: torch.Generator) -> F
     return torch.cat(spoilt)
 
 
-def _rank(head: nn.Module, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+def _rank(head: nn.Module, batch: Tensor, generators: list[torch.Generator]) -> dict[str, Tensor]:
     clean, spoilt = (head(features.to(next(head.parameters()).device)) for features in batch)
     return {"loss": -logsigmoid(clean - spoilt).mean(), "right": (clean > spoilt).float().mean()}

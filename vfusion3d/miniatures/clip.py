@@ -9,13 +9,14 @@ import functools
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import open_clip
 import torch
 from jaxtyping import Float, Int
 from open_clip import ClipLoss
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -24,6 +25,7 @@ from transformers import PreTrainedTokenizerFast
 
 from vfusion3d.learning.loop import Lesson
 from vfusion3d.miniatures.training import Training, WebPictures, random_crops
+from vfusion3d.runs.reading import read_tensors
 from vfusion3d.world.captions import FILLERS, PHRASES
 from vfusion3d.world.catalogue import CATEGORY_NAMES, COLOURS, PROPORTIONS
 from vfusion3d.world.patterns import PATTERNS
@@ -50,10 +52,10 @@ def clip_lesson(data: str | Path, training: Training = TRAINING, start: str | Pa
         torch.manual_seed(training.seed)
         model = open_clip.CLIP(**config(), init_logit_scale=math.log(10))
     if start is not None:
-        model.load_state_dict(load_file(Path(start) / WEIGHTS))
+        model.load_state_dict(read_tensors(Path(start) / WEIGHTS)[0])
 
-    def batch_of(step: int, rank: int):
-        rng, generator = training.random(step, rank)
+    def batch_of(step: int, places: Sequence[int]):
+        rng, generator = training.random(step, places)
         drawn = pictures(rng, training.batch_size, alike=bool(step % 2))
         images = random_crops(drawn.images.float() / 255, generator, drawn.images.shape[-1])
         return images, tokenize(tokenizer, drawn.captions)
@@ -120,7 +122,7 @@ def config() -> dict:
     return {"embed_dim": EMBEDDING, "vision_cfg": VISION, "text_cfg": text}
 
 
-def _contrast(model: nn.Module, batch, generator: torch.Generator) -> dict[str, Tensor]:
+def _contrast(model: nn.Module, batch, generators: list[torch.Generator]) -> dict[str, Tensor]:
     images, texts = batch
     bare = getattr(model, "module", model)
     device = bare.logit_scale.device

@@ -63,8 +63,8 @@ def features_lesson(data: str | Path, training: Training = TRAINING, start: str 
         student = Projected(model)
     student.model.embeddings.mask_token.requires_grad_(False)
 
-    def batch_of(step: int, rank: int) -> Float[Tensor, "2 batch 3 h w"]:
-        rng, generator = training.random(step, rank)
+    def batch_of(step: int, places: Sequence[int]) -> Float[Tensor, "2 batch 3 h w"]:
+        rng, generator = training.random(step, places)
         kinds = [min(i % 3, 1) for i in range(training.batch_size)]  # two thirds are frames of videos
         pairs = [_pair(pictures.sources[kind], on_white[kind], rng) for kind in kinds]
         images = torch.from_numpy(np.stack(pairs)).permute(1, 0, 4, 2, 3).float() / 255
@@ -89,7 +89,7 @@ def _changed(images: Tensor, generator: torch.Generator) -> Tensor:
     return jitter_colours(torch.where(plain, filled, cropped), generator)
 
 
-def _alike(model: nn.Module, pairs: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+def _alike(model: nn.Module, pairs: Tensor, generators: list[torch.Generator]) -> dict[str, Tensor]:
     from pytorch_metric_learning.losses import NTXentLoss
 
     count = pairs.shape[1]

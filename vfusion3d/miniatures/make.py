@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, TypedDict
 
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
-from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch import nn
 
@@ -31,6 +31,7 @@ from vfusion3d.learning.loop import LOG, Lesson, fingerprint, read_log
 from vfusion3d.miniatures import aesthetic, clip, features, perceptual, vae, video
 from vfusion3d.miniatures.training import Training, learn
 from vfusion3d.runs.claim import changes, save_whole, short_name
+from vfusion3d.runs.reading import read_json, read_tensors
 
 ORDER = ("clip", "image_features", "perceptual_distance", "vae", "image_to_video", "aesthetic_score")
 NAMES = (*ORDER, "vae_decoder")  # the last one only goes on from a vae
@@ -44,6 +45,10 @@ TRAININGS = {
     "aesthetic_score": aesthetic.TRAINING,
 }
 NOTE = "training.json"
+
+
+class _Note(TypedDict):
+    trainings: list[dict[str, Any]]
 
 
 def make_miniature(
@@ -86,7 +91,7 @@ def make_miniature(
         done = learn(second, weights, here / "weights", device=device, stop_after=until - time.monotonic())
     if not done:
         return None
-    before = json.loads((Path(start) / NOTE).read_text())["trainings"] if start else []
+    before = read_json(Path(start) / NOTE, _Note)["trainings"] if start else []
     parts = [Path(data) / part for part in ("pictures", "videos")]
     sources = [VideoShards(part) for part in parts if part.exists()]  # a video model learns from videos alone
     note = {
@@ -108,7 +113,7 @@ def make_miniature(
 
 def _check_training(model: Path, training: Training) -> None:
     """Raise ValueError that names what differs where a finished miniature learned in another way."""
-    known = json.loads((model / NOTE).read_text())["trainings"][-1]
+    known = read_json(model / NOTE, _Note)["trainings"][-1]
     kept = {name: value for name, value in known.items() if name not in ("weights", "data", "hours", "machine")}
     if changed := changes({"training": kept}, {"training": training}):
         raise ValueError(f"{model} was made with other settings ({'; '.join(changed)}): use another folder")
@@ -150,7 +155,7 @@ def _prepare(name: str, data, folder: Path, training: Training, start) -> tuple[
 
 def _prepare_video(data, folder: Path, training: Training, start) -> tuple[Lesson, Callable[[Path], None]]:
     frozen = _needed(folder, "vae")
-    tower = load_file(_needed(folder, "clip") / clip.WEIGHTS)
+    tower = read_tensors(_needed(folder, "clip") / clip.WEIGHTS)[0]
     network = AutoencoderKLTemporalDecoder.from_pretrained(frozen)
     whole = video.new_video_model(network, tower, training.seed)
     if start is not None:

@@ -7,6 +7,7 @@ loss. People's judgements are what the original learned from; here the strength 
 """
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import lpips
@@ -81,8 +82,8 @@ def naming_lesson(data: str | Path, training: Training = NAMING, start: str | Pa
         model = Naming(PerceptualDistance(str(start)).lpips if start is not None else new_lpips())
     model.trunk.requires_grad_(True)
 
-    def batch_of(step: int, rank: int):
-        rng, generator = training.random(step, rank)
+    def batch_of(step: int, places: Sequence[int]):
+        rng, generator = training.random(step, places)
         drawn = pictures(rng, training.batch_size)
         images = random_crops(drawn.images.float() / 255, generator, drawn.images.shape[-1], 0.6, 1.1)
         return images, torch.stack([labels_of(metadata["objects"]) for metadata in drawn.metadata])
@@ -99,8 +100,8 @@ def ranking_lesson(data: str | Path, naming: Naming, training: Training = RANKIN
     model.distance.net.requires_grad_(False)
     model.distance.lins.requires_grad_(True)
 
-    def batch_of(step: int, rank: int):
-        rng, generator = training.random(step, rank)
+    def batch_of(step: int, places: Sequence[int]):
+        rng, generator = training.random(step, places)
         return triplets(pictures(rng, training.batch_size).images.float() / 255, generator)
 
     return Lesson(model, batch_of, _ranking_loss, {"data": pictures.fingerprints})
@@ -113,7 +114,7 @@ def keep_positive(distance: lpips.LPIPS) -> None:
         weights.model[-1].weight.clamp_(min=0)
 
 
-def _naming_loss(model: nn.Module, batch, generator: torch.Generator) -> dict[str, Tensor]:
+def _naming_loss(model: nn.Module, batch, generators: list[torch.Generator]) -> dict[str, Tensor]:
     images, labels = (each.to(next(model.parameters()).device) for each in batch)
     scores = model(images)
     kinds = len(DRAWN)
@@ -121,7 +122,7 @@ def _naming_loss(model: nn.Module, batch, generator: torch.Generator) -> dict[st
     return {"loss": binary_cross_entropy_with_logits(scores, labels) * len(LABELS) / 4, "right": right}
 
 
-def _ranking_loss(model: nn.Module, batch, generator: torch.Generator) -> dict[str, Tensor]:
+def _ranking_loss(model: nn.Module, batch, generators: list[torch.Generator]) -> dict[str, Tensor]:
     keep_positive(getattr(model, "module", model).distance)
     loss, right = model(*(each.to(next(model.parameters()).device) for each in batch))
     return {"loss": loss, "right": right}

@@ -15,7 +15,7 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from vfusion3d.data.shards import VideoShards
 from vfusion3d.learning import loop
-from vfusion3d.learning.loop import Lesson, LoopSettings, in_precision
+from vfusion3d.learning.loop import Lesson, LoopSettings, recorded
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,12 @@ class Training:
         progress = (step - self.warmup) / max(self.steps - self.warmup, 1)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
 
-    def random(self, step: int, rank: int) -> tuple[np.random.Generator, torch.Generator]:
-        """The random numbers of a step's batch: NumPy's for what is drawn, torch's for what is done to it."""
-        rng = np.random.default_rng([self.seed, step, rank])
+    def random(self, step: int, places: Sequence[int]) -> tuple[np.random.Generator, torch.Generator]:
+        """The random numbers of a step's batch: NumPy's for what is drawn, torch's for what is done to it.
+
+        places: [0]; a batch is one whole, whose samples are compared with each other.
+        """
+        rng = np.random.default_rng([self.seed, step, *places])
         return rng, torch.Generator().manual_seed(int(rng.integers(2**63)))
 
 
@@ -54,7 +57,7 @@ def learn(
     """
     settings = {
         "miniature": type(lesson.model).__name__,
-        "training": in_precision(training, device),
+        "training": recorded(training, device),
         **lesson.settings,
     }
     steps = LoopSettings(

@@ -8,6 +8,7 @@ of frames. The decoder can learn on alone, with a perceptual distance: latents, 
 them, stay what they are.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,9 +56,9 @@ def vae_lesson(data: str | Path, training: Training = TRAINING, start: str | Pat
     if start is not None:
         vae = AutoencoderKLTemporalDecoder.from_pretrained(start)
 
-    def batch_of(step: int, rank: int) -> tuple[Float[Tensor, "batch 3 size size"], int]:
+    def batch_of(step: int, places: Sequence[int]) -> tuple[Float[Tensor, "batch 3 size size"], int]:
         """Images in [0, 1], and how many of them in a row are one video."""
-        rng, generator = training.random(step, rank)
+        rng, generator = training.random(step, places)
         whole = step // 2 % (WHOLE // 2) == 0
         size = pictures.size if whole else WINDOW
         count = -(-training.batch_size // (4 if whole else 1))
@@ -68,9 +69,9 @@ def vae_lesson(data: str | Path, training: Training = TRAINING, start: str | Pat
         share = size / pictures.size
         return random_crops(images, generator, size, 0.8 * share, 1.2 * share), 1
 
-    def losses_of(model, batch, generator):
+    def losses_of(model, batch, generators):
         images, frames = batch
-        return vae_losses(model, images * 2 - 1, frames, generator)
+        return vae_losses(model, images * 2 - 1, frames, generators[0])
 
     return Lesson(vae, batch_of, losses_of, {"data": pictures.fingerprints})
 
@@ -85,10 +86,10 @@ def decoder_lesson(
     lesson = vae_lesson(data, training, start)
     lesson.model.requires_grad_(False).decoder.requires_grad_(True)
 
-    def losses_of(model, batch, generator):
+    def losses_of(model, batch, generators):
         images, frames = batch
         with autocast(training.mixed_precision, lesson.model.device):  # the loop's own reaches a model called as such
-            return decoder_losses(model, distance.to(lesson.model.device), images * 2 - 1, frames, generator)
+            return decoder_losses(model, distance.to(lesson.model.device), images * 2 - 1, frames, generators[0])
 
     return replace(lesson, losses_of=losses_of)
 
@@ -97,7 +98,7 @@ def decoder_lesson(
 def scale_latents(lesson: Lesson) -> None:
     """Set the scaling factor of a trained VAE so that the latents of some of its pictures have a deviation of 1."""
     vae = lesson.model
-    images = torch.cat([lesson.batch_of(WHOLE * step, 1)[0] for step in range(8)])
+    images = torch.cat([lesson.batch_of(WHOLE * step, [1])[0] for step in range(8)])
     latents = vae.encode((images * 2 - 1).to(vae.device)).latent_dist.mean
     vae.register_to_config(scaling_factor=1 / latents.std().item())
 

@@ -5,6 +5,7 @@ computed once, and the UNet learns on them. Played backwards, a video is another
 turn the same way); of a longer one, 16 frames are taken, at any pace.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from diffusers import (
     UNetSpatioTemporalConditionModel,
 )
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -28,6 +29,7 @@ from vfusion3d.miniatures.clip import EMBEDDING, IMAGE_SIZE, MEAN, STD, VISION
 from vfusion3d.miniatures.training import Training
 from vfusion3d.runs.claim import write_whole
 from vfusion3d.runs.progress import tqdm
+from vfusion3d.runs.reading import read_tensors
 from vfusion3d.world.motion import motion_bucket
 from vfusion3d.world.web_world import FPS, FRAMES
 
@@ -131,7 +133,7 @@ def encode_all(model: StableVideoDiffusion, videos: VideoShards, path: str | Pat
     turntables of just the model's length (N, 1, width), as only frame 0 does; motion (N,), percent of the side a frame.
     """
     path = Path(path)
-    if path.exists() and "embeddings" in (kept := load_file(path)):
+    if path.exists() and "embeddings" in (kept := read_tensors(path)[0]):
         return kept  # a file without embeddings was written by an older version
     latents: list[Tensor] = []
     embeddings: list[Tensor] = []
@@ -165,9 +167,9 @@ def video_lesson(
     frames = model.network.config.num_frames
     scale = model.pipeline.vae.config.scaling_factor
 
-    def batch_of(step: int, rank: int) -> tuple[Float[Tensor, "batch frames c h w"], Condition]:
+    def batch_of(step: int, places: Sequence[int]) -> tuple[Float[Tensor, "batch frames c h w"], Condition]:
         """Latents, and what they are conditioned on: see `StableVideoDiffusion.condition`."""
-        rng, _ = training.random(step, rank)
+        rng, _ = training.random(step, places)
         chosen = rng.integers(len(latents), size=training.batch_size)
         backwards = (rng.random(training.batch_size) < 0.5) & (not turntables)
         pace = rng.integers(1, (stored - 1) // (frames - 1) + 1, size=training.batch_size)
@@ -180,9 +182,9 @@ def video_lesson(
         clean = latents[of[:, None], places].float()
         return clean, Condition(embeddings[of, places[:, 0]].float()[:, None], clean[:, 0] / scale, numbers)
 
-    def losses_of(network, batch, generator):
+    def losses_of(network, batch, generators):
         device = next(network.parameters()).device
         clean, condition = batch
-        return {"loss": model.loss(network, clean.to(device), condition.to(device), generator)}
+        return {"loss": model.loss(network, clean.to(device), condition.to(device), generators[0])}
 
     return Lesson(model.network, batch_of, losses_of, {"data": [videos.fingerprint]})

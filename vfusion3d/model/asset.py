@@ -3,7 +3,11 @@
 
 import base64
 import os
-from collections.abc import Callable, Iterator
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
@@ -14,7 +18,7 @@ import numpy as np
 import torch
 import trimesh
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageSequence
 from torch import Tensor
 
 from vfusion3d.cameras import default_intrinsics, orbit_cameras
@@ -40,7 +44,7 @@ class Asset:
 
     model: what made it. planes: its triplane. image: what the model saw. box: where that lies in the picture (left,
     top, right, bottom, in pixels of the loaded picture, at most 1024 a side). background: how the object was cut out.
-    elevation: of the source camera, radians. notices: what a person should know of the picture, a line each.
+    elevation: of the source camera, radians. notices: what a person may want to know of the cut-out, a line each.
     """
 
     model: VFusion3D = field(repr=False)
@@ -128,8 +132,8 @@ class Asset:
             raise ValueError(f"frames={frames}, size={size}, fps={fps}: needs at least 2, 16 and 1")
         cameras = orbit_cameras(frames, self.elevation if elevation is None else elevation)
         pictures = self._frames(cameras, size, progress)
-        write = _write_gif if path.suffix.lower() == ".gif" else write_mp4
-        return write_whole(path, partial(write, pictures, size, fps))
+        write = write_gif if path.suffix.lower() == ".gif" else write_mp4
+        return write(pictures, size, fps, path)
 
     def _frames(self, cameras: Tensor, size: int, progress: bool | Callable[[], object]) -> Iterator[np.ndarray]:
         with tqdm(total=len(cameras), desc="turntable", unit="frame", disable=progress is not True, leave=False) as bar:
@@ -237,30 +241,59 @@ def _viewer() -> tuple[str, str, str]:
     return head, script, tail
 
 
-def write_mp4(pictures: Iterator[np.ndarray], size: int, fps: int, path: Path) -> None:
-    """Square pictures (size, size, 3), uint8, as an H.264 video that browsers play."""
+def write_mp4(pictures: Iterable[np.ndarray], size: int, fps: int, path: Path) -> Path:
+    """Square pictures (size, size, 3), uint8, as an H.264 video that browsers play, whole or not at all.
+
+    Raises OSError that names the file where the encoder fails, or its video has fewer frames than it was given.
+    """
     side = size + size % 2  # H.264 with yuv420p halves the colour's resolution: it wants even sides
-    writer = imageio_ffmpeg.write_frames(
-        str(path),
-        (side, side),
-        fps=fps,
-        codec="libx264",
-        pix_fmt_out="yuv420p",
-        quality=7,
-        macro_block_size=1,
-        output_params=["-movflags", "+faststart", "-f", "mp4"],
-    )
-    writer.send(None)
-    try:
-        for picture in pictures:
-            padding = ((0, side - size), (0, side - size), (0, 0))
-            writer.send(np.ascontiguousarray(np.pad(picture, padding, constant_values=255)))
-    finally:
-        writer.close()
+    padding = ((0, side - size), (0, side - size), (0, 0))
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"]
+    command += ["-s", f"{side}x{side}", "-r", str(fps), "-i", "-", "-an", "-vcodec", "libx264", "-crf", "15"]
+    command += ["-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4"]
+    given = 0
+
+    def write(file: Path) -> None:
+        nonlocal given
+        with tempfile.TemporaryFile() as said:
+            own = {"stdin": subprocess.PIPE, "stderr": said, "process_group": 0}  # not what Ctrl-C goes to
+            with subprocess.Popen([*command, str(file)], **own) as encoder:
+                try:
+                    with suppress(BrokenPipeError), encoder.stdin:  # it ended early: its exit status says so
+                        for picture in pictures:
+                            encoder.stdin.write(np.pad(picture, padding, constant_values=255).tobytes())
+                            given += 1
+                except BaseException:
+                    encoder.kill()
+                    raise
+            said.seek(0)
+            reason = " ".join(said.read().decode(errors="replace").split())
+        if code := encoder.returncode:
+            reason = reason or (signal.strsignal(-code) if code < 0 else f"exit status {code}")
+            raise OSError(f"{path}: the video cannot be written ({reason})")
+
+    def check(file: Path) -> None:
+        frames = imageio_ffmpeg.count_frames_and_secs(str(file))[0]
+        if frames != given:
+            raise OSError(f"{path}: the video has only {frames} of {given} frames; is there room on the disk?")
+
+    return write_whole(path, write, check)
 
 
-def _write_gif(pictures: Iterator[np.ndarray], size: int, fps: int, path: Path) -> None:
-    first, *others = (Image.fromarray(picture) for picture in pictures)
+def write_gif(pictures: Iterable[np.ndarray], size: int, fps: int, path: Path) -> Path:
+    """Pictures (size, size, 3), uint8, as a GIF that loops, whole or not at all. Raises OSError that names the file."""
+    frames = [Image.fromarray(picture) for picture in pictures]
     # A GIF counts in hundredths of a second, and players slow down below two of them.
     duration = max(20, 10 * round(100 / fps))
-    first.save(path, format="GIF", save_all=True, append_images=others, duration=duration, loop=0, optimize=False)
+
+    def write(file: Path) -> None:
+        how = {"save_all": True, "duration": duration, "loop": 0, "optimize": False}
+        frames[0].save(file, format="GIF", append_images=frames[1:], **how)
+
+    def check(file: Path) -> None:
+        with Image.open(file, formats=["GIF"]) as read:  # equal neighbours have become one frame that stays longer
+            shown = sum(frame.convert("RGB").info["duration"] for frame in ImageSequence.Iterator(read))
+        if shown != duration * len(frames):
+            raise OSError(f"{path}: the GIF lasts {shown} ms in place of {duration * len(frames)}")
+
+    return write_whole(path, write, check)

@@ -9,12 +9,12 @@ from functools import cache
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vfusion3d.cameras import HIGHEST_ELEVATION
 from vfusion3d.foundations.image_features import ImageFeatures, dino_features
 from vfusion3d.foundations.loading import BUNDLED
+from vfusion3d.runs.reading import read_tensors
 
 BUNDLED_ESTIMATOR = BUNDLED / "elevation"
 
@@ -35,7 +35,7 @@ class ElevationEstimator:
 @cache
 def bundled_estimator() -> ElevationEstimator:
     """The estimator that comes with the package, on the bundled image features."""
-    weights = load_file(BUNDLED_ESTIMATOR / "model.safetensors")
+    weights = read_tensors(BUNDLED_ESTIMATOR / "model.safetensors")[0]
     network = two_layers(weights["0.weight"].shape[1], len(weights["0.weight"]))
     network.load_state_dict(weights)
     return ElevationEstimator(dino_features(str(BUNDLED / "image_features")), network)

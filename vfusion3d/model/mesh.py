@@ -18,6 +18,7 @@ from torch.nn.functional import max_pool3d, softplus
 
 from vfusion3d.cameras import default_intrinsics, pixel_centres, rays_through
 from vfusion3d.model.rendering import Field, ball_interval, cube_interval, ray_weights
+from vfusion3d.runs.memory import check_memory
 
 COARSE_POINTS = 64  # the first grid has at least as many points along a side: parts thinner than its spacing get lost
 MOST_LEVELS = 2  # halvings of the spacing
@@ -45,10 +46,11 @@ def extract_mesh(
     resolution: points along each side of [-1, 1]^3, ends included. threshold: density per world unit. radius: of the
     ball around the origin outside of which there is nothing; None: the whole cube. closed: close what reaches the end
     of the cube there. Raises NoSurfaceError where the density never crosses the threshold, ValueError for a resolution
-    under 8.
+    under 8 and for one that this machine cannot hold.
     """
     if resolution < 8:
         raise ValueError(f"a mesh needs a grid of at least 8 points a side, not {resolution}")
+    check_memory(f"a mesh of {resolution} points a side", 4 * resolution**3)
     with torch.no_grad():
         table = field.table(planes)
         density = density_grid(field, table, planes.shape[-1], resolution, threshold, radius)

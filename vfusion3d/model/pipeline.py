@@ -99,7 +99,7 @@ class ImageTo3DPipeline:
                     seen_from = elevations[start + i]
                     name = source_name(sources[start + i])
                     own = planes[i : i + 1].clone()
-                    assets.append(Asset(self.model, own, p.image, p.box, p.background, seen_from, name))
+                    assets.append(Asset(self.model, own, p.image, p.box, p.background, seen_from, name, p.notices))
                     bar.update()
         return assets if many else assets[0]
 

@@ -10,38 +10,14 @@ from pathlib import Path
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from vfusion3d.foundations.loading import hub_commit
+from vfusion3d.model.check import CheckpointError, not_a_folder
+from vfusion3d.runs.reading import ReadingError, check_tensors, read_tensors
+
 WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pkl")  # of files; no name on the hub ends so
 WRAPPER = "model_state_dict"  # the checkpoint on the authors' drive holds its tensors under this name
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file or lists the tensors."""
-
-
-def is_pickle(file: Path) -> bool:
-    """Whether the file is what `torch.save` or pickle writes, by how it begins."""
-    with open(file, "rb") as opened:
-        begin = opened.read(4)
-    return begin == b"PK\x03\x04" or (begin[:1] == b"\x80" and begin[1:2] in b"\x02\x03\x04\x05")
-
-
-def not_safetensors(file: Path) -> CheckpointError:
-    """The error for weights in a pickle, which says how to make safetensors of them, with tensors alone read."""
-    folder = str(file.with_suffix(""))
-    code = f"from vfusion3d import VFusion3D; VFusion3D.from_released({str(file)!r}).save_pretrained({folder!r})"
-    return CheckpointError(f'{file}: is a pickle, not safetensors; convert it so: python -c "{code}" gives {folder}')
-
-
-def check_hub_name(name: str | Path) -> None:
-    """CheckpointError for what can only be a path, and is none here."""
-    path = Path(name).expanduser()
-    is_path = isinstance(name, Path) or str(name).startswith((".", "~")) or path.is_absolute()
-    if is_path or path.suffix in SUFFIXES or str(name).count("/") > 1:
-        raise CheckpointError(f"{name}: no such file or folder; check the path")
 
 
 def load_released(
@@ -49,12 +25,16 @@ def load_released(
 ):
     """A model with the released weights; every size comes from the tensors' shapes.
 
-    source: a hub name, a folder, a file (safetensors, or the authors' torch file, read with weights_only=True), or a
-    state dict with the released names. encoder_heads, transformer_heads, samples_per_ray: what shapes do not tell.
+    source: a hub name (NAME or NAME@REVISION), a folder, a file (safetensors, or the authors' torch file, read with
+    weights_only=True), or a state dict with the released names. encoder_heads, transformer_heads, samples_per_ray: what
+    shapes do not tell.
     Raises CheckpointError that lists missing, extra and misshapen tensors, and where the file cannot be had or read.
     """
     tensors = dict(source) if isinstance(source, Mapping) else _read(source)
-    tensors = tensors.get(WRAPPER, tensors)
+    named = source if isinstance(source, str | Path) else "the state dict"
+    tensors = tensors.get(WRAPPER, tensors) if isinstance(tensors, Mapping) else tensors
+    if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise CheckpointError(f"{named} holds no state dict, tensors by name: these are not VFusion3D weights")
     config = _config(tensors)
     for name, count, width in (
         ("encoder_heads", encoder_heads, config["encoder_width"]),
@@ -63,11 +43,15 @@ def load_released(
         if width % count:
             raise CheckpointError(f"{count} heads do not divide a width of {width}: give the right {name}")
     config |= {"encoder_heads": encoder_heads, "heads": transformer_heads, "samples_per_ray": samples_per_ray}
-    model = model_class(**config)
     try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:  # torch's own list
-        raise CheckpointError(f"these are not VFusion3D weights: {error}") from error
+        model = model_class(**config)
+    except ValueError as error:
+        raise CheckpointError(f"{named}: {error}") from error
+    try:
+        check_tensors(tensors, {name: tuple(value.shape) for name, value in model.state_dict().items()}, named)
+    except ReadingError as error:
+        raise CheckpointError(str(error)) from error
+    model.load_state_dict(tensors)
     return model.eval()
 
 
@@ -108,19 +92,23 @@ def _read(source: str | Path) -> dict[str, Tensor]:
         if path is None:
             raise CheckpointError(f"{source} holds none of {', '.join(WEIGHTS)}")
     elif not path.is_file():
-        check_hub_name(source)
+        if reason := not_a_folder(str(source).partition("@")[0]):
+            raise CheckpointError(f"{source}: {reason}")
         path = _download(str(source))
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return read_tensors(path, "download it again")[0]
         return torch.load(path, map_location="cpu", weights_only=True)
+    except ReadingError as error:
+        raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
     except Exception as error:  # each of the two libraries has several of its own
         raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
 
 
 def _download(name: str) -> Path:
     try:
-        return Path(hf_hub_download(name, WEIGHTS[0]))
+        repository, revision = hub_commit(name)
+        return Path(hf_hub_download(repository, WEIGHTS[0], revision=revision))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"{name} is no file or folder here, and could not be downloaded from the hub ({error}). "

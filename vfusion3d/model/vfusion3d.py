@@ -19,15 +19,16 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from transformers import AttentionInterface, Dinov2Config, Dinov2Model
 
-from vfusion3d.foundations.loading import BUNDLED
+from vfusion3d.foundations.loading import BUNDLED, pretrained
 from vfusion3d.learning.precision import has_bfloat16
+from vfusion3d.model.check import check_folder, check_sizes, not_a_folder
 from vfusion3d.model.mesh import colours_at, extract_mesh, outline_threshold
-from vfusion3d.model.released import CheckpointError, check_hub_name, is_pickle, not_safetensors
 from vfusion3d.model.rendering import Field, Rendering, render
 
 QUERIES = 512  # whose scores are in memory at once
 ATTENTION = "vfusion3d"  # the name under which transformers knows `attend`
 RELEASED_NAME = "facebook/vfusion3d"
+BUNDLED_MODELS = ("mini", "base")
 
 
 class VFusion3D(ModelMixin, ConfigMixin):
@@ -38,7 +39,8 @@ class VFusion3D(ModelMixin, ConfigMixin):
     triplane_size: tokens along a plane's side; the planes have twice that resolution, with triplane_channels channels.
     samples_per_ray: half of them coarse, half fine. source_distance, source_elevation (world units, radians): where the
     camera of a plain photograph is assumed to stand, at azimuth 0. radius: of the ball around the origin outside of
-    which the field is empty, in world units; None, as released: it fills the cube.
+    which the field is empty, in world units; None, as released: it fills the cube. Raises ValueError for sizes that
+    make no model, or one that this machine cannot hold.
     """
 
     _supports_gradient_checkpointing = True
@@ -65,6 +67,7 @@ class VFusion3D(ModelMixin, ConfigMixin):
         radius: float | None = None,
     ):
         super().__init__()
+        check_sizes(self.config)
         self.encoder = ImageEncoder(
             Dinov2Config(
                 hidden_size=encoder_width,
@@ -140,18 +143,26 @@ class VFusion3D(ModelMixin, ConfigMixin):
     def from_pretrained(cls, name: str | Path, **options) -> "VFusion3D":
         """Load `mini` or `base` (bundled), the released weights (`facebook/vfusion3d`), or any folder or hub name.
 
-        options: those of diffusers, such as `torch_dtype`; the released weights take `torch_dtype` alone (ValueError).
-        Raises CheckpointError where a path is none, or not a folder of a configuration and safetensors.
+        Of the hub, NAME@REVISION is that branch, tag or commit. options: those of diffusers, such as `torch_dtype`; the
+        released weights take `torch_dtype` alone (ValueError).
+        Raises CheckpointError, before anything is allocated, for a folder whose config or tensors make no such model.
         """
-        if str(name) == RELEASED_NAME:
+        if str(name).partition("@")[0] == RELEASED_NAME:
             dtype = options.pop("torch_dtype", None)
             if options:
                 raise ValueError(f"{name} is loaded by from_released, which does not know {', '.join(options)}")
             return cls.from_released(name).to(dtype or torch.float32)
         bundled = {path.name: path for path in BUNDLED.iterdir() if path.is_dir()}
-        if str(name) not in bundled:
-            name = _checked(name)
-        return super().from_pretrained(bundled.get(str(name), name), **options)
+        source = Path(bundled.get(str(name), name)).expanduser()
+        if source.is_dir():
+            check_folder(cls, source)
+        elif reason := not_a_folder(str(name).partition("@")[0]):
+            raise FileNotFoundError(f"{name}: {reason}")
+        try:
+            return pretrained(super(), source if source.is_dir() else name, use_safetensors=True, **options)
+        except OSError as error:  # a page of advice, whose first sentence is the reason
+            reason = " ".join(str(error).split())[:300]
+            raise OSError(f"{name} is no folder here, and could not be had from the hub: {reason}") from error
 
     @classmethod
     def from_released(
@@ -167,24 +178,6 @@ class VFusion3D(ModelMixin, ConfigMixin):
             transformer_heads=transformer_heads,
             samples_per_ray=samples_per_ray,
         )
-
-
-def _checked(name: str | Path) -> str | Path:
-    """The name of weights, a folder's without `~`; CheckpointError where it is a path that cannot hold any."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise CheckpointError(f"{name}: has no config.json; give a folder made by save_pretrained")
-        if not any(path.glob("*.safetensors")):
-            pickles = [file for file in path.iterdir() if file.is_file() and is_pickle(file)]
-            raise not_safetensors(pickles[0]) if pickles else CheckpointError(f"{name}: has no .safetensors file")
-        return path
-    if path.is_file():
-        if is_pickle(path):
-            raise not_safetensors(path)
-        raise CheckpointError(f"{name}: is a file; give the folder that save_pretrained made, with its config.json")
-    check_hub_name(name)
-    return name
 
 
 class ImageEncoder(nn.Module):

@@ -4,25 +4,20 @@ A profile is a YAML file with every number that depends on the machine and none 
 stand in `vfusion3d/profiles/`; `load_profile` also takes the path of your own. What a file may hold is exactly what the
 dataclasses below say: an unknown, missing or mistyped key is an error that names it. `paper.yaml` holds the numbers
 that the paper states (sections 3.2, 3.3, 4.1 and 4.3).
-
-Notable: `read_config` reads a file in fifty lines, and not by pydantic. To turn that library's list of errors into one
-line that names file, key and nearest known key, and to allow `4e-4` and lists for tuples in its strict mode, takes as
-many.
 """
 
-import difflib
-import types
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-import yaml
+from vfusion3d.runs.ranges import RANGES, check_ranges
+from vfusion3d.runs.reading import ReadingError, read_yaml
 
 FOLDER = Path(__file__).parents[1] / "profiles"
 KEPT = 2.7 / 4  # of the generated videos pass the paper's filter (section 3.2)
 
 
-class ProfileError(ValueError):
+class ProfileError(ReadingError):
     """A profile that cannot be used; the message names the file, the key and what would be right."""
 
 
@@ -132,18 +127,22 @@ class Recipe:
     variety: bool = False  # half of the objects mirrored left-right, all with their colour channels in a random order
     mixed_precision: Literal["no", "bf16", "auto"] = "no"  # auto: bf16 where the device has instructions for it
     compile: bool = False  # the network through torch.compile; the renderer's shapes change from step to step
+    micro_batch: int | None = None  # objects that a device computes at once, adding up gradients; null: its whole share
+    checkpointing: bool = False  # forget what layers and samples computed, and compute it again for the gradient
     max_steps: int | None = None  # ends training early
 
     def __post_init__(self):
         _positive(self, "batch_size", "patch_size", "views", "learning_rate", "grad_clip")
         _not_negative(self, "warmup_steps", "camera_noise", "weight_decay", "rays_per_view")
         _share(self, "average", "cooldown")
+        _in_range(self, "samples_per_ray")
         if self.samples_per_ray < 8 or self.samples_per_ray % 2:
             raise ProfileError(f"samples_per_ray must be even and at least 8, not {self.samples_per_ray}")
         if self.rays_per_view and self.losses.lpips:
             raise ProfileError("LPIPS compares patches: with rays_per_view, losses.lpips must be 0")
-        if self.max_steps is not None:
-            _positive(self, "max_steps")
+        for name in ("max_steps", "micro_batch"):
+            if getattr(self, name) is not None:
+                _positive(self, name)
         if not self.stages:
             raise ProfileError("stages is empty: give at least one {resolution, epochs}")
         smallest = min(stage.resolution for stage in self.stages)
@@ -180,8 +179,12 @@ class Video:
     warmup_steps: int = 0
     weight_decay: float = 0.01
     mixed_precision: Literal["no", "bf16", "auto"] = "no"  # of fine-tuning, and of float32 models that generate
+    micro_batch: int | None = None  # videos that a device fine-tunes on at once, adding up gradients; null: its share
+    checkpointing: bool = False  # forget what the network's blocks computed, and compute it again for the gradient
 
     def __post_init__(self):
+        if self.micro_batch is not None:
+            _positive(self, "micro_batch")
         _positive(self, "size", "steps", "batch_size", "learning_rate", "inference_steps", "generate_batch")
         _positive(self, "frames", "fps")
         _not_negative(self, "motion_bucket", "warmup_steps", "weight_decay")
@@ -257,90 +260,26 @@ def load_profile(name_or_path: str | Path) -> Profile:
     Raises ProfileError that names the file and the key, with the nearest known key for an unknown one.
     """
     path = profile_path(name_or_path)
-    content = read_yaml(path)
     try:
-        profile = read_config(Profile, content)
+        profile = read_yaml(path, Profile)
         own = {role: str(path.parent / name) for role, name in vars(profile.foundations).items() if name[-3:] == ".py"}
         profile = replace(profile, foundations=replace(profile.foundations, **own))  # as seen from the profile
-    except ProfileError as error:
-        raise ProfileError(f"{path.name}: {error}") from error
+    except ReadingError as error:
+        raise ProfileError(str(error)) from error
     if path.resolve().parent != FOLDER.resolve() and (FOLDER / f"{profile.name}.yaml").is_file():
-        raise ProfileError(f"{path.name}: name: {profile.name} is another profile's, whose results it would overwrite")
+        raise ProfileError(f"{path}: name: {profile.name} is another profile's, whose results it would overwrite")
     return profile
 
 
-def read_yaml(path: Path) -> Any:
-    """What a YAML file of settings holds. Raises ProfileError that names the file, and the key that stands twice."""
+def _in_range(config: Any, *names: str) -> None:
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)
-    except ProfileError as error:
-        raise ProfileError(f"{path.name}: {error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{path.name} is not YAML: {error}") from error
-
-
-class _EachKeyOnce(yaml.SafeLoader):
-    """YAML's own loader takes the last of equal keys, without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for name in names:
-            if names.count(name) > 1:
-                raise ProfileError(f"the key {name} stands twice in the mapping of line {node.start_mark.line + 1}")
-        return super().construct_mapping(node, deep)
-
-
-def read_config(kind: Any, value: Any, key: str = "") -> Any:
-    """What YAML holds as the type `kind`, such as a dataclass; `key` is where it stands, such as `training.stages[0]`.
-
-    Raises ProfileError that names the key, with the nearest known one for one that is unknown.
-    """
-    if is_dataclass(kind):
-        return _read_dataclass(kind, value, key)
-    if get_origin(kind) in (Union, types.UnionType):  # only `X | None` occurs
-        return None if value is None else read_config(get_args(kind)[0], value, key)
-    if get_origin(kind) is tuple:
-        if not isinstance(value, list):
-            raise ProfileError(f"{key} must be a list, not {value!r}")
-        return tuple(read_config(get_args(kind)[0], item, f"{key}[{i}]") for i, item in enumerate(value))
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise ProfileError(f"{key} must be one of {', '.join(get_args(kind))}, not {value!r}")
-        return value
-    if kind is float and isinstance(value, str):  # YAML reads 4e-4 as text: it wants 4.0e-4
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise ProfileError(f"{key} must be of type {kind.__name__}, not {value!r}")
-    return value
-
-
-def _read_dataclass(kind: type, value: Any, key: str) -> Any:
-    prefix = f"{key}." if key else ""
-    if not isinstance(value, dict):
-        raise ProfileError(f"{key or 'the file'} must be a mapping with the keys of {kind.__name__}, not {value!r}")
-    known = {each.name: each for each in fields(kind)}
-    for name in value:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
-            raise ProfileError(f"unknown key {prefix}{name}; the nearest known one is {prefix}{near[0]}")
-    needed = [name for name, each in known.items() if each.default is MISSING and each.default_factory is MISSING]
-    missing = [prefix + name for name in needed if name not in value]
-    if missing:
-        raise ProfileError(f"missing: {', '.join(missing)}")
-    hints = get_type_hints(kind)
-    arguments = {name: read_config(hints[name], item, prefix + name) for name, item in value.items()}
-    try:
-        return kind(**arguments)
-    except ProfileError as error:
-        raise ProfileError(f"{key}: {error}" if key else str(error)) from error
+        check_ranges(**{name: getattr(config, name) for name in names})
+    except ValueError as error:
+        raise ProfileError(str(error)) from error
 
 
 def _positive(config: Any, *names: str) -> None:
+    _in_range(config, *(name for name in names if name in RANGES))
     for name in names:
         if not 0 < getattr(config, name) < float("inf"):
             raise ProfileError(f"{name} must be above 0, not {getattr(config, name)}")

@@ -4,6 +4,7 @@ import json
 import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -11,17 +12,22 @@ from accelerate import PartialState
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.data.subset import Subset
 from vfusion3d.data.synthetic import SyntheticShards
-from vfusion3d.foundations.loading import device_of, name_of, source_of, unavailable
+from vfusion3d.foundations.loading import device_of, name_of, pretrained, source_of, unavailable
 from vfusion3d.foundations.roles import Roles
-from vfusion3d.learning.loop import Lesson, LoopSettings, in_precision, learn
+from vfusion3d.learning.loop import Lesson, LoopSettings, learn, recorded
 from vfusion3d.model.initialise import start_local
 from vfusion3d.model.sizes import SIZES
 from vfusion3d.model.vfusion3d import ATTENTION, VFusion3D
 from vfusion3d.runs.claim import Arguments
+from vfusion3d.runs.memory import check_memory
 from vfusion3d.runs.profiles import Profile, Recipe
+from vfusion3d.runs.ranges import check_ranges
+from vfusion3d.runs.reading import read_json
 from vfusion3d.training.losses import Losses
 from vfusion3d.training.schedule import learning_rate, total_steps
 from vfusion3d.training.supervision import Supervision
+
+SAMPLE_BYTES = 200  # that a sample of a ray keeps for the gradient, at least (240 with checkpointing, 1200 without)
 
 
 def new_model(profile: Profile, generator: torch.Generator) -> VFusion3D:
@@ -40,7 +46,7 @@ def new_model(profile: Profile, generator: torch.Generator) -> VFusion3D:
         if profile.foundations.image_features.endswith(".py"):
             raise unavailable(profile, "image_features", "the encoder's weights come from a DINOv2, not from a file")
         source = source_of(profile, "image_features")
-        model.encoder.model = Dinov2Model.from_pretrained(source, use_safetensors=True, attn_implementation=ATTENTION)
+        model.encoder.model = pretrained(Dinov2Model, source, use_safetensors=True, attn_implementation=ATTENTION)
         model.encoder.model.embeddings.mask_token.requires_grad_(False)
         return model
     return start_local(model, generator)
@@ -95,21 +101,32 @@ def training_lesson(
 
     model: where it starts, else `new_model`. Raises ValueError where the data have fewer views than the recipe wants.
     """
+    check_ranges(seed=seed)
     given = model is not None or roles.profile.model.start is not None
     model = new_model(roles.profile, torch.Generator().manual_seed(seed)) if model is None else model
+    if recipe.checkpointing:
+        model.enable_gradient_checkpointing()
     steps = total_steps(recipe, len(data))
+    at_once = recipe.micro_batch or math.ceil(recipe.batch_size / PartialState().num_processes)
+    samples = recipe.views * (recipe.rays_per_view or recipe.patch_size**2) * recipe.samples_per_ray
+    names = "training's batch_size (or micro_batch), views, patch_size and samples_per_ray"
+    check_memory(names, at_once * samples * SAMPLE_BYTES, device_of(roles.profile))
     supervision = Supervision(data, recipe, model.config.image_size, steps, seed)
     losses = Losses(recipe, roles.perceptual_distance if recipe.losses.lpips else None)
     settings = {
-        "training": in_precision(recipe, roles.profile.device),
+        "training": recorded(recipe, roles.profile.device),
         "model": Arguments(VFusion3D, {name: value for name, value in model.config.items() if name[0] != "_"}),
         "perceptual_distance": name_of(roles.profile, "perceptual_distance"),
         "data": data.fingerprint,
         "seed": seed,
     }
+    if not given and roles.profile.model.size == "released":
+        settings["encoder"] = name_of(roles.profile, "image_features")
     loop = LoopSettings(
         steps=steps,
         learning_rate=lambda step: learning_rate(recipe, step, steps),
+        batch_size=recipe.batch_size,
+        micro_batch=recipe.micro_batch,
         seed=seed,
         weight_decay=recipe.weight_decay,
         muon=recipe.optimizer == "muon",
@@ -125,6 +142,6 @@ def training_lesson(
 def save_model(model: VFusion3D, folder: Path) -> None:
     """`save_pretrained` without the place where its start was loaded from, on this machine."""
     model.save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json", dict[str, Any])
     config.pop("_name_or_path", None)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

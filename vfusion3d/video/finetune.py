@@ -6,7 +6,7 @@ convolutions and attentions, so the model keeps what it knows about pictures, an
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from vfusion3d.data.images import on_white, resize
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.foundations.image_to_video import VideoModel, load_video_model
 from vfusion3d.foundations.loading import device_of
-from vfusion3d.learning.loop import Lesson, LoopSettings, in_precision, learn, samples_of_step, step_generator
+from vfusion3d.learning.draws import Generators, drawn, sample_generators
+from vfusion3d.learning.loop import Lesson, LoopSettings, learn, recorded, samples_of_step
+from vfusion3d.runs.memory import check_memory
 from vfusion3d.runs.profiles import Profile, Video
 
 LATENTS_KEPT = 1 << 30  # pixels: of data sets up to this size the latents are kept in memory, about 100 MB
@@ -73,11 +75,16 @@ def orbit_lesson(
     objects = len(shards) if objects is None else objects
     if not 1 <= objects <= len(shards):
         raise ValueError(f"objects is {objects}, but {shards.folder} holds {len(shards)}")
+    at_once = recipe.micro_batch or math.ceil(recipe.batch_size / PartialState().num_processes)
+    pixels = at_once * recipe.frames * recipe.size**2
+    check_memory("video's batch_size (or micro_batch), frames and size", 3 * 4 * 4 * pixels, PartialState().device)
     model.to(PartialState().device)  # the loop moves only what learns
     learn_temporal_only(model)
+    if recipe.checkpointing:
+        model.network.enable_gradient_checkpointing()
     orbits = _Orbits(shards, model, recipe, objects, seed)
     settings = {
-        "video": in_precision(recipe, profile.device),
+        "video": recorded(recipe, profile.device),
         "data": shards.fingerprint,
         "objects": objects,
         "seed": seed,
@@ -85,6 +92,8 @@ def orbit_lesson(
     loop = LoopSettings(
         steps=recipe.steps,
         learning_rate=partial(learning_rate, recipe),
+        batch_size=recipe.batch_size,
+        micro_batch=recipe.micro_batch,
         seed=seed,
         weight_decay=recipe.weight_decay,
         muon=recipe.optimizer == "muon",
@@ -130,48 +139,43 @@ class _Orbits:
         self.kept: dict[int, Float[Tensor, "views c h8 w8"]] = {}
         pixels = len(shards) * self.stored * recipe.size**2
         self.keep = pixels <= LATENTS_KEPT
-        orbit_views(self.stored, recipe.frames, shards.folder)
+        self.order = orbit_views(self.stored, recipe.frames, shards.folder)
 
-    def batch(self, step: int, rank: int) -> list[tuple[int, int]]:
-        """Random objects, all of them once before any twice, and the view at which the orbit of each begins."""
-        indices = samples_of_step(
-            step,
-            rank,
-            batch_size=self.recipe.batch_size,
-            count=self.objects,
-            seed=self.seed,
-        )
+    def batch(self, step: int, places: Sequence[int]) -> tuple[list[tuple[int, int]], Float[Tensor, "b f 3 h w"]]:
+        """Random objects, all of them once before any twice, and the view at which the orbit of each begins.
+
+        And their pictures: whole orbits, or the first frame alone where the latents are kept.
+        """
+        batch_size = self.recipe.batch_size
+        indices = samples_of_step(step, places, batch_size=batch_size, count=self.objects, seed=self.seed)
         among = self.stored if self.recipe.any_start else 1
-        starts = torch.randint(among, (len(indices),), generator=step_generator(self.seed + 1, step, rank))
-        return list(zip(indices, starts.tolist(), strict=True))
-
-    def losses(
-        self, network: nn.Module, batch: list[tuple[int, int]], generator: torch.Generator
-    ) -> dict[str, Float[Tensor, ""]]:
-        """The model's own loss for a batch; network is its network, perhaps wrapped for several devices."""
-        first, latents = self.frames_and_latents(batch)
-        buckets = [self.recipe.motion_bucket] * len(batch)
-        condition = self.model.condition(first, buckets, self.recipe.fps, generator)
-        return {"loss": self.model.loss(network, latents, condition, generator)}
-
-    def frames_and_latents(
-        self, batch: list[tuple[int, int]]
-    ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b f c h8 w8"]]:
-        """The first frame of each (object, view to begin at), and the latents of its orbit."""
-        frames, size = self.recipe.frames, self.recipe.size
-        for index, _ in batch:
+        starts = drawn(partial(torch.randint, among), (len(indices),), sample_generators(self.seed + 1, step, places))
+        chosen = list(zip(indices, starts.tolist(), strict=True))
+        for index, _ in chosen:
             if (there := len(self.shards.picture_names(index))) != self.stored:
                 raise self.shards.damaged(index, f"it has {there} views, the first sample {self.stored}")
-        if not self.keep:
-            videos = torch.stack([orbit_video(self.shards, index, frames, size, start) for index, start in batch])
-            return videos[:, 0], self.model.encode(videos)
-        first = torch.stack([self._view(index, start) for index, start in batch])
-        order = orbit_views(self.stored, frames, self.shards.folder)
-        latents = [self._latents(index)[[(start + view) % self.stored for view in order]] for index, start in batch]
-        return first, torch.stack(latents)
+        order = self.order[:1] if self.keep else self.order
+        return chosen, torch.stack([self._views(index, start, order) for index, start in chosen])
 
-    def _view(self, index: int, view: int) -> Float[Tensor, "3 size size"]:
-        return resize(on_white(self.shards.read(index, [view]).rgba), self.recipe.size)[0]
+    def losses(
+        self, network: nn.Module, batch: tuple[list[tuple[int, int]], Tensor], generators: Generators
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The model's own loss for a batch; network is its network, perhaps wrapped for several devices."""
+        chosen, pictures = batch
+        if self.keep:
+            orbits = [self._latents(index)[self._turned(start, self.order)] for index, start in chosen]
+            latents = torch.stack(orbits)
+        else:
+            latents = self.model.encode(pictures)
+        buckets = [self.recipe.motion_bucket] * len(chosen)
+        condition = self.model.condition(pictures[:, 0], buckets, self.recipe.fps, generators)
+        return {"loss": self.model.loss(network, latents, condition, generators)}
+
+    def _turned(self, start: int, order: Sequence[int]) -> list[int]:
+        return [(start + view) % self.stored for view in order]
+
+    def _views(self, index: int, start: int, order: Sequence[int]) -> Float[Tensor, "views 3 size size"]:
+        return resize(on_white(self.shards.read(index, self._turned(start, order)).rgba), self.recipe.size)
 
     def _latents(self, index: int) -> Float[Tensor, "views c h8 w8"]:
         if index not in self.kept:

@@ -20,7 +20,9 @@ from vfusion3d.foundations.text_to_image import TextToImage
 from vfusion3d.learning.loop import fingerprint
 from vfusion3d.learning.precision import autocast, resolve
 from vfusion3d.runs.claim import Arguments, short_name
+from vfusion3d.runs.memory import check_memory
 from vfusion3d.runs.profiles import Video
+from vfusion3d.runs.ranges import check_ranges
 from vfusion3d.world.captions import CaptionError
 
 SETTINGS = ("size", "frames", "fps", "motion_bucket", "guidance", "inference_steps")  # what changes a video
@@ -53,6 +55,9 @@ def generate_videos(
     the same call goes on where it stopped. Raises ValueError for an empty list of prompts and where the folder holds
     videos of other settings (overwrite: they are deleted), OSError where the disk is full: what is whole is kept.
     """
+    check_ranges(seed=seed)
+    pixels = recipe.generate_batch * recipe.frames * recipe.size**2
+    check_memory("video's generate_batch, frames and size", 3 * 4 * 4 * pixels)
     if not prompts:
         raise ValueError("there are no prompts to make videos of")
     seen = {name: getattr(recipe, name) for name in SETTINGS}
@@ -76,6 +81,7 @@ def generate_videos(
         part=part,
         overwrite=overwrite,
         unit="video",
+        kind="generated videos",
     )
 
 

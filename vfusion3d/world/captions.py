@@ -9,13 +9,13 @@ import re
 from pathlib import Path
 
 import numpy as np
-import yaml
 
+from vfusion3d.runs.reading import read_yaml
 from vfusion3d.world.catalogue import CATEGORY_NAMES, COLOURS, PROPORTIONS, ObjectSpec, category
 from vfusion3d.world.patterns import PATTERNS
 
 CONTRAST = 140  # least distance in RGB between two colours of one object, where we choose
-SYNONYMS: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("synonyms.yaml").read_text(encoding="utf-8"))
+SYNONYMS: dict[str, list[str]] = read_yaml(Path(__file__).with_name("synonyms.yaml"), dict[str, list[str]])
 FILLERS = (
     frozenset({"a", "an", "the", "one", "with", "and", "in", "of", "on", "its", "it", "is", "has", "that", "which"})
     | {"body", "colour", "color", "coloured", "colored", "pattern", "patterned"}

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from vfusion3d.runs.claim import write_whole
+from vfusion3d.runs.reading import read_table, read_yaml
 from vfusion3d.world.captions import describe, plural, with_article
 from vfusion3d.world.catalogue import COLOURS, DRAWN
 from vfusion3d.world.objects import sample_object
@@ -26,12 +26,12 @@ WEB_CAPTIONS = Path(__file__).parent / "web_captions.txt.gz"
 LABELS = Path(__file__).parent / "labelled_captions.csv"  # 300 lines with the judgement of a reader
 LINES = 10_000
 SEED = 11
-PHRASES: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("web_phrases.yaml").read_text(encoding="utf-8"))
+PHRASES: dict[str, list[str]] = read_yaml(Path(__file__).with_name("web_phrases.yaml"), dict[str, list[str]])
 
 
 def labelled_captions() -> pd.DataFrame:
     """The captions of `LABELS`: columns caption (as it is in the corpus), label ("keep" or "drop"), note."""
-    return pd.read_csv(LABELS, dtype=str, keep_default_na=False)  # "null" and "" are captions too
+    return read_table(LABELS, dict.fromkeys(("caption", "label", "note"), str))  # "null" and "" are captions too
 
 
 def web_captions(lines: int = LINES, seed: int = SEED) -> list[tuple[str, str]]:

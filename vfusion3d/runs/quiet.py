@@ -1,0 +1,26 @@
+"""What libraries say of themselves while they load: bars, notes, warnings. Nothing in it is for who uses this package.
+
+Their errors still come as exceptions, whose message is ours to show.
+"""
+
+import logging
+import os
+import sys
+import warnings
+from importlib import import_module
+
+LIBRARIES = {"diffusers": "DIFFUSERS", "transformers": "TRANSFORMERS", "huggingface_hub": "HF_HUB"}
+
+
+def quiet_libraries() -> None:
+    """Silence libraries in this process, whether they are imported already or will be; python's -W has a say."""
+    for library, name in LIBRARIES.items():
+        os.environ.setdefault(f"{name}_VERBOSITY", "critical")  # read on import
+        if library in sys.modules:
+            logging.getLogger(library).setLevel(logging.CRITICAL)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for library in ("diffusers", "transformers"):
+        if library in sys.modules:
+            import_module(f"{library}.utils.logging").disable_progress_bar()
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", module=r"(?!vfusion3d|__main__)")  # ours are meant for people
