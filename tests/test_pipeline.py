@@ -251,7 +251,7 @@ def accessor(tree: dict, binary: bytes, index: int) -> np.ndarray:
 
 
 def test_a_failed_write_leaves_the_old_file_alone(known, tmp_path, monkeypatch):
-    file = known.save(tmp_path / "mesh.glb")
+    file = known.save(tmp_path / "mesh.glb", faces=200, texture=16)
     before = file.read_bytes()
 
     def full_disk(*_):
@@ -259,7 +259,7 @@ def test_a_failed_write_leaves_the_old_file_alone(known, tmp_path, monkeypatch):
 
     monkeypatch.setattr("vfusion3d.runs.claim.os.replace", full_disk)
     with pytest.raises(OSError, match="the disk is full"):
-        known.save(file)
+        known.save(file, faces=200, texture=16)
     assert file.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["mesh.glb"]
 
