@@ -459,7 +459,7 @@ def test_a_variant_that_was_killed_before_its_scores_goes_on_without_training(ru
     monkeypatch.setattr(
         run,
         "evaluate_variant",
-        lambda *_: pd.DataFrame({"test": ["3d"], "key": ["007"]}).reindex(columns=list(run.SCORE_COLUMNS)),
+        lambda *_: pd.DataFrame({"test": ["3d"], "key": ["007"], "lpips": [0.5]}).reindex(columns=[*run.SCORE_COLUMNS]),
     )
     assert run_variant(PROFILE, run_dir, "only_3d").scores["lpips"].tolist() == [0.5]
     assert weights.stat().st_mtime_ns == stamp
