@@ -32,6 +32,9 @@ class _Entry(TypedDict):
     picture: str
     outputs: NotRequired[list[str]]
     settings: NotRequired[dict[str, Any]]
+    elevation: NotRequired[float]
+    notices: NotRequired[list[str]]
+    error: NotRequired[str]
 
 
 class _Record(TypedDict):
@@ -40,10 +43,14 @@ class _Record(TypedDict):
 
 def read_record(folder: Path) -> list[dict[str, Any]]:
     """What was done in this folder before, a mapping each picture. Raises ReadingError where it is none of ours."""
-    from vfusion3d.runs.reading import read_json
+    from vfusion3d.runs.reading import ReadingError, read_json
 
     file = folder / RECORD
-    return read_json(file, _Record, "move it away")["reconstructions"] if file.exists() else []
+    entries = read_json(file, _Record, "move it away")["reconstructions"] if file.exists() else []
+    for place, entry in enumerate(entries):
+        if not entry.get("outputs", ["none is wanted of an error"]):
+            raise ReadingError(f"{file}: reconstructions[{place}].outputs is empty: move it away")
+    return entries
 
 
 def write_record(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:

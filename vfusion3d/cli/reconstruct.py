@@ -159,7 +159,7 @@ def run_reconstruct(options: argparse.Namespace) -> int:
     there = [] if options.overwrite else [job for job in jobs if all(file.exists() for file in job[1])]
     for picture, files in there:
         made_with = done.get(beside(output, files[0]), {}).get("settings", _settings(options))
-        other = [f"{key} {made_with[key]}" for key, value in _settings(options).items() if made_with.get(key) != value]
+        other = [f"{k} {made_with.get(k)}" for k, value in _settings(options).items() if made_with.get(k) != value]
         how = f", made with {', '.join(other)}" if other else ""
         print(f"{picture} -> {files[0]} is there{how} (--overwrite makes it again)")
     try:
@@ -224,7 +224,7 @@ def _make(
     steps = [3 + TURN * any(file.suffix in VIDEO_SUFFIXES for file in files[1:]) for _, files in jobs]
     with tqdm(total=sum(steps), desc="reconstruct", unit="step", disable=None) as bar:
         for number, (picture, files) in enumerate(jobs):
-            bar.set_postfix_str(f"{number + 1} of {len(jobs)}: {Path(picture).name}")
+            bar.set_postfix_str(f"{number + 1} of {len(jobs)}: {one_line(Path(picture).name)}")
             start = time.perf_counter()
             entry = {"picture": picture}
             try:
