@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import urllib.parse
 
 import imageio_ffmpeg
 import numpy as np
@@ -55,7 +57,7 @@ def photos(tmp_path):
 
 
 def run(*arguments, weights=None) -> int:
-    small = ["--weights", weights, "--resolution", "16", "--device", "cpu"] if weights else []
+    small = ["--weights", weights, "--resolution", "16", "--faces", "500", "--device", "cpu"] if weights else []
     return main([*map(str, arguments), *small])
 
 
@@ -73,6 +75,7 @@ def test_good_pictures_go_on_past_broken_ones_and_the_exit_code_is_1(photos, tmp
         [
             *(sys.executable, "-m", "vfusion3d.cli", "reconstruct", str(photos), str(tmp_path / "missing.jpg")),
             *("-o", str(tmp_path / "out"), "--weights", weights, "--resolution", "16", "--device", "cpu"),
+            *("--faces", "500", "--texture", "32"),
         ],
         capture_output=True,
         text=True,
@@ -85,12 +88,77 @@ def test_good_pictures_go_on_past_broken_ones_and_the_exit_code_is_1(photos, tmp
         assert reason in line
         assert line.count(name) == 1
     assert "Traceback" not in process.stderr
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a good one.glb", "b.glb"]
-    assert len(process.stdout.splitlines()) == 2
+    assert "Loading weights" not in process.stderr
+    written = ["a good one.glb", "b.glb", "contact_sheet.png", "index.html", "reconstructions.json", "viewers"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == written
+    assert len(process.stdout.splitlines()) == 3
     for name in ("a good one", "b"):
         (mesh,) = trimesh.load(tmp_path / "out" / f"{name}.glb").dump()
         assert len(mesh.faces) > 0
-        assert mesh.visual.kind == "vertex"
+        assert mesh.visual.kind == "texture"
+    record = json.loads((tmp_path / "out" / "reconstructions.json").read_text())["reconstructions"]
+    assert sorted("error" in entry for entry in record) == [False, False, True, True, True]
+    good = next(entry for entry in record if entry["picture"].endswith("b.jpg"))
+    assert good["outputs"] == ["b.glb"]
+    assert good["watertight"] is True
+    assert good["settings"]["resolution"] == 16
+    assert good["seconds"] > 0
+    assert {"elevation", "background", "notices", "faces"} <= good.keys()
+
+
+def test_a_folder_is_gone_on_with_and_its_page_names_everything_safely(photos, tmp_path, weights, capsys, monkeypatch):
+    from vfusion3d import ImageTo3DPipeline
+
+    (photos / "wall.png").unlink()
+    (photos / "empty.png").unlink()
+    (photos / "b.jpg").rename(photos / "b #1 <i>&'\".jpg")
+    seen = []
+    real = ImageTo3DPipeline.__call__
+    monkeypatch.setattr(
+        ImageTo3DPipeline, "__call__", lambda self, image, **how: seen.append(image) or real(self, image, **how)
+    )
+    order = ["reconstruct", photos, "-o", photos, "--format", "obj", "--texture", 16]
+    assert run(*order, weights=weights) == 0
+    assert len(seen) == 2
+    page = (photos / "index.html").read_text()
+    assert "<i>" not in page
+    assert "b #1 &lt;i&gt;&amp;" in page
+    for address in re.findall(r'(?:href|src)="([^"]+)"', page):
+        assert (photos / urllib.parse.unquote(address)).is_file(), address
+    assert Image.open(photos / "contact_sheet.png").size == (7 * 128, 2 * 144)
+    before = {file: file.stat().st_mtime_ns for file in photos.glob("*.obj")}
+    capsys.readouterr()
+    assert run(*order, weights=weights) == 0
+    assert len(seen) == 2, "neither made again, nor a texture or the sheet taken for a photo"
+    assert "2 of 2 were there" in capsys.readouterr().out
+    assert run(*order, "--keep-all", weights=weights) == 0
+    assert "is there, made with keep_all False (--overwrite makes it again)" in capsys.readouterr().out
+    next(photos.glob("b*.obj")).unlink()
+    assert run(*order, weights=weights) == 0
+    assert len(seen) == 3, "what is missing is made"
+    assert run(*order, "--overwrite", weights=weights) == 0
+    assert len(seen) == 5
+    assert all(file.stat().st_mtime_ns != before[file] for file in photos.glob("*.obj"))
+    assert len(json.loads((photos / "reconstructions.json").read_text())["reconstructions"]) == 2
+
+
+def test_one_bar_counts_pictures_meshes_and_frames(photos, tmp_path, weights, monkeypatch):
+    import vfusion3d.runs.progress as progress
+
+    bars = []
+    real = progress.tqdm.__init__
+    monkeypatch.setattr(progress.tqdm, "__init__", lambda self, *a, **how: bars.append(self) or real(self, *a, **how))
+    monkeypatch.setattr("vfusion3d.cli.reconstruct.TURN", 2)
+    video = ["--video", tmp_path / "v", "--video-size", 16, "--texture", 0]
+    assert run("reconstruct", photos, "-o", tmp_path / "m", *video, weights=weights) == 1
+    shown = [bar for bar in bars if getattr(bar, "unit", None) == "step"]
+    assert [(bar.total, bar.n) for bar in shown] == [(4 * (3 + 2), 4 * (3 + 2))], "broken pictures count as well"
+
+
+def test_a_record_of_something_else_is_named(photos, weights, capsys):
+    (photos / "reconstructions.json").write_text("[1]")
+    assert run("reconstruct", photos, "-o", photos, weights=weights) == 1
+    assert "reconstructions.json: is not a record" in capsys.readouterr().err
 
 
 def test_one_picture_to_a_mesh_and_a_video(photos, tmp_path, weights, capsys):
@@ -222,11 +290,15 @@ def test_elevation_is_given_in_degrees(photos, tmp_path, weights, monkeypatch):
     [
         (["a.png", "b.png", "-o", "out.glb"], "one file for 2 pictures; give a folder"),
         (["a.png", "b.png", "-o", "out", "--video", "out.mp4"], "one file for 2 pictures; give a folder"),
-        (["a.png", "-o", "out.stl"], "must end in .glb, .obj, .ply"),
+        (["a.png", "-o", "out.fbx"], "must end in .glb, .obj, .ply, .stl"),
         (["a.png", "-o", "out.glb", "--video", "out.avi"], "must end in .mp4, .gif"),
         (["a.png", "x/a.jpg", "-o", "out"], "would both become out/a.glb"),
         (["a.png", "--elevation", "90"], "between -90 and 90 degrees"),
         (["a.png", "--resolution", "4"], "between 8 and 1024"),
+        (["a.png", "--faces", "7"], "must be 100 or more, or 0"),
+        (["a.png", "--texture", "4"], "between 16 and 8192, or 0"),
+        (["a.png", "--threshold", "0"], "must be a density over 0"),
+        (["a.png", "--threshold", "nan"], "must be a density over 0"),
         (["a.png", "--background", "blue"], "invalid choice: 'blue'"),
         ([], "IMAGE"),
     ],

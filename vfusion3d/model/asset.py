@@ -1,16 +1,12 @@
-"""What comes out: one reconstructed object, and its ways into the world.
-
-Axes of files: OBJ and PLY are written as the project's world is, z up, the photographed side facing +x. GLB follows
-glTF: y up, the photographed side facing +z, which is what viewers show first. Colours: OBJ and PLY hold 8-bit sRGB per
-vertex; glTF wants linear light there, so a GLB holds that, in floats, and a viewer shows the colours of the renders.
-"""
+"""What comes out: one reconstructed object, and its ways into the world: pictures, a turntable, a mesh in a file
+(`mesh.py` makes it, `texture.py` its texture, `mesh_export.py` the files), a viewer."""
 
 import base64
 import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,19 +20,22 @@ import trimesh
 from jaxtyping import Float
 from PIL import Image, ImageSequence
 from torch import Tensor
-from trimesh.exchange.gltf import export_glb
 
 from vfusion3d.cameras import default_intrinsics, orbit_cameras
 from vfusion3d.data.images import to_bytes
+from vfusion3d.model.mesh import FACES, finish
+from vfusion3d.model.mesh_export import MESH_SUFFIXES, to_files, viewer_glb
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs.claim import write_whole
 from vfusion3d.runs.progress import tqdm
 
-MESH_SUFFIXES = (".glb", ".obj", ".ply")
 VIDEO_SUFFIXES = (".mp4", ".gif")
 FRAMES_AT_ONCE = 8
-VIEWER_MESH_BYTES = 300_000  # of a GLB; the script around it takes 0.75 MB more
-Z_UP_TO_GLTF = np.array([[0.0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])  # (x, y, z) -> (y, z, x)
+VIEWER_RESOLUTION = 96
+VIEWER_FACES = 12_000  # some 250 kB of a GLB; the script around it takes 0.75 MB more
+OUTLINE_VIEWS = 6  # around the object, by which the threshold is chosen
+TEXTURE = 1024  # texels a side
+TEXTURES = (16, 8192)  # the smallest and the largest
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +57,33 @@ class Asset:
     notices: tuple[str, ...] = ()
     _meshes: dict = field(default_factory=dict, repr=False)
 
-    def mesh(self, resolution: int = 256, threshold: float = 1.0) -> trimesh.Trimesh:
-        """The surface with vertex colours, z up, world units; made once for each pair of arguments.
+    def mesh(
+        self,
+        resolution: int = 256,
+        threshold: float | None = None,
+        faces: int | None = FACES,
+        keep_all: bool = False,
+    ) -> trimesh.Trimesh:
+        """The surface with vertex colours, closed, z up, world units; made once for each set of arguments.
 
-        resolution: grid points along a side of [-1, 1]^3. threshold: density per world unit. Raises ValueError where
-        the density never crosses it.
+        resolution: grid points along a side of [-1, 1]^3. threshold: density per world unit; by default the one at
+        which the mesh has the outline of the renders (`mesh.outline_threshold`). faces: at most so many, or as few as
+        the surface's handles allow; None keeps all, some hundred thousand. keep_all: keep what does not hang together
+        with the largest part. Raises ValueError where the density never crosses the threshold.
         """
+        key = (resolution, threshold, faces, keep_all)
+        if key not in self._meshes:
+            raw = self._surface(resolution, threshold)
+            mesh = finish(raw, faces, keep_all)
+            mesh.visual.vertex_colors = self.model.colours_at(self.planes, mesh.vertices)
+            self._meshes[key] = mesh
+        return self._meshes[key]
+
+    def _surface(self, resolution: int, threshold: float | None) -> trimesh.Trimesh:
+        if threshold is None and "outline" not in self._meshes:
+            around = orbit_cameras(OUTLINE_VIEWS, self.elevation)
+            self._meshes["outline"] = self.model.outline_threshold(self.planes, around)
+        threshold = self._meshes["outline"] if threshold is None else threshold
         key = (resolution, threshold)
         if key not in self._meshes:
             self._meshes[key] = self.model.extract_mesh(self.planes, resolution=resolution, threshold=threshold)
@@ -98,11 +118,12 @@ class Asset:
         size: int = 256,
         elevation: float | None = None,
         fps: int = 24,
-        progress: bool = False,
+        progress: bool | Callable[[], object] = False,
     ) -> Path:
         """Write one turn around the object as .mp4 (H.264, plays everywhere) or .gif (loops), and return the path.
 
-        elevation: of the camera, radians, by default the source camera's. Raises ValueError for another suffix.
+        elevation: of the camera, radians, by default the source camera's. progress: show a bar, or what to call after
+        every frame, for a bar of one's own. Raises ValueError for another suffix.
         """
         path = Path(path)
         if path.suffix.lower() not in VIDEO_SUFFIXES:
@@ -114,26 +135,53 @@ class Asset:
         write = write_gif if path.suffix.lower() == ".gif" else write_mp4
         return write(pictures, size, fps, path)
 
-    def _frames(self, cameras: Tensor, size: int, progress: bool) -> Iterator[np.ndarray]:
-        with tqdm(total=len(cameras), desc="turntable", unit="frame", disable=not progress, leave=False) as bar:
+    def _frames(self, cameras: Tensor, size: int, progress: bool | Callable[[], object]) -> Iterator[np.ndarray]:
+        with tqdm(total=len(cameras), desc="turntable", unit="frame", disable=progress is not True, leave=False) as bar:
+            each = progress if callable(progress) else bar.update
             for some in cameras.split(FRAMES_AT_ONCE):
                 for picture in to_bytes(self.render(some, size=size)):
                     yield picture
-                    bar.update()
+                    each()
 
-    def save(self, path: str | os.PathLike, resolution: int = 256, threshold: float = 1.0) -> Path:
-        """Write the mesh with vertex colours as .glb (y up), .obj or .ply (z up), and return the path.
+    def save(
+        self,
+        path: str | os.PathLike,
+        resolution: int = 256,
+        threshold: float | None = None,
+        faces: int | None = FACES,
+        keep_all: bool = False,
+        texture: int = TEXTURE,
+    ) -> Path:
+        """Write the mesh as .glb, .obj (both y up), .ply or .stl (both z up), and return the path.
 
-        resolution, threshold: as for `mesh`. Raises ValueError for another suffix, or where there is no surface.
+        A GLB and an OBJ (with a .mtl and a .png beside it, see `mesh_export.mesh_files`) have a texture of
+        `texture` x `texture` texels; texture=0, and a PLY: colours at the vertices. An STL has none. The others: as for
+        `mesh`. Raises ValueError for another suffix, for a texture that is too small or large, or where there is no
+        surface.
         """
         path = Path(path)
-        if path.suffix.lower() not in MESH_SUFFIXES:
+        kind = path.suffix.lower()
+        if kind not in MESH_SUFFIXES:
             raise ValueError(f"{path}: a mesh is written as {', '.join(MESH_SUFFIXES)}, by the file's suffix")
-        mesh = self.mesh(resolution, threshold)
-        kind = path.suffix.lower()[1:]
-        content = to_glb(mesh) if kind == "glb" else mesh.export(file_type=kind)
-        content = content.encode() if isinstance(content, str) else content
-        return write_whole(path, partial(Path.write_bytes, data=content))
+        least, most = TEXTURES
+        if texture and not least <= texture <= most:
+            raise ValueError(
+                f"texture={texture}: must be from {least} to {most} texels a side, or 0 for vertex colours"
+            )
+        mesh = self.mesh(resolution, threshold, faces, keep_all)
+        if texture and kind in (".glb", ".obj"):
+            mesh = self._textured(mesh, texture)
+        for file, content in to_files(mesh, path).items():
+            write_whole(file, partial(Path.write_bytes, data=content))
+        return path
+
+    def _textured(self, mesh: trimesh.Trimesh, size: int) -> trimesh.Trimesh:
+        key = (id(mesh), size)  # the mesh stays in the same dictionary
+        if key not in self._meshes:
+            from vfusion3d.model.texture import textured  # loads xatlas and OpenCV
+
+            self._meshes[key] = textured(mesh, partial(self.model.colours_at, self.planes), size)
+        return self._meshes[key]
 
     def views(self, count: int = 6, size: int = 128) -> Image.Image:
         """What the model saw, then `count` renders around the object, side by side."""
@@ -151,15 +199,33 @@ class Asset:
         display(Picture(data=self._repr_png_(), format="png"))
 
     def viewer_html(self, height: int = 400) -> str:
-        """A self-contained viewer as an <iframe>: the mesh at the largest resolution that keeps it under 1.2 MB."""
-        for resolution in (80, 64, 48, 32, 16):
-            content = to_glb(self.mesh(resolution), linear=False, viewer=True)
-            if len(content) <= VIEWER_MESH_BYTES:
-                break
-        template = trimesh.util.decompress(trimesh.resources.get_bytes("templates/viewer.zip"), file_type="zip")
-        page = template["viewer.html.template"].read().decode()
-        page = page.replace("$B64GLTF", base64.b64encode(content).decode()).replace("&", "&amp;").replace('"', "&quot;")
+        """A self-contained viewer as an <iframe>, of about 1 MB."""
+        head, script, tail = _viewer()
+        page = f"{head}<script>{script.replace('$B64GLTF', self._viewer_mesh())}</script>{tail}"
+        page = page.replace("&", "&amp;").replace('"', "&quot;")
         return f'<div><iframe srcdoc="{page}" width="100%" height="{height}" style="border:none"></iframe></div>'
+
+    def save_viewer(self, path: str | os.PathLike, mesh: trimesh.Trimesh | None = None) -> Path:
+        """Write the viewer as a page of HTML, its script as viewer.js beside it, which other pages share; the path.
+
+        mesh: what `mesh` gave, of which it shows as many faces as fit; by default a coarse one.
+        """
+        head, script, tail = _viewer()
+        mesh = f'<script>const MESH = "{self._viewer_mesh(mesh)}"</script>'
+        page = f'{head}{mesh}<script src="viewer.js"></script>{tail}'
+        path = Path(path)
+        for file, text in ((path.with_name("viewer.js"), script.replace('"$B64GLTF"', "MESH")), (path, page)):
+            write_whole(file, partial(Path.write_text, data=text, encoding="utf-8"))
+        return path
+
+    def _viewer_mesh(self, mesh: trimesh.Trimesh | None = None) -> str:
+        """The mesh of the viewers, in base64, seen from a little above and beside the photographed side."""
+        in_front = orbit_cameras(1, elevation=0.35, distance=2.6, azimuth=0.5)[0].numpy()
+        mesh = self.mesh(VIEWER_RESOLUTION, faces=VIEWER_FACES) if mesh is None else mesh
+        if len(mesh.faces) > VIEWER_FACES:
+            mesh = finish(mesh, VIEWER_FACES, keep_all=True)
+            mesh.visual.vertex_colors = self.model.colours_at(self.planes, mesh.vertices)
+        return base64.b64encode(viewer_glb(mesh, in_front)).decode()
 
     def _repr_png_(self) -> bytes:
         buffer = BytesIO()
@@ -167,43 +233,12 @@ class Asset:
         return buffer.getvalue()
 
 
-def to_glb(mesh: trimesh.Trimesh, linear: bool = True, viewer: bool = False) -> bytes:
-    """A mesh with vertex colours, z up, as a glTF binary, y up.
-
-    linear: colours in linear light, as glTF defines them; else the sRGB values, for the notebook's viewer, which does
-    not convert. viewer: add the camera which that viewer starts from, and show colours as they are, without a lamp.
-    """
-    colours = np.asarray(mesh.visual.vertex_colors)[:, :3] / 255
-    if linear:
-        colours = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
-    turned = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
-    turned.apply_transform(Z_UP_TO_GLTF)
-    if viewer:
-        turned.visual.vertex_colors = (colours * 255).round().astype(np.uint8)
-    else:
-        turned.vertex_attributes["_COLOR_0"] = colours.astype(np.float32)
-    scene = trimesh.Scene({"object": turned})
-    if viewer:
-        scene.camera = trimesh.scene.Camera(resolution=(640, 480), fov=(48, 36), z_near=0.1, z_far=20)
-        in_front = np.eye(4)  # of the photographed side, a little above and beside it
-        in_front[:3] = orbit_cameras(1, elevation=0.35, distance=2.6, azimuth=0.5)[0].numpy()
-        scene.camera_transform = Z_UP_TO_GLTF @ in_front
-    return export_glb(scene, tree_postprocessor=_unlit if viewer else _standard_colours)
-
-
-def _standard_colours(tree: dict) -> None:
-    """trimesh writes float attributes only under a name of the application's own: give this one its glTF name."""
-    for shape in tree["meshes"]:
-        for primitive in shape["primitives"]:
-            primitive["attributes"]["COLOR_0"] = primitive["attributes"].pop("_COLOR_0")
-
-
-def _unlit(tree: dict) -> None:
-    tree["materials"] = [{"extensions": {"KHR_materials_unlit": {}}}]
-    tree["extensionsUsed"] = [*tree.get("extensionsUsed", []), "KHR_materials_unlit"]
-    for shape in tree["meshes"]:
-        for primitive in shape["primitives"]:
-            primitive["material"] = 0
+def _viewer() -> tuple[str, str, str]:
+    """trimesh's page before its script, the script (three.js, and "$B64GLTF" for the mesh), and what follows."""
+    template = trimesh.util.decompress(trimesh.resources.get_bytes("templates/viewer.zip"), file_type="zip")
+    head, _, rest = template["viewer.html.template"].read().decode().partition("<script>")
+    script, _, tail = rest.rpartition("</script>")
+    return head, script, tail
 
 
 def write_mp4(pictures: Iterable[np.ndarray], size: int, fps: int, path: Path) -> Path:

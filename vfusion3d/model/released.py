@@ -13,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import Tensor
 
 from vfusion3d.foundations.loading import hub_commit
-from vfusion3d.model.check import CheckpointError
+from vfusion3d.model.check import CheckpointError, not_a_folder
 from vfusion3d.runs.reading import ReadingError, check_tensors, read_tensors
 
 WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
@@ -92,6 +92,8 @@ def _read(source: str | Path) -> dict[str, Tensor]:
         if path is None:
             raise CheckpointError(f"{source} holds none of {', '.join(WEIGHTS)}")
     elif not path.is_file():
+        if reason := not_a_folder(str(source).partition("@")[0]):
+            raise CheckpointError(f"{source}: {reason}")
         path = _download(str(source))
     try:
         if path.suffix == ".safetensors":
