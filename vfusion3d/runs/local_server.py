@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -183,6 +184,12 @@ class _Nothing(Handler):
     def prepare(self) -> None:
         super().prepare()
         raise HTTPError(404, f"there is no {printable(self.request.path)}")
+
+
+def read_page(path: Path) -> str:
+    """A page of HTML, with the look that all pages of this package have (`page_look.css`)."""
+    look = Path(__file__).with_name("page_look.css").read_text(encoding="utf-8")
+    return path.read_text(encoding="utf-8").replace("<style>\n", f"<style>\n{look}", 1)
 
 
 def script_hash(page: str) -> str:

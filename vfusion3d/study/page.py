@@ -16,7 +16,7 @@ from typing import Any
 from tornado.web import StaticFileHandler
 
 from vfusion3d.runs.claim import short_name
-from vfusion3d.runs.local_server import PATIENCE, Handler, LocalServer, PageError, printable, script_hash
+from vfusion3d.runs.local_server import PATIENCE, Handler, LocalServer, PageError, printable, read_page, script_hash
 from vfusion3d.study.answers import (
     OURS,
     Comparison,
@@ -28,7 +28,7 @@ from vfusion3d.study.answers import (
     read_answers,
 )
 
-PAGE = Path(__file__).with_name("study_page.html").read_text(encoding="utf-8")
+PAGE = read_page(Path(__file__).with_name("study_page.html"))
 LONGEST = 10_000  # bytes of an answer
 ASKED = {
     "quality": ("Which of the two objects looks better?", "Judge shape and surface from all sides, as it turns."),
