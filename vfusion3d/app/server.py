@@ -72,7 +72,7 @@ class _Handler(Handler):
     """What all answers of the app have in common: the workshop is `known`."""
 
     POLICY = (
-        "connect-src 'self'; img-src 'self'; frame-src 'self'; style-src 'unsafe-inline'; "
+        "connect-src 'self'; img-src 'self' data:; frame-src 'self'; style-src 'unsafe-inline'; "
         f"script-src {script_hash(PAGE)}"
     )
 

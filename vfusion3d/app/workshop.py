@@ -31,6 +31,7 @@ TURN = 48  # frames of a video
 LOADED = 2  # weights in memory
 KEYS = """<script>
   // Arrows turn the object, plus and minus come nearer and go away: for who has no mouse.
+  document.body.tabIndex = 0;
   addEventListener("keydown", event => {
     const turn = {ArrowLeft: [-.15, 0], ArrowRight: [.15, 0], ArrowUp: [0, .15], ArrowDown: [0, -.15]}[event.key];
     const zoom = {"+": .9, "=": .9, "-": 1.1}[event.key];

@@ -1,6 +1,8 @@
 """`vfusion3d app`: a page that makes 3D assets of pictures, for those who do not type."""
 
 import argparse
+import signal
+from contextlib import suppress
 
 from vfusion3d.cli.page import new_page
 from vfusion3d.runs.ranges import in_range
@@ -26,8 +28,8 @@ def run_app(options: argparse.Namespace) -> int:
     """Pictures to 3D meshes, as a page in your browser.
 
     Open the printed address and drop a picture: the page shows how the object is cut out and lets you correct it,
-    makes it 3D, and hands out GLB, OBJ (zipped), PLY, STL and a turntable video. Nothing leaves this machine, no network
-    is needed, and what was sent and made is deleted when the command ends.
+    makes it 3D, and hands out GLB, OBJ (zipped), PLY, STL and a turntable video. Nothing leaves this machine, no
+    network is needed, and what was sent and made is deleted when the command ends.
     With --host, others open the page under an address with a token; they can choose the named weights only.
 
     examples:
@@ -47,6 +49,8 @@ def run_app(options: argparse.Namespace) -> int:
 
     if options.device is not None:
         check_device(options.device)
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # files are deleted then, too
     how = {"device": options.device, "resolution": options.resolution, "video_size": options.video_size}
     with Workshop(options.weights, **how) as workshop, app_server(workshop, options.port, options.host) as server:
         workshop.folders = not server.token
