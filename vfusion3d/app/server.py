@@ -43,7 +43,7 @@ class _About(TypedDict):
 class _Cut(_About):
     background: str
     threshold: float | None
-    box: list[float] | None
+    box: tuple[float, float, float, float] | None
 
 
 class _Elevation(_About):

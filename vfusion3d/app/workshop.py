@@ -145,7 +145,7 @@ class Workshop:
         folder = Path(tempfile.mkdtemp(dir=self._home.name))
         picture = Picture(secrets.token_urlsafe(9), shown, _for_files(name), folder)
         picture.file.write_bytes(content)
-        for other in list(self._pictures.values())[: len(self._pictures) - KEPT + 1]:
+        for other in list(self._pictures.values())[: max(0, len(self._pictures) - KEPT + 1)]:
             self.stop(other)
             del self._pictures[other.id]
             shutil.rmtree(other.folder, ignore_errors=True)
@@ -252,7 +252,7 @@ class Workshop:
     def _pipeline(self, weights: str) -> ImageTo3DPipeline:
         self._check(weights)
         if weights not in self._pipelines:
-            for old in list(self._pipelines)[: len(self._pipelines) - LOADED + 1]:
+            for old in list(self._pipelines)[: max(0, len(self._pipelines) - LOADED + 1)]:
                 del self._pipelines[old]
             name = weights if weights in ESTIMATED else str(Path(weights).expanduser())
             self._pipelines[weights] = ImageTo3DPipeline.from_pretrained(name, self.device)
