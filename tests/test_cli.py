@@ -558,3 +558,20 @@ def test_fine_tuning_needs_a_recipe(tmp_path, capsys):
     profile.write_text(text[: text.index("finetuning:")] + "device: cpu\n")
     assert run("train", "--finetune", "--profile", profile) == 1
     assert "the profile plain has no `finetuning`" in capsys.readouterr().err
+
+
+def test_a_command_silences_libraries_that_are_imported_later_and_lets_our_own_warnings_through(repository):
+    script = """
+import warnings
+from vfusion3d.runs.quiet import keep_quiet, quiet_libraries
+keep_quiet()
+quiet_libraries()
+from diffusers.utils import logging
+keep_quiet()
+logging.get_logger("diffusers.models").error("a note of a library")
+list(logging.tqdm(range(3)))
+warnings.warn_explicit("of a library", UserWarning, "x.py", 1, module="diffusers.models")
+warnings.warn_explicit("of ours", UserWarning, "x.py", 1, module="vfusion3d.clip")
+"""
+    made = subprocess.run([sys.executable, "-c", script], cwd=repository, capture_output=True, text=True, check=True)
+    assert made.stderr.strip().splitlines() == ["x.py:1: UserWarning: of ours"]

@@ -93,7 +93,7 @@ def test_the_strategies_are_added_one_after_the_other():
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ({"vidoes": 3}, r"mine\.yaml: unknown key x\.vidoes; the nearest known one is x\.videos"),
+        ({"vidoes": 3}, r"mine\.yaml: unknown key variants\.x\.vidoes; the nearest known one is variants\.x\.videos"),
         ({"videos": "many"}, r"x\.videos must be of type int, not 'many'"),
         ({"videos": 0}, r"x: videos must be at least 1"),
         ({"recipe": {"losses": {"msee": 1.0}}}, r"x: unknown key recipe\.losses\.msee; .* recipe\.losses\.mse"),
@@ -351,7 +351,7 @@ def evaluations(monkeypatch):
 
     def evaluate(profile, run_dir, model):
         asked.append(model)
-        return pd.DataFrame({"test": ["3d"], "key": ["007"], "lpips": [0.5]})
+        return pd.DataFrame({"test": ["3d"], "key": ["007"], "lpips": [0.5]}).reindex(columns=list(run.SCORE_COLUMNS))
 
     monkeypatch.setattr(run, "evaluate_variant", evaluate)
     return asked
@@ -456,7 +456,11 @@ def test_a_variant_that_was_killed_before_its_scores_goes_on_without_training(ru
     with pytest.raises(FileNotFoundError, match=r"vfusion3d experiment only_3d .*--seed 0"):
         read_result(run_dir, "only_3d")
     monkeypatch.undo()
-    monkeypatch.setattr(run, "evaluate_variant", lambda *_: pd.DataFrame({"lpips": [0.5]}))
+    monkeypatch.setattr(
+        run,
+        "evaluate_variant",
+        lambda *_: pd.DataFrame({"test": ["3d"], "key": ["007"], "lpips": [0.5]}).reindex(columns=[*run.SCORE_COLUMNS]),
+    )
     assert run_variant(PROFILE, run_dir, "only_3d").scores["lpips"].tolist() == [0.5]
     assert weights.stat().st_mtime_ns == stamp
 

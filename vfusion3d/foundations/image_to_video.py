@@ -37,6 +37,7 @@ from vfusion3d.foundations.loading import (
 )
 from vfusion3d.learning.draws import Generators, drawn
 from vfusion3d.runs.profiles import Profile
+from vfusion3d.runs.quiet import keep_quiet
 from vfusion3d.runs.reading import read_json
 
 TEMPORAL = ("temporal_res_block", "temporal_transformer_blocks", "time_pos_embed", "time_mixer")
@@ -139,6 +140,7 @@ class StableVideoDiffusion:
 
         Raises FileNotFoundError that names folder and component where one is missing.
         """
+        keep_quiet()
         if Path(source).is_dir():
             check_components(Path(source))
             check_configs(Path(source))

@@ -23,7 +23,7 @@ import torch
 from vfusion3d.runs.claim import short_name
 from vfusion3d.runs.memory import check_memory
 from vfusion3d.runs.profiles import Profile, ProfileError
-from vfusion3d.runs.quiet import quiet_libraries
+from vfusion3d.runs.quiet import keep_quiet
 from vfusion3d.runs.reading import ReadingError, read_json
 
 Model = TypeVar("Model")
@@ -202,7 +202,7 @@ def load_once(profile: Profile, role: str, load: Callable[[str, torch.device, to
         try:
             if Path(source).is_dir():
                 check_configs(Path(source))
-            quiet_libraries()
+            keep_quiet()
             with only_numbers():
                 _loaded[key] = load(source, device, dtype)
         except ModelUnavailable:

@@ -24,6 +24,7 @@ from vfusion3d.learning.precision import has_bfloat16
 from vfusion3d.model.check import check_folder, check_sizes, not_a_folder
 from vfusion3d.model.mesh import colours_at, extract_mesh, outline_threshold
 from vfusion3d.model.rendering import Field, Rendering, render
+from vfusion3d.runs.quiet import keep_quiet
 
 QUERIES = 512  # whose scores are in memory at once
 ATTENTION = "vfusion3d"  # the name under which transformers knows `attend`
@@ -158,6 +159,7 @@ class VFusion3D(ModelMixin, ConfigMixin):
             check_folder(cls, source)
         elif reason := not_a_folder(str(name).partition("@")[0]):
             raise FileNotFoundError(f"{name}: {reason}")
+        keep_quiet()
         try:
             return pretrained(super(), source if source.is_dir() else name, use_safetensors=True, **options)
         except OSError as error:  # a page of advice, whose first sentence is the reason

@@ -10,10 +10,15 @@ import warnings
 from importlib import import_module
 
 LIBRARIES = {"diffusers": "DIFFUSERS", "transformers": "TRANSFORMERS", "huggingface_hub": "HF_HUB"}
+_asked: set[bool] = set()  # whether it was asked for
 
 
 def quiet_libraries() -> None:
-    """Silence libraries in this process, whether they are imported already or will be; python's -W has a say."""
+    """Silence libraries in this process, for a command or a notebook; python's -W has a say.
+
+    Who uses the package from a program of their own decides for themselves.
+    """
+    _asked.add(True)
     for library, name in LIBRARIES.items():
         os.environ.setdefault(f"{name}_VERBOSITY", "critical")  # read on import
         if library in sys.modules:
@@ -24,3 +29,9 @@ def quiet_libraries() -> None:
             import_module(f"{library}.utils.logging").disable_progress_bar()
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", module=r"(?!vfusion3d|__main__)")  # ours are meant for people
+
+
+def keep_quiet() -> None:
+    """The same again for libraries that were imported since, where it was asked for."""
+    if _asked:
+        quiet_libraries()
