@@ -14,6 +14,7 @@ from vfusion3d.runs.claim import (
     record,
     save_whole,
     write_record,
+    write_whole,
 )
 
 SETTINGS = {"views": 16, "objects": {"name": "primitives", "count": 3}, "elevation": (0.0, 0.5)}
@@ -118,6 +119,16 @@ def test_a_record_says_in_what_a_thing_was_made(tmp_path):
     write_record(tmp_path / "model.json", {"losses": Loss(), "size": (1, 2)})
     assert made_with(tmp_path / "model.json", {"losses": DepthLoss(), "size": (1, 2)})
     assert not made_with(tmp_path / "model.json", {"losses": DepthLoss(depth=1.0), "size": (1, 2)})
+
+
+def test_what_a_writer_puts_in_the_place_of_its_file_is_seen_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    def write(partial):  # as safetensors does
+        (tmp_path / "other").write_text("new")
+        os.replace(tmp_path / "other", partial)
+
+    seen, real = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: seen.append(os.fstat(file).st_ino) or real(file))
+    assert write_whole(tmp_path / "weights", write).stat().st_ino in seen
 
 
 def test_a_folder_is_replaced_only_by_a_whole_one(tmp_path):

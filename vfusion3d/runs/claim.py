@@ -178,7 +178,7 @@ def write_whole(
         with lock, naming_a_full_disk(path):
             write(partial)
             check(partial)
-            os.fsync(lock.fileno())
+            _to_disk(partial)  # not `lock`: some writers (safetensors) put a file of their own in its place
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
