@@ -158,7 +158,22 @@ def test_one_bar_counts_pictures_meshes_and_frames(photos, tmp_path, weights, mo
 def test_a_record_of_something_else_is_named(photos, weights, capsys):
     (photos / "reconstructions.json").write_text("[1]")
     assert run("reconstruct", photos, "-o", photos, weights=weights) == 1
-    assert "reconstructions.json: is not a record" in capsys.readouterr().err
+    assert "reconstructions.json: the file must be a mapping" in capsys.readouterr().err
+    for entry in ('{"picture": "a", "outputs": []}', '{"picture": "a", "outputs": ["a.glb"], "elevation": "high"}'):
+        (photos / "reconstructions.json").write_text(f'{{"reconstructions": [{entry}]}}')
+        assert run("reconstruct", photos, "-o", photos, weights=weights) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.search(r"reconstructions\.json: .*(outputs|elevation) must .*: move it away", line)
+
+
+@pytest.mark.parametrize("name", ["index.html", "contact_sheet.png"])
+def test_a_page_of_somebody_else_is_not_replaced_by_the_gallery(photos, tmp_path, weights, capsys, name):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / name).write_text("mine")
+    assert run("reconstruct", photos, "-o", tmp_path / "site", weights=weights) == 1
+    assert f"{name}: is not by this command, and would be replaced" in capsys.readouterr().err
+    assert (tmp_path / "site" / name).read_text() == "mine"
+    assert len(list((tmp_path / "site").iterdir())) == 1
 
 
 def test_one_picture_to_a_mesh_and_a_video(photos, tmp_path, weights, capsys):

@@ -138,7 +138,7 @@ def run_reconstruct(options: argparse.Namespace) -> int:
         files=[
             *((flag, file) for flag, files in outputs.items() for file in files if file is not None),
             *(("a texture's", file) for mesh in meshes for file in _beside_mesh(mesh, options)),
-            *(("the gallery's", file) for file in gallery_files(output) if several),
+            *(("the gallery's", file) for file in gallery_files(output, meshes) if several),
         ],
     )
 
@@ -221,7 +221,7 @@ def _make(
 
     pipeline = _pipeline(options)
     failed = 0
-    steps = [3 + TURN * any(file.suffix in VIDEO_SUFFIXES for file in files[1:]) for _, files in jobs]
+    steps = [3 + TURN * any(file.suffix.lower() in VIDEO_SUFFIXES for file in files[1:]) for _, files in jobs]
     with tqdm(total=sum(steps), desc="reconstruct", unit="step", disable=None) as bar:
         for number, (picture, files) in enumerate(jobs):
             bar.set_postfix_str(f"{number + 1} of {len(jobs)}: {Path(picture).name}")

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 RANGES: dict[str, tuple[int, int]] = {  # from and to, both allowed; the largest are far beyond what anybody has done
@@ -21,7 +22,7 @@ def check_ranges(**values: Any) -> None:
     """Raise ValueError that names the first of these numbers which is not whole or out of its range; None is none."""
     for name, value in values.items():
         least, most = RANGES[name]
-        if value is not None and not (isinstance(value, int) and least <= value <= most):
+        if value is not None and not (isinstance(value, Integral) and least <= value <= most):
             raise ValueError(f"{name} must be a whole number from {least} to {most:,}, not {value}")
 
 
