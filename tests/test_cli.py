@@ -19,6 +19,7 @@ from tiny_model import tiny_model
 
 from vfusion3d.cli.main import build_parser, main
 from vfusion3d.cli.reconstruct import BACKGROUNDS
+from vfusion3d.runs.lock import only_writer
 from vfusion3d.runs.profiles import profile_path
 
 COMMANDS = (
@@ -140,6 +141,24 @@ def test_a_folder_is_gone_on_with_and_its_page_names_everything_safely(photos, t
     assert len(seen) == 5
     assert all(file.stat().st_mtime_ns != before[file] for file in photos.glob("*.obj"))
     assert len(json.loads((photos / "reconstructions.json").read_text())["reconstructions"]) == 2
+
+
+def test_a_second_command_for_the_same_folder_ends_in_one_line(photos, tmp_path, weights, capsys):
+    with only_writer(tmp_path / "out"):
+        assert run("reconstruct", photos, "-o", tmp_path / "out", weights=weights) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"out is being written by process {os.getpid()}" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_record_without_settings_of_today_says_so(photos, tmp_path, weights, capsys):
+    (tmp_path / "b.glb").touch()
+    entry = '{"picture": "b.jpg", "outputs": ["b.glb"], "settings": {}}'
+    (tmp_path / "reconstructions.json").write_text(f'{{"reconstructions": [{entry}]}}')
+    for other in set(photos.iterdir()) - {photos / "b.jpg"}:
+        other.unlink()
+    assert run("reconstruct", photos, "-o", tmp_path, weights=weights) == 0
+    assert "b.glb is there, made with weights None" in capsys.readouterr().out
 
 
 def test_one_bar_counts_pictures_meshes_and_frames(photos, tmp_path, weights, monkeypatch):

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any
 
 RANGES: dict[str, tuple[int, int]] = {  # from and to, both allowed; the largest are far beyond what anybody has done
@@ -22,8 +21,8 @@ def check_ranges(**values: Any) -> None:
     """Raise ValueError that names the first of these numbers which is not whole or out of its range; None is none."""
     for name, value in values.items():
         least, most = RANGES[name]
-        if value is not None and not (isinstance(value, Integral) and least <= value <= most):
-            raise ValueError(f"{name} must be a whole number from {least} to {most:,}, not {value}")
+        if value is not None and not (isinstance(value, int) and least <= value <= most):
+            raise ValueError(f"{name} must be a whole number from {least} to {most:,}, not {value!r}")
 
 
 def in_range(name: str) -> Callable[[str], int]:
