@@ -124,11 +124,20 @@ def test_a_record_says_in_what_a_thing_was_made(tmp_path):
 def test_what_a_writer_puts_in_the_place_of_its_file_is_seen_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     def write(partial):  # as safetensors does
         (tmp_path / "other").write_text("new")
+        (tmp_path / "other").chmod(0o600)
         os.replace(tmp_path / "other", partial)
+
+    def save(folder):
+        folder.mkdir()
+        write(folder / "weights")
 
     seen, real = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: seen.append(os.fstat(file).st_ino) or real(file))
-    assert write_whole(tmp_path / "weights", write).stat().st_ino in seen
+    (tmp_path / "usual").touch()
+    save_whole(save, tmp_path / "model")
+    for file in (write_whole(tmp_path / "weights", write), tmp_path / "model" / "weights"):
+        assert file.stat().st_ino in seen
+        assert file.stat().st_mode == (tmp_path / "usual").stat().st_mode, "readable by whom other files are"
 
 
 def test_a_folder_is_replaced_only_by_a_whole_one(tmp_path):
