@@ -47,6 +47,13 @@ def test_a_folder_of_something_else_is_neither_used_nor_deleted(tmp_path):
     assert (tmp_path / "photo.jpg").exists()
 
 
+def test_a_file_manager_s_hidden_file_keeps_nobody_from_a_folder(tmp_path):
+    (tmp_path / ".DS_Store").touch()
+    claim_folder(tmp_path, SETTINGS, KIND)
+    claim_folder(tmp_path, SETTINGS | {"views": 8}, KIND, overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {".DS_Store", "settings.json"}
+
+
 @dataclass(frozen=True)
 class Loss:
     mse: float = 0.0

@@ -25,7 +25,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, NotRequired, TypedDict
 
-from vfusion3d.runs.lock import LOCK, open_locked, remove_leftovers
+from vfusion3d.runs.lock import open_locked, remove_leftovers
 from vfusion3d.runs.reading import read_json
 
 SETTINGS = "settings.json"
@@ -67,7 +67,7 @@ def claim_folder(folder: str | Path, settings: Mapping[str, Any], kind: Kind, *,
     folder = Path(folder)
     path = folder / SETTINGS
     if not path.exists():
-        begun = (file.name for file in folder.glob("*") if not file.name.startswith(LOCK))
+        begun = (file.name for file in folder.glob("*") if file.name[0] != ".")  # locks, and a file manager's
         if any(not PARTIAL.search(name) or _place(PurePath(name), (*kind.files, SETTINGS)) is None for name in begun):
             raise ValueError(f"{folder} holds files but no {SETTINGS}: give a folder that is empty or does not exist")
         write_record(path, settings, kind)
