@@ -111,9 +111,9 @@ class LoopSettings:
 
     def __post_init__(self):
         check_ranges(seed=self.seed, batch_size=self.batch_size)
-        for name in ("steps", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("steps", "checkpoint_every", "log_every", "micro_batch"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
 
 
 def share_of(batch_size: int, rank: int, processes: int) -> range:
