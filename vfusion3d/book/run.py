@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import tempfile
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -116,7 +117,9 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
     """
     content = read_json(path, _Notebook)
     try:
-        nbformat.validate(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of ids of cells, which it adds
+            nbformat.validate(content)
         return nbformat.reads(json.dumps(content), 4)
     except (nbformat.ValidationError, AttributeError, TypeError, ValueError) as error:
         raise ReadingError(

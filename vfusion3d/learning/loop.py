@@ -472,15 +472,7 @@ def load_checkpoint(
     found = _last_checkpoint(folder, model, optimizer, average)
     if found is None:
         return 0
-    path, step, tensors = found
-    parts = {kind: _beginning_with(f"{kind}/", tensors) for kind in ("model", "average", "optimizer")}
-    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    try:
-        check_tensors(parts["model"], shapes, path)
-        if average and parts["average"]:
-            check_tensors(parts["average"], {name: shapes[name] for name in average.weights}, f"the average in {path}")
-    except ReadingError as error:
-        raise TrainingError(f"{path} is of another model: use a new folder for a new model ({error})") from error
+    _, step, parts = found
     model.load_state_dict(parts["model"])
     for name, parameter in model.named_parameters():
         if average:
