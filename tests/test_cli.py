@@ -24,6 +24,7 @@ from vfusion3d.runs.profiles import profile_path
 
 COMMANDS = (
     "reconstruct",
+    "app",
     "render",
     "prompts",
     "finetune-video",

@@ -8,7 +8,7 @@ import argparse
 import sys
 from importlib.metadata import version
 
-from vfusion3d.cli import data, model, reconstruct, video
+from vfusion3d.cli import app, data, model, reconstruct, video
 from vfusion3d.cli.page import one_line
 from vfusion3d.runs.quiet import quiet_libraries
 
@@ -37,7 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vfusion3d {version('vfusion3d')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
-        *(reconstruct.add_reconstruct, reconstruct.add_background_weights, data.add_render, data.add_prompts),
+        *(reconstruct.add_reconstruct, reconstruct.add_background_weights, app.add_app),
+        *(data.add_render, data.add_prompts),
         *(video.add_finetune_video, video.add_generate, video.add_curate),
         *(model.add_train, model.add_evaluate, model.add_study, model.add_experiment),
     ):
