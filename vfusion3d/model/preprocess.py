@@ -107,7 +107,7 @@ def _read(source: str | os.PathLike | bytes, name: str) -> tuple[Image.Image, li
     else:
         if name.startswith(("http://", "https://", "ftp://")):
             raise ImageError(f"{name}: is a web address; download the picture and pass its file")
-        file = Path(name).expanduser()
+        file = Path(os.path.expanduser(name))
         if file.is_dir():
             raise ImageError(f"{name}: is a folder; pass a picture in it")
         if not file.is_file():
