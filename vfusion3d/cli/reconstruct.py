@@ -158,8 +158,8 @@ def _outputs(
     if not is_folder and target.suffix.lower() not in suffixes:
         options.parser.error(f"{flag} {target}: must end in {', '.join(suffixes)}, or be a folder")
     if not is_folder and several:
-        of = f"{len(pictures)} pictures ({', '.join(options.images[:3])})"
-        options.parser.error(f"{flag} {target}: is one file for {of}; give a folder")
+        given = ", ".join(options.images[:3])
+        options.parser.error(f"{flag} {target}: is one file for {len(pictures)} pictures; give a folder ({given})")
     if target.is_file() and is_folder:
         options.parser.error(f"{flag} {target}: is a file; give a folder, or a name that ends in {', '.join(suffixes)}")
     above = target.absolute() if is_folder else target.absolute().parent
