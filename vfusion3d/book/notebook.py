@@ -11,7 +11,7 @@ Nothing is loaded before it is asked for.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from vfusion3d.data.shards import MultiviewShards, VideoShards
 from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.foundations.roles import Roles
 from vfusion3d.runs import layout
+from vfusion3d.runs.claim import write_whole
 from vfusion3d.runs.profiles import Profile, load_profile
 from vfusion3d.runs.quiet import quiet_libraries
 
@@ -194,7 +195,7 @@ class Notebook:
 
     def verdicts(self, found: pd.DataFrame, table: str) -> Markdown:
         """Write what the scores say of the paper's claims (`results.verdicts`); returned for the cell to show."""
-        found.to_csv(self.figures / f"{table}_verdicts.csv", index=False)
+        write_whole(self.figures / f"{table}_verdicts.csv", partial(found.to_csv, index=False))
         return Markdown(experiments.results.as_markdown(found))
 
     def outputs(self, predictors: Mapping[str, "Predictor"], name: str, count: int = 8) -> Figure:

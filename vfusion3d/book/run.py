@@ -20,7 +20,8 @@ from typing import Any
 import nbformat
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
-from vfusion3d.runs.claim import write_whole
+from vfusion3d.runs.claim import full_disk, naming_a_full_disk, write_whole
+from vfusion3d.runs.lock import hold
 from vfusion3d.runs.pictures import smaller_png
 from vfusion3d.runs.profiles import FOLDER, ProfileError, load_profile, profile_path
 from vfusion3d.runs.progress import TEXT
@@ -40,7 +41,8 @@ def run_notebook(notebook: str | Path, profile: str | Path, root: str | Path = "
 
     The cells run in the notebook's folder, as in JupyterLab, with the parameters `profile`, `run_dir`
     (root/runs/<profile>) and `seed`. Their output is shown as it comes. Raises NotebookError where the notebook has no
-    cell tagged `parameters` or a cell fails; what ran until then stays in run_dir/unfinished/.
+    cell tagged `parameters` or a cell fails; what ran until then stays in run_dir/unfinished/. Raises OSError where the
+    disk is full, InUse where another process runs it there.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -56,36 +58,49 @@ def run_notebook(notebook: str | Path, profile: str | Path, root: str | Path = "
     executed = root / "papermill_runs" / name / notebook.name
     for folder in (unfinished.parent, executed.parent):
         folder.mkdir(parents=True, exist_ok=True)
+    if os.path.realpath(notebook) in (os.path.realpath(unfinished), os.path.realpath(executed)):
+        raise NotebookError(f"{notebook} would be replaced by its executed copy: give the one in notebooks/")
     parameters = _parameters(notebook, profile, run_dir, seed)
-    try:
-        with _kernel_environment():
-            papermill.execute_notebook(
-                notebook,
-                unfinished,
-                parameters=parameters,
-                cwd=notebook.parent,
-                kernel_name="python3",
-                language="python",
-                progress_bar=False,
-                extra_arguments=["--log-level=ERROR"],  # the kernel warns of every reader it does not know
-                stdout_file=sys.stdout,
-                stderr_file=sys.stderr,
-            )
-    except papermill.PapermillExecutionError as error:
-        raise NotebookError(f"{error}\n{notebook} failed; as far as it came it is in {unfinished}") from error
-    except DeadKernelError as error:
-        raise NotebookError(f"{notebook}: its kernel was killed, most often because memory ran out") from error
+    with hold(unfinished.with_name(f".{notebook.name}.lock")):
+        try:
+            with _kernel_environment():
+                papermill.execute_notebook(
+                    _as_it_is(notebook),
+                    _as_it_is(unfinished),
+                    parameters=parameters,
+                    cwd=notebook.parent,
+                    kernel_name="python3",
+                    language="python",
+                    progress_bar=False,
+                    extra_arguments=["--log-level=ERROR"],  # the kernel warns of every reader it does not know
+                    stdout_file=sys.stdout,
+                    stderr_file=sys.stderr,
+                )
+        except papermill.PapermillExecutionError as error:
+            if full_disk(OSError(error.evalue)):
+                raise OSError(f"{notebook}: {error.evalue}") from error
+            raise NotebookError(f"{error}\n{notebook} failed; as far as it came it is in {unfinished}") from error
+        except OSError:
+            with naming_a_full_disk(unfinished):
+                raise
+        except DeadKernelError as error:
+            raise NotebookError(f"{notebook}: its kernel was killed, most often because memory ran out") from error
 
-    finished = scrub(nbformat.read(unfinished, 4), notebook.resolve().parents[1], root.resolve())
-    if root.resolve() == notebook.resolve().parents[1]:
-        for cell in finished.cells:  # what lies beside the source does not lie beside the copy
-            if cell.cell_type == "markdown":
-                cell.source = cell.source.replace("](solutions.md)", "](../../notebooks/solutions.md)")
-    finished.metadata.papermill.input_path = f"notebooks/{notebook.name}"
-    finished.metadata.papermill.output_path = f"papermill_runs/{name}/{notebook.name}"
-    write_whole(executed, partial(nbformat.write, finished))
-    unfinished.unlink()
+        finished = scrub(nbformat.read(unfinished, 4), notebook.resolve().parents[1], root.resolve())
+        if root.resolve() == notebook.resolve().parents[1]:
+            for cell in finished.cells:  # what lies beside the source does not lie beside the copy
+                if cell.cell_type == "markdown":
+                    cell.source = cell.source.replace("](solutions.md)", "](../../notebooks/solutions.md)")
+        finished.metadata.papermill.input_path = f"notebooks/{notebook.name}"
+        finished.metadata.papermill.output_path = f"papermill_runs/{name}/{notebook.name}"
+        write_whole(executed, partial(nbformat.write, finished))
+        unfinished.unlink()
     return executed
+
+
+def _as_it_is(path: Path) -> str:
+    """A path for papermill, which would put parameters in the place of {names}."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _parameters(notebook: Path, profile: str | Path, run_dir: Path, seed: int) -> dict[str, Any]:
@@ -203,7 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
             else:
                 executed = run_notebook(notebook, options.profile, options.root, options.seed)
                 print(f"{notebook} ran; executed copy in {executed}")
-        except (NotebookError, ProfileError, FileNotFoundError) as error:
+        except (NotebookError, ProfileError, OSError) as error:
             print(error, file=sys.stderr)
             return 1
         except KeyboardInterrupt:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfusion3d.cli.page import add_part, add_run, new_page, part_of, run_of
+from vfusion3d.cli.page import add_part, add_run, check_outputs, new_page, part_of, run_of
 from vfusion3d.runs import layout
 from vfusion3d.runs.ranges import in_range
 
@@ -32,6 +32,15 @@ def add_render(commands) -> None:
         "--workers", type=in_range("workers"), help="processes (default: the profile's, or one a CPU core)"
     )
     page.add_argument("--backend", choices=["pyvista", "blender"], default="pyvista", help="the renderer")
+    page.add_argument(
+        "--up",
+        choices=["y", "z"],
+        help="the up axis of mesh files (default: y for .glb, .gltf, .obj; z for .ply, .stl)",
+    )
+    page.add_argument("--time-limit", type=float, metavar="SECONDS", help="for each mesh file (default: 120)")
+    page.add_argument(
+        "--memory-limit", type=float, metavar="GB", help="for each mesh file, 1 for the program included (default: 4)"
+    )
     page.add_argument("--overwrite", action="store_true", help="delete data that was rendered with other settings")
     add_part(page)
 
@@ -44,11 +53,15 @@ def run_render(options: argparse.Namespace) -> int:
     Without --objects: what the profile needs, that is the 3D training objects (common categories) in
     RUN_DIR/data/train_3d and the unseen test objects (all categories) in RUN_DIR/data/test.
     With --objects: your own set, in the folder given by -o.
+    Mesh files (.glb .gltf .obj .ply .stl) that cannot be used, take too much time or memory or show nothing are
+    left out; the last lines say which and why, and the exit code is 1 if there is one. What a file asks for and
+    is not drawn (metal, refraction, a missing texture) is said there too, and in the samples' metadata.
     Interrupt it at any time: the same command goes on where it stopped.
 
     examples:
       vfusion3d render --profile laptop
       vfusion3d render --objects my_meshes/ -o shards/ --views 32 --size 128
+      vfusion3d render --objects cad/ -o shards/ --up z
       vfusion3d render --objects primitives --count 1000 -o shards/
       vfusion3d render --objects common,robot --count 100 -o shards/
       vfusion3d render --profile paper --shard 3 --shards 64       (on the 4th of 64 machines)
@@ -56,13 +69,25 @@ def run_render(options: argparse.Namespace) -> int:
     if (options.objects is None) != (options.output is None):
         options.parser.error("--objects and -o belong together: which objects, and where their shards go")
     part = part_of(options)
-    from vfusion3d.data.render_dataset import render_dataset
-    from vfusion3d.evaluation.protocol import TEST_VIEWS
-    from vfusion3d.world.unseen import UNSEEN_SEED, UnseenObjects
+    from vfusion3d.data.guard import Limits
+    from vfusion3d.data.render_dataset import MeshFolder, render_dataset
 
     profile, run_dir = run_of(options)
+    folder = options.output or layout.objects_3d(run_dir)
+    check_outputs(options, [("--objects", options.objects or "")], folders=[("-o", folder)])
+    for name in ("time_limit", "memory_limit"):
+        if (value := getattr(options, name)) is not None and not value > 0:
+            options.parser.error(f"--{name.replace('_', '-')} {value:g}: must be above 0")
+    limits = Limits(
+        **{"seconds": options.time_limit} if options.time_limit is not None else {},
+        **{"gigabytes": options.memory_limit} if options.memory_limit is not None else {},
+    )
+    source = _object_source(options.objects or "common", options.up)
+    given = [name for name in ("up", "time_limit", "memory_limit") if getattr(options, name) is not None]
+    if given and not isinstance(source, MeshFolder):
+        options.parser.error(f"--{given[0].replace('_', '-')} is for --objects that name a folder of mesh files")
 
-    def render(folder: Path, source, count: int | None, views: int, seed: int) -> None:
+    def render(folder: Path, source, count: int | None, views: int, seed: int) -> Path:
         index = render_dataset(
             folder,
             source,
@@ -74,21 +99,50 @@ def run_render(options: argparse.Namespace) -> int:
             backend=options.backend,
             part=part,
             overwrite=options.overwrite,
+            limits=limits,
         )
         print(index)
+        return index
 
-    source = _object_source(options.objects or "common")
     count = options.count
     if count is None and not hasattr(source, "__len__"):
         count = profile.data.objects_3d
-    render(options.output or layout.objects_3d(run_dir), source, count, profile.data.views_3d, options.seed)
+    index = render(folder, source, count, profile.data.views_3d, options.seed)
+    if isinstance(source, MeshFolder):
+        return _say_what_became_of(index)
     if options.objects is None:
+        from vfusion3d.evaluation.protocol import TEST_VIEWS
+        from vfusion3d.world.unseen import UNSEEN_SEED, UnseenObjects
+
         seed = options.seed + UNSEEN_SEED
         render(layout.test_data(run_dir), UnseenObjects(), profile.data.test_objects, TEST_VIEWS, seed)
     return 0
 
 
-def _object_source(which: str) -> "ObjectSource":
+def _say_what_became_of(index: Path) -> int:
+    """Print how many mesh files were used, which were not, and what was left out of others; 1 if one was unusable."""
+    from vfusion3d.data.shards import MultiviewShards
+
+    if not index.exists():  # another machine writes it
+        return 0
+    shards = MultiviewShards(index.parent)
+    known = [shards.metadata(number) for number in range(len(shards))]
+    skipped, other = shards.index["skipped"], shards.index["passed_over"]
+    less = [f"{sample['file']}: {', '.join(sample['left_out'])}" for sample in known if sample.get("left_out")]
+    print(f"used {len(shards)} of {len(shards) + len(skipped)} mesh files")
+    _print_list(f'drawn without all that the file asks for (in each sample\'s metadata, "left_out"): {len(less)}', less)
+    _print_list(f'skipped (the list is "skipped" in {index}): {len(skipped)}', list(skipped.values()))
+    _print_list(f"passed over, in formats that are not read (export them as GLB): {len(other)}", other)
+    return 1 if skipped else 0
+
+
+def _print_list(title: str, lines: list[str], most: int = 20) -> None:
+    if lines:
+        rest = [f"and {len(lines) - most} more"] if len(lines) > most else []
+        print(title, *lines[:most], *rest, sep="\n  ")
+
+
+def _object_source(which: str, up: str | None) -> "ObjectSource":
     """The source that `--objects` names: a word of ours, else a folder that is there, else categories."""
     from vfusion3d.data.render_dataset import MeshFolder
     from vfusion3d.world.catalogue import CATEGORY_NAMES, COMMON, UNCOMMON
@@ -100,7 +154,7 @@ def _object_source(which: str) -> "ObjectSource":
         return ProceduralObjects()
     halves = {"common": COMMON, "uncommon": UNCOMMON}
     if which not in halves and Path(which).is_dir():
-        return MeshFolder(which)
+        return MeshFolder(which, up)
     names = [name for word in which.split(",") for name in halves.get(word, (word,))]
     if unknown := [name for name in names if name not in CATEGORY_NAMES]:
         known = ", ".join(["procedural", "primitives", *halves, *CATEGORY_NAMES])
@@ -148,6 +202,8 @@ def run_prompts(options: argparse.Namespace) -> int:
     from vfusion3d.world.web_captions import WEB_CAPTIONS
 
     profile, run_dir = run_of(options)
+    own = [("--corpus", options.corpus or ""), ("--eval-prompts", options.eval_prompts or "")]
+    check_outputs(options, own, folders=[("the folder of the prompts", layout.prompt_table(run_dir))])
     corpus = options.corpus or WEB_CAPTIONS
     check_corpus(corpus)
     chosen = eval_prompts(profile.data.eval_prompts)

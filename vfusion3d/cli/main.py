@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vfusion3d {version('vfusion3d')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
-        *(reconstruct.add_reconstruct, data.add_render, data.add_prompts),
+        *(reconstruct.add_reconstruct, reconstruct.add_background_weights, data.add_render, data.add_prompts),
         *(video.add_finetune_video, video.add_generate, video.add_curate),
         *(model.add_train, model.add_evaluate, model.add_study, model.add_experiment),
     ):

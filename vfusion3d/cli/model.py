@@ -4,9 +4,8 @@ import argparse
 import time
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlencode
 
-from vfusion3d.cli.page import add_run, new_page, run_of
+from vfusion3d.cli.page import add_run, check_outputs, new_page, run_of
 from vfusion3d.runs import layout
 from vfusion3d.runs.claim import write_whole
 from vfusion3d.runs.ranges import in_range
@@ -56,6 +55,7 @@ def run_train(options: argparse.Namespace) -> int:
             )
         weights = weights or layout.pretrained_model.need(run_dir, profile=options.profile) / "model"
     folder = options.output or (layout.finetuned_model if options.finetune else layout.pretrained_model)(run_dir)
+    check_outputs(options, [("--data", options.data or ""), ("--weights", weights or "")], folders=[("-o", folder)])
     data = _training_data(options, run_dir)
     model = VFusion3D.from_pretrained(weights) if weights else None
     train_vfusion3d(profile, data, folder, recipe=recipe, model=model, seed=options.seed, overwrite=options.overwrite)
@@ -111,6 +111,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
     profile, run_dir = run_of(options)
     data = options.data or layout.test_data.need(run_dir, profile=options.profile)
     weights = options.weights or _newest_model(options, run_dir)
+    output = options.output or run_dir / "evaluation_3d.csv"
+    check_outputs(options, [("--data", data), ("--weights", weights)], files=[("-o", output)])
     roles = Roles(profile)
     model = VFusion3D.from_pretrained(weights).to(roles.device).eval()
     shards = MultiviewShards(data)
@@ -129,7 +131,6 @@ def run_evaluate(options: argparse.Namespace) -> int:
         generator=np.random.default_rng(options.seed),
         device=roles.device,
     )
-    output = options.output or run_dir / "evaluation_3d.csv"
     write_whole(output, partial(table.to_csv, index=False))
     print(weights)
     print(mean_over_objects(table).to_string(float_format="{:.4f}".format))
@@ -220,16 +221,17 @@ def run_study(options: argparse.Namespace) -> int:
     examples:
       vfusion3d study --rater anna
       vfusion3d study --profile gpu --port 8000 --against OpenLRM LGM
-      vfusion3d study --host 0.0.0.0                   (others in your network can take part: the page asks for names)
+      vfusion3d study --host 0.0.0.0                   (others in your network can take part: the page asks for names;
+                                                        give them the whole address, with this machine's name in it)
     """
     from vfusion3d.study.answers import checked_rater, load_items
     from vfusion3d.study.page import Study, study_server
 
     _, run_dir = run_of(options)
-    query = "?" + urlencode({"rater": checked_rater(options.rater)}) if options.rater is not None else ""
+    rater = None if options.rater is None else checked_rater(options.rater)
     study = Study(load_items(run_dir, options.against), layout.user_study(run_dir), options.seed)
     with study_server(study, options.port, options.host) as server:
-        print(f"http://{options.host}:{server.server_port}/{query}  (Ctrl-C ends it)", flush=True)
+        print(f"{server.address(rater)}  (Ctrl-C ends it)", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -2,7 +2,8 @@
 
 import argparse
 import inspect
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,60 @@ def run_of(options: argparse.Namespace) -> "tuple[Profile, Path]":
 
     profile = load_profile(options.profile)
     return profile, options.run_dir or Path("runs") / profile.name
+
+
+WORDS = ("mini", "base", "procedural", "primitives", "common", "uncommon", "smoke", "laptop", "gpu", "paper")
+Named = tuple[str, str | Path]  # how a command line names a path, and the path
+
+
+def check_outputs(
+    options: argparse.Namespace, reads: Iterable[Named], *, files: Iterable[Named] = (), folders: Iterable[Named] = ()
+) -> None:
+    """End the program with exit code 2, before any work, where what is to be written would destroy what is read.
+
+    reads: what the command reads beside its profile; words of ours and what is no path that exists, such as a name on
+    the hub, count for nothing. files, folders: what it writes. No file may be what is read or lie in it, no folder may
+    also be around it, nothing is written twice, and there must be room for it: whatever its names are, for links are
+    followed.
+    """
+    reads = [*reads, ("--profile", getattr(options, "profile", ""))]
+    paths = [(name, path) for name, path in reads if str(path) and path not in WORDS]
+    read = {_place(path): f"{name} {path}" for name, path in paths if _place(path).exists()}
+    inodes = {_inode(place): named for place, named in read.items()}
+    read_folders = [place for place in read if place.is_dir()]
+    written: dict[Path | tuple[int, int], str] = {}
+    for name, path, is_folder in [*((*file, False) for file in files), *((*folder, True) for folder in folders)]:
+        place, named = _place(path), f"{name} {path}"
+        if place.exists() and place.is_dir() != is_folder:
+            options.parser.error(f"{named}: is a {'file; give a folder' if is_folder else 'folder; give a file'}")
+        if same := inodes.get(_inode(place), read.get(place)):
+            options.parser.error(f"{named}: is the same as {same}, which is read; give another name")
+        for other in read_folders:
+            if other in place.parents:
+                options.parser.error(f"{named}: lies in {read[other]}, which is read; give a place outside of it")
+        for other in read if is_folder else ():
+            if place in other.parents:
+                options.parser.error(f"{named}: holds {read[other]}, which is read; give another folder")
+        for key in {place, _inode(place) or place}:
+            if key in written:
+                options.parser.error(f"{written[key]} and {named} would be the same file; give another name")
+            written[key] = named
+        above = place if is_folder else place.parent
+        while not above.exists() and above != above.parent:
+            above = above.parent
+        if not above.is_dir():
+            options.parser.error(f"{named}: {above.name} is a file, not a folder")
+        if not os.access(above, os.W_OK):
+            options.parser.error(f"{named}: nothing can be written in {above}")
+
+
+def _place(path: str | Path) -> Path:
+    return Path(os.path.realpath(Path(path).expanduser()))
+
+
+def _inode(place: Path) -> tuple[int, int] | None:
+    """What tells a file that has several names (hard links); None where there is no file."""
+    return ((status := place.stat()).st_dev, status.st_ino) if place.exists() else None
 
 
 def add_part(page: argparse.ArgumentParser) -> None:

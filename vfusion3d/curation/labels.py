@@ -104,6 +104,7 @@ def label_videos(
         part=part,
         overwrite=overwrite,
         unit="video",
+        kind="labels of videos",
         facts=_all_labels,
     )
 

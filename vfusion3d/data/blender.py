@@ -30,23 +30,31 @@ class BlenderMissingError(FileNotFoundError):
 
 
 def blender_python() -> Path:
-    """The Python that has `bpy`: `$VFUSION3D_BLENDER_PYTHON`, else `.venv-blender` here or beside the package.
+    """The Python that has `bpy`: `$VFUSION3D_BLENDER_PYTHON`, else `.venv-blender` in this repository.
 
-    Raises BlenderMissingError where there is none. Whether it works is seen when it runs.
+    Never one of the current folder, which may be anybody's. Raises BlenderMissingError where there is none, or it
+    belongs to another user. Whether it works is seen when it runs.
     """
     named = os.environ.get(PYTHON_VARIABLE)
     if named:
         if not Path(named).is_file():
             raise BlenderMissingError(f"{PYTHON_VARIABLE} is {named}, but there is no such file")
         return Path(named)
-    for root in (Path.cwd(), Path(__file__).parents[2]):
-        for python in VENV_PYTHONS:
-            if (root / python).is_file():
-                return root / python
+    for python in (Path(__file__).parents[2] / python for python in VENV_PYTHONS):
+        if python.is_file():
+            if not all(_is_ours(path) for path in (python.parents[1], python.parent)):
+                raise BlenderMissingError(f"{python} belongs to another user: name it in {PYTHON_VARIABLE} to run it")
+            return python
     raise BlenderMissingError(
         "Blender is not installed: run `make blender` (it needs Python 3.11), "
         f"or name a Python that can import bpy in {PYTHON_VARIABLE}"
     )
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file or folder belongs to this user or to root, and nobody else may write there."""
+    known = path.stat()
+    return not hasattr(os, "getuid") or (known.st_uid in (os.getuid(), 0) and not known.st_mode & 0o002)
 
 
 def render_with_blender(
@@ -68,10 +76,21 @@ def render_with_blender(
     surfaces = surfaces_of(mesh)
     arrays = {"cam2world": cam2world, "intrinsics": intrinsics}
     for number, surface in enumerate(surfaces):
-        for name in ("points", "faces", "normals", "colours", "uv", "texture"):
+        for name in ("points", "faces", "normals", "colours", "uv", "texture", "alpha"):
             if getattr(surface, name) is not None:
                 arrays[f"{name}{number}"] = getattr(surface, name)
-    job = {"surfaces": len(surfaces), "size": size, "shading": shading, "depth": depth, "normals": normals}
+        if surface.glow is not None:
+            glow = {"glow": surface.glow.light, "glow_uv": surface.glow.uv, "glow_texture": surface.glow.texture}
+            arrays |= {f"{name}{number}": value for name, value in glow.items() if value is not None}
+    looks = [{name: getattr(one, name) for name in ("cutoff", "lit", "wrap", "nearest")} for one in surfaces]
+    job = {
+        "looks": looks,
+        "surfaces": len(surfaces),
+        "size": size,
+        "shading": shading,
+        "depth": depth,
+        "normals": normals,
+    }
     job |= {"samples": SAMPLES, "light": DEFAULT_LIGHT.direct}
     with tempfile.TemporaryDirectory(prefix="vfusion3d-blender-") as folder:
         np.savez(Path(folder, "job.npz"), **arrays)

@@ -15,6 +15,8 @@ import bpy
 import mathutils
 import numpy as np
 
+ARRAYS = ("points", "faces", "normals", "colours", "uv", "texture", "alpha", "glow", "glow_uv", "glow_texture")
+
 
 def main(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text())
@@ -23,10 +25,8 @@ def main(folder: Path) -> None:
     scene = new_scene(job)
     objects = []
     for number in range(job["surfaces"]):
-        surface = {
-            name: arrays.get(f"{name}{number}") for name in ("points", "faces", "normals", "colours", "uv", "texture")
-        }
-        objects.append(add_surface(scene, surface, folder / f"texture{number}.png"))
+        surface = {name: arrays.get(f"{name}{number}") for name in ARRAYS}
+        objects.append(add_surface(scene, surface | job["looks"][number], folder / f"texture{number}.png"))
     camera = scene.camera
     cameras = list(zip(arrays["cam2world"], arrays["intrinsics"], strict=True))
 
@@ -53,7 +53,7 @@ def main(folder: Path) -> None:
     for name in ("depth", "normals"):
         if job[name]:
             for surface in objects:
-                surface.data.materials[0] = glowing_material(name)
+                surface.data.materials[0] = glowing_material(surface, name)
             picture = render_all(f"{name}.exr")
             empty = picture[..., 3] < 0.5
             value = picture[..., 0] if name == "depth" else picture[..., :3] * 2 - 1
@@ -114,22 +114,35 @@ def add_surface(scene, surface: dict, texture_path: Path):
     mesh.polygons.foreach_set("use_smooth", np.ones(len(faces), bool))
     mesh.update(calc_edges=True)
     mesh.normals_split_custom_set_from_vertices(surface["normals"].tolist())
+    alpha = np.ones(len(surface["points"])) if surface["alpha"] is None else surface["alpha"]
     colours = mesh.color_attributes.new("colours", "FLOAT_COLOR", "POINT")
-    colours.data.foreach_set("color", np.insert(to_linear(surface["colours"]), 3, 1, axis=1).astype(np.float32).ravel())
+    colours.data.foreach_set(
+        "color", np.column_stack([to_linear(surface["colours"]), alpha]).astype(np.float32).ravel()
+    )
     item = bpy.data.objects.new("surface", mesh)
-    if surface["texture"] is not None:
-        layer = mesh.uv_layers.new(name="uv")
-        layer.data.foreach_set("uv", surface["uv"][faces.ravel()].astype(np.float32).ravel())
-        item["texture"] = save_texture(surface["texture"], texture_path)
+    item["lit"], item["wrap"], item["nearest"] = surface["lit"], surface["wrap"], surface["nearest"]
+    item["transparent"], item["cutoff"] = surface["alpha"] is not None, surface["cutoff"] or -1.0
+    if surface["glow"] is not None:
+        glow = mesh.color_attributes.new("glow", "FLOAT_COLOR", "POINT")
+        glow.data.foreach_set("color", np.insert(surface["glow"], 3, 1, axis=1).astype(np.float32).ravel())
+    for name in ("", "glow_"):
+        if surface[f"{name}texture"] is not None:
+            layer = mesh.uv_layers.new(name=f"{name}uv")
+            layer.data.foreach_set("uv", surface[f"{name}uv"][faces.ravel()].astype(np.float32).ravel())
+            item[f"{name}texture"] = save_texture(
+                surface[f"{name}texture"], texture_path.with_stem(name + texture_path.stem)
+            )
     mesh.materials.append(None)
     scene.collection.objects.link(item)
     return item
 
 
 def save_texture(texture: np.ndarray, path: Path) -> str:
-    height, width, _ = texture.shape
-    image = bpy.data.images.new(path.stem, width, height)
-    image.pixels.foreach_set((np.insert(texture, 3, 255, axis=2)[::-1] / 255).astype(np.float32).ravel())
+    height, width, depth = texture.shape
+    image = bpy.data.images.new(path.stem, width, height, alpha=True)
+    image.alpha_mode = "STRAIGHT"
+    texture = texture if depth == 4 else np.insert(texture, 3, 255, axis=2)
+    image.pixels.foreach_set((texture[::-1] / 255).astype(np.float32).ravel())
     image.filepath_raw = str(path)
     image.file_format = "PNG"
     image.save()
@@ -139,24 +152,66 @@ def save_texture(texture: np.ndarray, path: Path) -> str:
 def coloured_material(item, shading: bool):
     """Vertex colours, times the texture if there is one, on a matt surface or (shading=False) glowing."""
     material, nodes, links, output = new_material()
-    colour = nodes.new("ShaderNodeVertexColor")
-    colour.layer_name = "colours"
-    colour = colour.outputs["Color"]
-    if item.get("texture"):
+    colour, alpha = mixed(item, material)
+    surface = nodes.new("ShaderNodeBsdfDiffuse" if shading and item["lit"] else "ShaderNodeEmission")
+    links.new(colour, surface.inputs["Color"])
+    surface = surface.outputs[0]
+    if "glow" in item.data.color_attributes:
+        lamp, both = nodes.new("ShaderNodeEmission"), nodes.new("ShaderNodeAddShader")
+        links.new(mixed(item, material, "glow", "glow_")[0], lamp.inputs["Color"])
+        links.new(surface, both.inputs[0])
+        links.new(lamp.outputs[0], both.inputs[1])
+        surface = both.outputs[0]
+    links.new(seen_through(item, material, surface, alpha), output.inputs["Surface"])
+    return material
+
+
+def mixed(item, material, colours: str = "colours", prefix: str = ""):
+    """The sockets of vertex colours times texture, and of their alphas' product."""
+    nodes, links = material.node_tree.nodes, material.node_tree.links
+    vertex = nodes.new("ShaderNodeVertexColor")
+    vertex.layer_name = colours
+    colour, alpha = vertex.outputs["Color"], vertex.outputs["Alpha"]
+    if item.get(f"{prefix}texture"):
+        where = nodes.new("ShaderNodeUVMap")
+        where.uv_map = f"{prefix}uv"
         picture = nodes.new("ShaderNodeTexImage")
-        picture.image = bpy.data.images.load(item["texture"])
+        picture.image = bpy.data.images.load(item[f"{prefix}texture"])
+        picture.image.alpha_mode = "CHANNEL_PACKED"  # colours are not multiplied by it
+        picture.extension = {"repeat": "REPEAT", "clamp": "EXTEND", "mirror": "MIRROR"}[item["wrap"]]
+        picture.interpolation = "Closest" if item["nearest"] else "Linear"
+        links.new(where.outputs["UV"], picture.inputs["Vector"])
         product = nodes.new("ShaderNodeVectorMath")
         product.operation = "MULTIPLY"
         links.new(colour, product.inputs[0])
         links.new(picture.outputs["Color"], product.inputs[1])
-        colour = product.outputs["Vector"]
-    surface = nodes.new("ShaderNodeBsdfDiffuse" if shading else "ShaderNodeEmission")
-    links.new(colour, surface.inputs["Color"])
-    links.new(surface.outputs[0], output.inputs["Surface"])
-    return material
+        shares = nodes.new("ShaderNodeMath")
+        shares.operation = "MULTIPLY"
+        links.new(alpha, shares.inputs[0])
+        links.new(picture.outputs["Alpha"], shares.inputs[1])
+        colour, alpha = product.outputs["Vector"], shares.outputs["Value"]
+    return colour, alpha
 
 
-def glowing_material(what: str):
+def seen_through(item, material, surface, alpha):
+    """A surface with holes or transparency, as the object has it."""
+    if not item["transparent"]:
+        return surface
+    nodes, links = material.node_tree.nodes, material.node_tree.links
+    if item["cutoff"] >= 0:
+        above = nodes.new("ShaderNodeMath")
+        above.operation = "GREATER_THAN"
+        links.new(alpha, above.inputs[0])
+        above.inputs[1].default_value = item["cutoff"]
+        alpha = above.outputs["Value"]
+    nothing, mix = nodes.new("ShaderNodeBsdfTransparent"), nodes.new("ShaderNodeMixShader")
+    links.new(alpha, mix.inputs[0])
+    links.new(nothing.outputs[0], mix.inputs[1])
+    links.new(surface, mix.inputs[2])
+    return mix.outputs[0]
+
+
+def glowing_material(item, what: str):
     material, nodes, links, output = new_material()
     glow = nodes.new("ShaderNodeEmission")
     if what == "depth":
@@ -168,7 +223,7 @@ def glowing_material(what: str):
         links.new(nodes.new("ShaderNodeNewGeometry").outputs["Normal"], half.inputs[0])
         value = half.outputs["Vector"]
     links.new(value, glow.inputs["Color"])
-    links.new(glow.outputs[0], output.inputs["Surface"])
+    links.new(seen_through(item, material, glow.outputs[0], mixed(item, material)[1]), output.inputs["Surface"])
     return material
 
 

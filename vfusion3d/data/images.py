@@ -1,10 +1,32 @@
-"""From the views that a shard stores to the images that are shown and compared: on white, at one size."""
+"""From the views that a shard stores to the images that are shown and compared: on white, at one size.
+
+And which formats of pictures are opened at all, of anybody's files.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+# Pillow knows some sixty, by what is in a file and not by its name, and one of them (EPS) starts another program.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "AVIF", "JPEG2000")
+
+
+@contextmanager
+def only_listed_formats() -> Iterator[None]:
+    """Whatever a library opens with Pillow in here has one of `FORMATS`, or is no picture."""
+    Image.init()  # else Pillow adds to the list when it meets a name
+    known = Image.ID[:]
+    Image.ID[:] = FORMATS
+    try:
+        yield
+    finally:
+        Image.ID[:] = known
 
 
 def premultiplied(rgba: UInt8[Tensor, "*batch 4 h w"]) -> Float[Tensor, "*batch 4 h w"]:

@@ -1,9 +1,11 @@
 """Pictures of a mesh from given cameras: straight-alpha RGBA, depth and normals, off screen with PyVista's VTK.
 
 Notable: the light is baked into the vertex colours (`surfaces.shade`), so a pixel is texture x colour x shade and
-nothing else; a camera is one 4x4 matrix computed from our own convention, so every pixel lies where `cameras.project`
-says; all views of an object are tiles of one window, drawn and read back at once. A pixel is the mean of a grid of
-samples, and its colour the mean of the *covered* ones: silhouettes carry no trace of a background.
+nothing else, but for what glows; a camera is one 4x4 matrix computed from our own convention, so every pixel lies where
+`cameras.project` says; all views of an object are tiles of one window, drawn and read back at once. A pixel is the mean
+of a grid of samples, its colour the mean of the *covered* ones: silhouettes carry no trace of a background. A sample
+shows one surface or none: where a surface is transparent, it takes its share of a pixel's samples and leaves the others
+to what is behind (screen-door transparency), in whatever order surfaces are drawn.
 """
 
 import contextlib
@@ -16,12 +18,13 @@ import pyvista
 import trimesh
 import vtkmodules.vtkRenderingOpenGL2  # noqa: F401  registers the OpenGL classes
 from jaxtyping import Float, UInt8
+from PIL import Image
 from vtkmodules.util.numpy_support import vtk_to_numpy
 from vtkmodules.vtkCommonCore import vtkFloatArray, vtkLogger, vtkUnsignedCharArray
 from vtkmodules.vtkCommonMath import vtkMatrix4x4
 from vtkmodules.vtkRenderingCore import vtkActor, vtkPolyDataMapper, vtkRenderer, vtkRenderWindow
 
-from vfusion3d.data.surfaces import DEFAULT_LIGHT, Light, Surface, shade, surfaces_of
+from vfusion3d.data.surfaces import DEFAULT_LIGHT, Light, Surface, shade, surfaces_of, to_linear, to_srgb
 from vfusion3d.data.views import RenderedViews, check_cameras
 
 WINDOW_SIDE = 4096  # samples; more views than fit are drawn in several goes
@@ -152,24 +155,27 @@ class _Window:
         def views(pixels):  # (rows, size, columns, size, ...) -> (V, size, size, ...)
             return pixels.swapaxes(1, 2).reshape(rows * columns, size, size, *pixels.shape[4:])[: len(matrices)]
 
-        middle = supersampling // 2
-        actors = [_actor(surface, _baked(surface, shading)) for surface in surfaces]
-        try:
-            self._show(actors)
-            rgba = views(_mean_of_covered(grid(self._pixels(width, height))))
-            z = views(grid(self._depths(width, height))[:, :, middle, :, :, middle])
-        finally:
-            self._hide(actors)
+        def drawn(actors):
+            try:
+                self._show(actors)
+                return self._pixels(width, height), self._depths(width, height)
+            finally:
+                self._hide(actors)
+
+        middle, some = supersampling // 2, list(enumerate(surfaces))
+        samples, z = drawn(
+            [_actor(one, _baked(one, shading), one.uv, one.texture, place, supersampling) for place, one in some]
+        )
+        if any(_glows(one) for one in surfaces):
+            glow, _ = drawn([_glow_actor(one, place, supersampling) for place, one in some])
+            samples = np.concatenate([_sum_of_light(samples[..., :3], glow[..., :3]), samples[..., 3:]], axis=-1)
+        rgba = views(_mean_of_covered(grid(samples)))
+        z = views(grid(z)[:, :, middle, :, :, middle])
         if not normals:
             return rgba, z, None
-        coded = [np.uint8(np.round((surface.normals + 1) * 127.5)) for surface in surfaces]
-        actors = [_actor(surface, code, textured=False) for surface, code in zip(surfaces, coded, strict=True)]
-        try:
-            self._show(actors)
-            normal = views(grid(self._pixels(width, height))[:, :, middle, :, :, middle, :3])
-        finally:
-            self._hide(actors)
-        return rgba, z, normal
+        coded = [np.uint8(np.round((one.normals + 1) * 127.5)) for one in surfaces]
+        normal, _ = drawn([_actor(one, coded[place], *_holes(one), place, supersampling) for place, one in some])
+        return rgba, z, views(grid(normal)[:, :, middle, :, :, middle, :3])
 
     def _arrange(self, count, rows, columns, width, height):
         while len(self.tiles) < count:
@@ -215,24 +221,71 @@ class _Window:
 
 
 def _baked(surface: Surface, shading: bool | Light) -> UInt8[np.ndarray, "points 3"]:
-    if shading is False:
-        return surface.colours
-    light = DEFAULT_LIGHT if shading is True else shading
-    return np.uint8(np.round(surface.colours * shade(surface.normals, light)[:, None]))
+    colours = surface.colours
+    if shading is not False and surface.lit:
+        light = DEFAULT_LIGHT if shading is True else shading
+        colours = np.uint8(np.round(colours * shade(surface.normals, light)[:, None]))
+    if surface.glow is not None and not _glows(surface):
+        colours = to_srgb(to_linear(colours / 255) + surface.glow.light)
+    return colours
 
 
-def _actor(surface: Surface, colours: UInt8[np.ndarray, "points 3"], textured: bool = True):
+def _glows(surface: Surface) -> bool:
+    """Whether a surface's glow must be drawn by itself: where textures mix, vertices cannot hold the sum."""
+    return surface.glow is not None and (surface.texture is not None or surface.glow.texture is not None)
+
+
+def _glow_actor(surface: Surface, place: int, supersampling: int):
+    if not _glows(surface):
+        return _actor(surface, np.zeros_like(surface.colours), *_holes(surface), place, supersampling)
+    glow, (uv, holes) = surface.glow, _holes(surface)
+    texture = glow.texture
+    if holes is not None and texture is None:
+        texture = np.full_like(holes[..., :3], 255)
+    if holes is not None:  # its cut-outs are the base colour's, whose coordinates are nearly always the same
+        texture = Image.fromarray(texture).resize(holes.shape[1::-1])
+        texture = np.dstack([np.asarray(texture), holes[..., 3]])
+    return _actor(surface, to_srgb(glow.light), uv if glow.uv is None else glow.uv, texture, place, supersampling)
+
+
+def _holes(surface: Surface):
+    """Texture coordinates and a white texture with the holes of a surface, or None and None."""
+    if surface.alpha is None or surface.texture is None or surface.texture.shape[-1] < 4:
+        return None, None
+    white = surface.texture.copy()
+    white[..., :3] = 255
+    return surface.uv, white
+
+
+def _sum_of_light(one: UInt8[np.ndarray, "*pixels 3"], other: UInt8[np.ndarray, "*pixels 3"]):
+    """The sRGB colour of two lights together."""
+    levels = np.arange(256) / 255
+    linear = np.uint16(np.round(to_linear(levels) * 65535))
+    return to_srgb(np.arange(131071) / 65535)[linear[one].astype(np.uint32) + linear[other]]
+
+
+def _actor(surface: Surface, colours: UInt8[np.ndarray, "points 3"], uv, texture, place: int, supersampling: int):
     data = pyvista.PolyData.from_regular_faces(surface.points.astype(np.float32), surface.faces)
+    actor = vtkActor()
+    if surface.alpha is not None:
+        colours = np.column_stack([colours, np.uint8(np.round(surface.alpha * 255))])
+        actor.ForceOpaqueOn()
+        actor.GetShaderProperty().AddFragmentShaderReplacement(
+            "//VTK::TCoord::Impl", True, "//VTK::TCoord::Impl\n" + _discard(surface, place, supersampling), False
+        )
     data.point_data.set_scalars(np.ascontiguousarray(colours), "colours")
     mapper = vtkPolyDataMapper()
-    actor = vtkActor()
-    if textured and surface.texture is not None:
-        data.active_texture_coordinates = surface.uv.astype(np.float32)
-        texture = pyvista.Texture(np.ascontiguousarray(surface.texture))
-        texture.InterpolateOn()
-        texture.MipmapOn()
+    if texture is not None:
+        data.active_texture_coordinates = uv.astype(np.float32)
+        if surface.alpha is None:
+            texture = texture[..., :3]
+        texture = pyvista.Texture(np.ascontiguousarray(texture))
+        texture.SetInterpolate(not surface.nearest)
+        texture.SetMipmap(not surface.nearest)
         texture.SetMaximumAnisotropicFiltering(16)
-        texture.RepeatOn()
+        texture.SetWrap(
+            {"repeat": texture.Repeat, "clamp": texture.ClampToEdge, "mirror": texture.MirroredRepeat}[surface.wrap]
+        )
         texture.SetUseSRGBColorSpace(False)
         actor.SetTexture(texture)
     mapper.SetInputData(data)
@@ -240,6 +293,24 @@ def _actor(surface: Surface, colours: UInt8[np.ndarray, "points 3"], textured: b
     actor.SetMapper(mapper)
     actor.GetProperty().LightingOff()
     return actor
+
+
+def _discard(surface: Surface, place: int, supersampling: int) -> str:
+    """GLSL that drops a fragment which is a hole, or whose alpha does not reach the threshold of its sample.
+
+    The thresholds (k + 1/2) / s^2 of the s x s samples of a pixel are each there once, 1/2 in the middle. They rise
+    along the rows, and for the back of a surface, or another surface, along the columns: of two layers, each lets
+    through its share of what the other does.
+    """
+    if surface.cutoff is not None:
+        threshold = f"{surface.cutoff:.6f}"
+    else:
+        x, y = (f"int(gl_FragCoord.{side}) % {supersampling}" for side in "xy")
+        y = f"{supersampling - 1} - {y}" if place // 2 % 2 else y
+        rows, columns = f"({y}) * {supersampling} + {x}", f"({x}) * {supersampling} + {y}"
+        along = (rows, columns) if place % 2 == 0 else (columns, rows)
+        threshold = f"(float(gl_FrontFacing ? {along[0]} : {along[1]}) + 0.5) / {supersampling**2}.0"
+    return f"  if (gl_FragData[0].a < {threshold}) discard;\n  gl_FragData[0].a = 1.0;\n"
 
 
 def _mean_of_covered(samples: np.ndarray) -> UInt8[np.ndarray, "rows size columns size 4"]:

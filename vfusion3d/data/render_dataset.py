@@ -7,9 +7,13 @@ Where the objects come from is a function (index, generator) -> Object3D: here `
 the miniature world.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+import functools
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +22,16 @@ import torch
 import trimesh
 
 from vfusion3d import cameras
-from vfusion3d.data.mesh_files import MeshFileError, load_mesh, mesh_paths
+from vfusion3d.data.guard import Guarded, LimitError, Limits
+from vfusion3d.data.mesh_files import MeshFileError, load_mesh, mesh_paths, passed_over
 from vfusion3d.data.shards import encode_sample
-from vfusion3d.data.write_shards import Members, write_shards
+from vfusion3d.data.write_shards import Members, skipped_samples, write_shards
 from vfusion3d.runs.claim import Arguments
 from vfusion3d.runs.memory import check_memory
 from vfusion3d.runs.ranges import check_ranges
 
+LIMITS = Limits()
+LEAST_SEEN = 0.001  # of a view's area: less is a blank view
 ELEVATION = (0.0, cameras.HIGHEST_ELEVATION)  # section 3.2: one for each object, uniform
 
 
@@ -39,21 +46,32 @@ class Object3D:
 
 @dataclass(frozen=True)
 class MeshFolder:
-    """The mesh files of a folder, in the order of their names; a caption is read from a `.txt` of the same name."""
+    """The mesh files of a folder, in the order of their names; a caption is read from a `.txt` of the same name.
+
+    up: the up axis of all of them ("x", "y" or "z"), by default that of each one's format (`load_mesh`).
+    """
 
     folder: str
+    up: str | None = None
+
+    @functools.cached_property
+    def paths(self) -> list[Path]:
+        return mesh_paths(self.folder)
 
     def __len__(self) -> int:
-        return len(mesh_paths(self.folder))
+        return len(self.paths)
 
     def __call__(self, index: int, rng: np.random.Generator) -> Object3D:
-        path = mesh_paths(self.folder)[index]
+        path = self.paths[index]
         beside = path.with_suffix(".txt")
         caption = path.stem.replace("_", " ")
         if beside.exists():
             caption = beside.read_text(encoding="utf-8", errors="replace").strip()
         known = {"category": "file", "file": path.relative_to(self.folder).as_posix()}
-        return Object3D(load_mesh(path), caption, known)
+        mesh = load_mesh(path, self.up)
+        if "left_out" in mesh.metadata:
+            known["left_out"] = mesh.metadata["left_out"]
+        return Object3D(mesh, caption, known)
 
 
 ObjectSource = Callable[[int, np.random.Generator], Object3D]
@@ -74,6 +92,7 @@ def render_dataset(
     backend: str = "pyvista",
     part: tuple[int, int] = (0, 1),
     overwrite: bool = False,
+    limits: Limits = LIMITS,
 ) -> Path:
     """Render `count` objects from `views` cameras each and write them as shards of `shard_size` objects.
 
@@ -81,9 +100,12 @@ def render_dataset(
     shifted by U(-camera_offset, camera_offset) world units an axis; the shards hold the true ones. Views are
     `size` x `size`. count may be left out where `objects` has a length. workers: processes; they need `objects` to be
     picklable. part (k, n) renders every n-th shard only, beginning with the k-th: n machines share a folder.
+    limits: of each object of a `MeshFolder`, in time and memory.
 
     Interrupted at any moment, the same call goes on where it stopped. An object whose file is broken
-    (`MeshFileError`) or cannot be rendered is left out and listed under "skipped" in the index. Returns the path of
+    (`MeshFileError`), cannot be rendered within its limits or is as good as invisible from one of its cameras is left
+    out and listed under "skipped" in the index, which names files of other formats under "passed_over". What a file
+    asks for and is not drawn stands in the sample's metadata, under "left_out". Returns the path of
     `index.json`, which is written last. Raises ValueError where the folder already holds data of other settings
     (overwrite: they are deleted), for more objects than there are, and for values out of range.
     """
@@ -94,17 +116,27 @@ def render_dataset(
     if hasattr(objects, "__len__") and count > len(objects):
         raise ValueError(f"count is {count}, but there are only {len(objects)} objects")
     job = _Job(objects, views, size, seed, tuple(elevation), camera_offset, backend)
-    return write_shards(
-        folder,
-        job.render,
-        count,
-        settings=_settings(job, count, shard_size),
-        workers=workers,
-        shard_size=shard_size,
-        part=part,
-        overwrite=overwrite,
-        unit="object",
-    )
+    files = isinstance(objects, MeshFolder)
+    with _Guards(job, limits) as guards:
+        return write_shards(
+            folder,
+            guards.render if files else job.render,
+            count,
+            settings=_settings(job, count, shard_size),
+            workers=workers,
+            threads=files,
+            shard_size=shard_size,
+            part=part,
+            overwrite=overwrite,
+            unit="object",
+            kind="rendered objects",
+            facts=partial(_facts_of_files, objects) if files else None,
+        )
+
+
+def _facts_of_files(objects: MeshFolder, paths: Sequence[Path]) -> dict[str, Any]:
+    other = [path.relative_to(objects.folder).as_posix() for path in passed_over(objects.folder)]
+    return skipped_samples(paths) | {"passed_over": other}
 
 
 @dataclass(frozen=True)
@@ -136,15 +168,47 @@ class _Job:
         except ValueError as error:
             if "file" not in made.metadata:
                 raise
-            return f"{made.metadata['file']}: cannot be rendered ({error})"
+            return f"{self._path(made)}: cannot be rendered ({error})"
+        seen = rendered.rgba[..., 3].mean(axis=(1, 2)) / 255
+        if seen.min() < LEAST_SEEN and "file" in made.metadata:
+            blank = int((seen < LEAST_SEEN).sum())
+            return f"{self._path(made)}: there is as good as nothing to see in {blank} of its {self.views} views"
         known = {"source": type(self.objects).__name__, "seed": self.seed, "index": index, "elevation": elevation}
         return encode_sample(rendered.rgba, cam2world, intrinsics, made.caption, made.metadata | known)
+
+    def _path(self, made: Object3D) -> Path:
+        return Path(self.objects.folder, made.metadata["file"])
 
     def cameras(self, rng: np.random.Generator) -> tuple[torch.Tensor, float]:
         elevation = float(rng.uniform(*self.elevation))
         generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
         orbit = cameras.orbit_cameras(self.views, elevation)
         return cameras.offset_cameras(orbit, generator, self.camera_offset), elevation
+
+
+class _Guards(contextlib.AbstractContextManager):
+    """A job whose objects are made in other processes, one for each thread that asks."""
+
+    def __init__(self, job: _Job, limits: Limits):
+        self._job, self._limits, self._mine, self._all = job, limits, threading.local(), []
+
+    def render(self, indices: range) -> list[Members]:
+        """The samples of some objects; one that took too much has a reason in its place."""
+        if not hasattr(self._mine, "guarded"):
+            self._mine.guarded = Guarded(self._job.render, self._limits)
+            self._all.append(self._mine.guarded)
+        return [self._one(index) for index in indices]
+
+    def _one(self, index: int) -> Members:
+        try:
+            (members,) = self._mine.guarded(range(index, index + 1))
+        except LimitError as error:
+            return f"{self._job.objects.paths[index]}: {error}"
+        return members
+
+    def __exit__(self, *reason) -> None:
+        for guarded in self._all:
+            guarded.close()
 
 
 def _settings(job: _Job, count: int, shard_size: int) -> Arguments:

@@ -10,7 +10,6 @@ Reading needs neither renderer nor tar library: the index knows where every memb
 
 import bisect
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -30,7 +29,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vfusion3d.cameras import is_rotation
-from vfusion3d.runs.claim import short_name, write_whole
+from vfusion3d.runs.claim import naming_a_full_disk, short_name, write_whole
+from vfusion3d.runs.lock import InUse, take
 from vfusion3d.runs.reading import ReadingError, parse_json, read_json, shown
 
 BLOCK = tarfile.BLOCKSIZE
@@ -151,7 +151,9 @@ class ShardWriter(contextlib.AbstractContextManager):
             raise FileExistsError(f"{self.path} is finished: delete it to write it again")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.partial, "r+b" if self.partial.exists() else "w+b", buffering=0)  # noqa: SIM115
-        _lock(self._file, self.partial)
+        if not take(self._file):
+            self._file.close()
+            raise InUse(f"{self.partial}: another process is writing this shard: wait for it or stop it")
         samples, self._end = _scan(self.partial)
         self._file.truncate(self._end)
         self._file.seek(self._end)
@@ -189,11 +191,8 @@ class ShardWriter(contextlib.AbstractContextManager):
         except OSError as error:
             self._file.truncate(self._end)
             self._file.seek(self._end)
-            reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
-            message = (
-                f"{reason} while writing {what}; its {len(self.keys)} whole samples are kept: make room, run again"
-            )
-            raise OSError(error.errno, message, str(self.partial)) from error
+            with naming_a_full_disk(self.partial, f"its {len(self.keys)} whole samples are kept, without {what}"):
+                raise OSError(error.errno, f"{error.strerror} while writing {what}", str(self.partial)) from error
         self._end += len(data)
 
     def __exit__(self, kind, value, traceback) -> None:
@@ -478,20 +477,6 @@ def _tar_member(name: str, content: bytes) -> bytes:
     header.size = len(content)
     header.mode = 0o644
     return header.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % BLOCK)
-
-
-def _lock(file, path: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # not on Windows: two writers of one shard then go unnoticed
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise OSError(
-            error.errno, "another process is writing this shard: wait for it or stop it", str(path)
-        ) from error
 
 
 def _number(name: str) -> int:

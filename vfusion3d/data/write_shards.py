@@ -9,10 +9,12 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from typing import Any
 import torch
 
 from vfusion3d.data.shards import ShardWriter, shard_path, write_index, written_keys
-from vfusion3d.runs.claim import claim_folder, plain, write_whole
+from vfusion3d.runs.claim import Kind, claim_folder, plain, write_whole
+from vfusion3d.runs.lock import only_writer
 from vfusion3d.runs.progress import tqdm
 from vfusion3d.runs.quiet import quiet_libraries
 from vfusion3d.runs.ranges import check_ranges
@@ -28,6 +31,8 @@ from vfusion3d.runs.reading import read_json
 
 Members = dict[str, bytes] | str  # of a sample, or the reason why it has none
 Make = Callable[[range], list[Members]]
+SHARD = f"shard-{6 * '[0-9]'}"
+FILES = ("index.json", f"{SHARD}.tar", f"{SHARD}.skipped.json")
 
 
 def write_shards(
@@ -38,11 +43,13 @@ def write_shards(
     settings: Mapping[str, Any],
     keys: Sequence[str] | None = None,
     workers: int = 1,
+    threads: bool = False,
     shard_size: int | Sequence[int] = 100,
     batch: int = 1,
     part: tuple[int, int] = (0, 1),
     overwrite: bool = False,
     unit: str = "sample",
+    kind: str = "shards",
     facts: Callable[[Sequence[Path]], Mapping[str, Any]] | None = None,
 ) -> Path:
     """Write samples 0 to `count` - 1 as shards of `shard_size` samples (one number, or one for each) and an index.
@@ -50,13 +57,15 @@ def write_shards(
     make(indices): for each of up to `batch` neighbours, its members (as `ShardWriter.write` takes them), or the reason
     why it has none. No batch crosses the border of a shard. settings: what the samples were made with (`claim_folder`),
     kept beside them. keys: of all samples, by default their numbers. workers: processes; they need `make` to be
-    picklable. part (k, n) writes every n-th shard only, beginning with the k-th: n machines share a folder. unit: what
-    the bar counts. facts(paths): what the index says beside the settings, from all shards; by default
+    picklable. threads: workers are threads, for a `make` that works in processes of its own. part (k, n) writes every
+    n-th shard only, beginning with the k-th: n machines share a folder. unit: what the bar counts. kind: what the
+    folder is marked as, for people. facts(paths): what the index says beside the settings, from all shards; by default
     `skipped_samples`.
 
     Interrupted at any moment, the same call goes on where it stopped. Returns the path of `index.json`, which is
     written last. Raises ValueError where the folder already holds data of other settings (overwrite: they are
-    deleted), for values out of range, and where `make` returns more or fewer samples than it was asked for.
+    deleted), for values out of range, and where `make` returns more or fewer samples than it was asked for; InUse where
+    another process makes the same part.
     """
     whole = shard_size if isinstance(shard_size, int) else 1
     check_ranges(count=count, workers=workers)
@@ -73,19 +82,20 @@ def write_shards(
     if borders[-1] != count:
         raise ValueError(f"the shards hold {borders[-1]} samples, not {count}")
     folder = Path(folder)
-    claim_folder(folder, settings, overwrite=overwrite)
+    with only_writer(folder, part):
+        claim_folder(folder, settings, Kind(kind, FILES), overwrite=overwrite)
 
-    ranges = [range(start, end) for start, end in itertools.pairwise(borders)]
-    paths = [shard_path(folder, shard) for shard in range(len(ranges))]
-    mine = dict(zip(paths[which::parts], ranges[which::parts], strict=True))
-    missing = {path: indices for path, indices in mine.items() if not path.exists()}
-    total = sum(map(len, mine.values()))
-    with tqdm(total=total, unit=unit, desc=f"writing {folder.name}") as bar:
-        bar.update(total - sum(map(len, missing.values())))
-        _write(missing, make, "{:08d}".format if keys is None else keys.__getitem__, batch, workers, bar)
-    if all(path.exists() for path in paths):
-        return write_index(folder, settings=plain(settings), **(facts or skipped_samples)(paths))
-    return folder / "index.json"  # the last part to finish writes it
+        ranges = [range(start, end) for start, end in itertools.pairwise(borders)]
+        paths = [shard_path(folder, shard) for shard in range(len(ranges))]
+        mine = dict(zip(paths[which::parts], ranges[which::parts], strict=True))
+        missing = {path: indices for path, indices in mine.items() if not path.exists()}
+        total = sum(map(len, mine.values()))
+        with tqdm(total=total, unit=unit, desc=f"writing {folder.name}") as bar:
+            bar.update(total - sum(map(len, missing.values())))
+            _write(missing, make, "{:08d}".format if keys is None else keys.__getitem__, batch, (workers, threads), bar)
+        if all(path.exists() for path in paths):
+            return write_index(folder, settings=plain(settings), **(facts or skipped_samples)(paths))
+        return folder / "index.json"  # the last part to finish writes it
 
 
 def skipped_samples(paths: Sequence[Path]) -> dict[str, Any]:
@@ -97,7 +107,12 @@ def skipped_samples(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def _write(
-    missing: dict[Path, range], make: Make, key_of: Callable[[int], str], batch: int, workers: int, bar: tqdm
+    missing: dict[Path, range],
+    make: Make,
+    key_of: Callable[[int], str],
+    batch: int,
+    workers: tuple[int, bool],
+    bar: tqdm,
 ) -> None:
     done: dict[Path, set[str]] = {}
     todo: dict[Path, list[range]] = {}
@@ -107,7 +122,7 @@ def _write(
         todo[path] = [part for part in batches if not all(key_of(index) in done[path] for index in part)]
         bar.update(len(done[path]))
     bar.initial = bar.n  # so that the rate counts only what is made now
-    results = _in_order(make, list(itertools.chain.from_iterable(todo.values())), workers)
+    results = _in_order(make, list(itertools.chain.from_iterable(todo.values())), *workers)
     try:
         for path, batches in todo.items():
             with ShardWriter(path) as writer:
@@ -125,18 +140,22 @@ def _write(
         results.close()
 
 
-def _in_order(make: Make, batches: list[range], workers: int) -> Iterator[tuple[int, Members]]:
-    """The samples with their indices, in order, made here (one worker) or in `workers` processes."""
+def _in_order(make: Make, batches: list[range], workers: int, threads: bool) -> Iterator[tuple[int, Members]]:
+    """The samples with their indices, in order, made here (one worker) or in `workers` processes or threads."""
     if workers == 1:
         for part in batches:
             yield from _samples(make, part)
         return
-    context = multiprocessing.get_context("spawn")  # a fork would share the parent's OpenGL
-    pool = ProcessPoolExecutor(min(workers, max(len(batches), 1)), context, _start_worker)
+    workers = min(workers, max(len(batches), 1))
+    if threads:
+        pool = ThreadPoolExecutor(workers)
+    else:  # a fork would share the parent's OpenGL
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
     try:
         waiting: deque[Future] = deque()
         for part in batches:
-            waiting.append(pool.submit(_samples, make, part))
+            with _without_interrupts():  # a new worker inherits that: only its parent is interrupted, and tells it
+                waiting.append(pool.submit(_samples, make, part))
             if len(waiting) > 4 * workers:
                 yield from waiting.popleft().result()
         while waiting:
@@ -146,11 +165,24 @@ def _in_order(make: Make, batches: list[range], workers: int) -> Iterator[tuple[
             "a worker process died (out of memory?): run again to go on, perhaps with fewer workers"
         ) from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=not threads, cancel_futures=True)  # who gave threads ends what they wait for
 
 
 def _samples(make: Make, part: range) -> list[tuple[int, Members]]:
     return list(zip(part, make(part), strict=True))
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Hold back Ctrl-C while the block runs; it comes afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker() -> None:

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from vfusion3d.model.asset import write_mp4
 from vfusion3d.model.preprocess import frame_whole, load_image
 from vfusion3d.runs.claim import write_whole
 from vfusion3d.runs.progress import tqdm
+from vfusion3d.runs.reading import read_table
 
 VIDEOS = (".mp4", ".webm", ".mov", ".mkv", ".gif")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -112,16 +114,19 @@ def export_items(
 ) -> Path:
     """Write what is to be reconstructed: KEY.png (on white) for every item and captions.csv (key, caption).
 
-    Pictures of other items that lie there are removed. Returns the folder.
+    Pictures of items that captions.csv named before, and which are none any more, are removed. Returns the folder.
     """
     folder = Path(folder)
+    listed = folder / "captions.csv"
+    before: set[str] = set()
+    with suppress(FileNotFoundError, ValueError, KeyError):
+        before = {key for key in read_table(listed, {"key": str})["key"] if key and Path(key).name == key}
     for key, picture in zip(keys, to_bytes(images), strict=True):
         write_whole(folder / f"{key}.png", lambda path, picture=picture: Image.fromarray(picture).save(path, "PNG"))
-    for old in folder.glob("*.png"):
-        if old.stem not in keys:
-            old.unlink()
+    for key in before - set(keys):
+        (folder / f"{key}.png").unlink(missing_ok=True)
     table = pd.DataFrame({"key": keys, "caption": captions})
-    write_whole(folder / "captions.csv", lambda path: table.to_csv(path, index=False, lineterminator="\n"))
+    write_whole(listed, lambda path: table.to_csv(path, index=False, lineterminator="\n"))
     return folder
 
 
@@ -155,7 +160,7 @@ def write_turn(views: Float[Tensor, "views 3 size size"], path: str | Path) -> P
     if larger > 1:
         views = interpolate(views, scale_factor=larger, mode="bicubic", antialias=False)
     frames = to_bytes(views)
-    return write_whole(path, lambda partial: write_mp4(iter(frames), frames.shape[1], TURN_FPS, partial))
+    return write_mp4(frames, frames.shape[1], TURN_FPS, Path(path))
 
 
 def _turns_in(folder: Path) -> dict[str, Path]:

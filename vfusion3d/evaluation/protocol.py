@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 NOVEL_VIEWS = 32
 TEST_VIEWS = NOVEL_VIEWS + 1
+NEAREST = 30  # degrees between the input and the nearest of a few novel views
 METRIC_CHUNK = 8  # views whose metrics are computed at once: bounds the memory of the perceptual trunk
 
 Predictor = Callable[[Tensor, tuple[Tensor, Tensor], Tensor, Tensor, int], Tensor]
@@ -101,13 +102,24 @@ def evaluate_3d(
 
 
 def novel_views(stored: int, input_view: int, views: int = NOVEL_VIEWS) -> list[int]:
-    """Indices of the novel views among `stored` views: all but the input, from its neighbour on around the orbit.
+    """Indices of the novel views among `stored` views of an orbit: all but the input, from its neighbour on.
 
-    If more than `views` remain, `views` of them evenly spread over the orbit.
+    If more than `views` remain, `views` of them evenly spread over what lies at least `NEAREST` degrees from the input:
+    nearer to it the input itself is the best answer, and a few such views would count for much.
     """
     others = [(input_view + step) % stored for step in range(1, stored)]
-    count = min(views, len(others))
-    return [others[position * len(others) // count] for position in range(count)]
+    if views >= len(others):
+        return others
+    turns = 360 / stored * np.arange(1, stored)
+    away = np.flatnonzero(np.minimum(turns, 360 - turns) >= NEAREST - 1e-6)
+    away = away if len(away) >= views else np.arange(len(others))
+    chosen = away[((np.arange(views) + 0.5) * len(away) / views).astype(int)]
+    return [others[place] for place in chosen]
+
+
+def azimuths_away(views: int) -> Float[np.ndarray, "views"]:
+    """Azimuths of that many views, radians, evenly over what lies at least `NEAREST` degrees from the input at 0."""
+    return np.radians(NEAREST + (np.arange(views) + 0.5) * (360 - 2 * NEAREST) / views)
 
 
 def model_predictor(model: "VFusion3D") -> Predictor:

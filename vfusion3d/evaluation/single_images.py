@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vfusion3d.cameras import ORBIT_DISTANCE, default_intrinsics, look_at_origin, orbit_cameras, sphere_position
 from vfusion3d.data.images import resize, uniform_frames
-from vfusion3d.evaluation.protocol import Predictor, model_predictor
+from vfusion3d.evaluation.protocol import Predictor, azimuths_away, model_predictor
 from vfusion3d.runs.progress import tqdm
 
 if TYPE_CHECKING:
@@ -80,24 +80,38 @@ def evaluate_single_images(
     return pd.DataFrame(rows)
 
 
-def orbit_of(model: "VFusion3D", *, size: int, views: int = ORBIT_VIEWS, elevation: float | None = None) -> Method:
+def orbit_of(
+    model: "VFusion3D", *, size: int, views: int = ORBIT_VIEWS, elevation: float | None = None, away: bool = False
+) -> Method:
     """VFusion3D as a method: its reconstruction from `views` uniform azimuths, the first the picture's own.
 
-    elevation: radians, of the picture's camera and of the orbit; by default what the weights were trained for, as is
-    the distance of the picture's camera (`pipeline.py` assumes the same).
+    away: from `protocol.azimuths_away`, none of them near the picture's own. elevation: radians, of the picture's
+    camera and of the orbit; by default what the weights were trained for, as is the distance of the picture's camera
+    (`pipeline.py` assumes the same).
     """
     elevation = model.config.source_elevation if elevation is None else elevation
     distance = model.config.source_distance
-    return around(model_predictor(model), size=size, views=views, elevation=elevation, distance=distance)
+    options = {"size": size, "views": views, "elevation": elevation, "distance": distance, "away": away}
+    return around(model_predictor(model), **options)
 
 
 def around(
-    predict: Predictor, *, size: int, views: int = ORBIT_VIEWS, elevation: float, distance: float = ORBIT_DISTANCE
+    predict: Predictor,
+    *,
+    size: int,
+    views: int = ORBIT_VIEWS,
+    elevation: float,
+    distance: float = ORBIT_DISTANCE,
+    away: bool = False,
 ) -> Method:
     """A method from what the 3D protocol evaluates (`protocol.Predictor`): nobody knows a picture's camera, so it is
-    taken to stand at azimuth 0, `elevation` (radians) and `distance`. The orbit has the same elevation."""
+    taken to stand at azimuth 0, `elevation` (radians) and `distance`. The orbit has the same elevation. away: see
+    `orbit_of`."""
     source = look_at_origin(sphere_position(0.0, elevation, distance)[None]), default_intrinsics(1)
-    orbit = orbit_cameras(views, elevation)[None], default_intrinsics(1, views)
+    cameras = orbit_cameras(views, elevation)
+    if away:
+        cameras = look_at_origin(sphere_position(torch.from_numpy(azimuths_away(views)), elevation))
+    orbit = cameras[None], default_intrinsics(1, views)
 
     @torch.no_grad()
     def turn(image: Float[Tensor, "1 3 side side"]) -> Float[Tensor, "views 3 size size"]:

@@ -4,6 +4,7 @@ Which videos a part of the synthetic data holds is drawn with the variant's seed
 other, so that more data is the same data and more.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -23,13 +24,15 @@ from vfusion3d.foundations.loading import name_of
 from vfusion3d.foundations.roles import Roles
 from vfusion3d.learning.loop import remove_checkpoints
 from vfusion3d.runs import layout
-from vfusion3d.runs.claim import claim_folder, write_whole
+from vfusion3d.runs.claim import Kind, claim_folder, write_whole
+from vfusion3d.runs.lock import only_writer
 from vfusion3d.runs.progress import tqdm
 from vfusion3d.runs.reading import ReadingError, read_table, read_value
 from vfusion3d.video.finetune import finetune_video_model
 from vfusion3d.video.generate import generate_videos
 
 PART_STREAM = 43  # beside a variant's seed: no other step draws these random numbers
+SCORES = Kind("aesthetic scores", ("scores.csv",))
 SEEN_VIEWS = 8  # of a 3D object, for its aesthetic score
 
 
@@ -104,11 +107,13 @@ def aesthetic_scores(roles: Roles, run_dir: Path, shards: MultiviewShards) -> np
     """How pleasing each 3D object is by the role aesthetic_score (section 4.3), kept in a file of the run."""
     folder = layout.aesthetic_scores(run_dir)
     judged_by = {role: name_of(roles.profile, role) for role in ("clip", "aesthetic_score")}
-    claim_folder(folder, {**judged_by, "data": shards.fingerprint, "views": SEEN_VIEWS}, overwrite=True)
+    settings = {**judged_by, "data": shards.fingerprint, "views": SEEN_VIEWS}
     path = folder / "scores.csv"
-    if not path.exists():
-        scores = score_objects(roles.aesthetic_score, shards)
-        write_whole(path, lambda partial: np.savetxt(partial, scores, header="score", comments=""))
+    with only_writer(folder, wait=math.inf):  # of variants on several machines, one makes them and the others wait
+        claim_folder(folder, settings, SCORES, overwrite=True)
+        if not path.exists():
+            scores = score_objects(roles.aesthetic_score, shards)
+            write_whole(path, lambda partial: np.savetxt(partial, scores, header="score", comments=""))
     scores = read_table(path, {"score": float}, again := "delete it, and the objects are scored again")["score"]
     if len(scores) != len(shards) or scores.isna().any():
         raise ReadingError(f"{path}: {scores.count()} scores of {len(shards)} objects: {again}")

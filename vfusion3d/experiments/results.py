@@ -1,8 +1,7 @@
 """From the scores of variants to a table and to what it says: our rows, and verdicts on the paper's claims.
 
-Every variant answers the same questions (the same objects, input views and prompts), so two of them are compared item
-by item: the mean of the differences has a standard error, which knows the luck of the test items. It does not know the
-luck of another training; that is what seeds are for.
+Every variant answers the same questions (the same objects, input views and prompts) with the same seeds, so two of them
+are compared pair by pair (`significance.py`).
 """
 
 import textwrap
@@ -19,24 +18,31 @@ from vfusion3d.data.shards import MultiviewSample
 from vfusion3d.evaluation.figures import contact_sheet
 from vfusion3d.evaluation.protocol import model_predictor
 from vfusion3d.evaluation.showcase import novel_views_by
-from vfusion3d.evaluation.tables import METRICS, differences, mean_over_objects, paper_table
+from vfusion3d.evaluation.tables import METRICS, mean_over_objects, paper_table
 from vfusion3d.experiments.run import Result, read_result
+from vfusion3d.experiments.significance import FEWEST_SEEDS, LEVEL, Difference, compare, holm, paired, seeds_needed
 from vfusion3d.experiments.variants import load_experiments, seeds_of
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs.profiles import Profile
 
-CLAIMED = {"ahead": "supported", "behind": "contradicted", "draw": "open"}  # what a difference says of "it is better"
+CLAIMED = {"ahead": "supported", "behind": "contradicted", "draw": "undecided"}  # of a difference with its own error
+MARGINS = {"psnr": 0.2, "ssim": 0.005, "lpips": 0.005}  # differences that count as none, stated before any run
+DECIDING = ("psnr", "ssim")  # what verdicts stand on; LPIPS and CLIP, whose networks are small here, are shown
 TRUSTED = 20  # test items from which a standard error can be trusted
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper concludes from two rows of a table: by `metric`, row `better` beats row `worse`."""
+    """What the paper concludes from two rows of a table: by `metric`, row `better` beats row `worse`.
+
+    margin: with one, the claim is that the rows do not differ by more, either way; say it before the run.
+    """
 
     text: str
     better: str
     worse: str
     metric: str
+    margin: float | None = None
 
 
 def read_table(profile: Profile, run_dir: str | Path, table: str, seed: int = 0) -> dict[str, list[Result]]:
@@ -80,29 +86,50 @@ def made_of(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
 
 
 def verdicts(scores: pd.DataFrame, claims: Sequence[Claim], table: str) -> pd.DataFrame:
-    """Each claim with the paper's difference, ours, and whether ours supports it, contradicts it, or leaves it open.
+    """Each claim with the paper's difference, ours, and whether ours supports it, contradicts it, or does not decide.
 
-    Open: below two standard errors. `table`: the paper's numbers (`tables.paper_table`); it has none of a row of one's
-    own. Raises ValueError where a row has no scores.
+    A claim of no difference can be "equivalent". p: corrected for the number of claims; of a difference, or of one
+    beyond the margin. seeds needed: to find the difference that was seen with a power of 80%. `table`: the paper's
+    numbers (`tables.paper_table`); it has none of a row of one's own. Raises ValueError where a row has no scores.
     """
     published = pd.DataFrame(paper_table(table).rows).set_index("name")
+    found = [compare(paired(scores, one.better, one.worse, one.metric), one.margin) for one in claims]
+    different = holm([one.p for one in found])
+    alike = holm([one.equivalence for one in found])
     rows = []
-    for claim in claims:
+    for claim, ours, p, equivalence in zip(claims, found, different, alike, strict=True):
         name, decimals, _ = METRICS[claim.metric]
-        (ours,) = differences(scores, claim.better, [claim.worse], [claim.metric]).itertuples()
-        paper = published[claim.metric].get(claim.better, np.nan) - published[claim.metric].get(claim.worse, np.nan)
+        theirs = published.get(claim.metric, pd.Series(dtype=float))
+        paper = theirs.get(claim.better, np.nan) - theirs.get(claim.worse, np.nan)
         rows.append(
             {
                 "claim": claim.text,
                 "rows": f"{claim.better} minus {claim.worse}",
                 "metric": name,
                 "paper": "–" if np.isnan(paper) else f"{paper:+.{decimals}f}",
-                "ours": f"{ours.difference:+.{decimals + 1}f} ± {ours.error:.{decimals + 1}f}",
+                "ours": f"{ours.mean:+.{decimals + 1}f} ± {ours.error:.{decimals + 1}f}",
+                "seeds": ours.seeds,
                 "items": ours.items,
-                "verdict": CLAIMED[ours.verdict],
+                "p": _in_digits(p if claim.margin is None else equivalence, "{:.3f}"),
+                "seeds needed": _in_digits(np.ceil(seeds_needed(ours)), "{:.0f}"),
+                "decides": claim.metric in DECIDING,
+                "verdict": _verdict(claim, ours, p, equivalence),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _in_digits(number: float, digits: str) -> str:
+    return digits.format(number) if np.isfinite(number) else "–"
+
+
+def _verdict(claim: Claim, ours: Difference, p: float, equivalence: float) -> str:
+    if claim.margin is not None:
+        beyond = p < LEVEL and abs(ours.mean) > claim.margin
+        return "equivalent" if equivalence < LEVEL else "contradicted" if beyond else "undecided"
+    if not p < LEVEL:
+        return "undecided"
+    return "supported" if (ours.mean > 0) == METRICS[claim.metric][2] else "contradicted"
 
 
 def as_markdown(rows: pd.DataFrame) -> str:
@@ -112,11 +139,16 @@ def as_markdown(rows: pd.DataFrame) -> str:
 
 
 def in_words(found: pd.DataFrame, profile: Profile) -> str:
-    """A paragraph in Markdown: which of the claims in a table of `verdicts` hold at this profile, and which do not."""
+    """A paragraph in Markdown: which of the claims in a table of `verdicts` hold at this profile, and which do not.
+
+    It goes by the metrics that decide, where the table has any.
+    """
+    found = found[found["decides"]] if found["decides"].any() else found
     intros = {
         "supported": "the numbers support that",
+        "equivalent": "the numbers say, within the margin, that",
         "contradicted": "the numbers contradict that",
-        "open": "the numbers do not decide (below two standard errors) whether",
+        "undecided": "the numbers do not decide whether",
     }
     lines = []
     for kind, intro in intros.items():
@@ -124,8 +156,11 @@ def in_words(found: pd.DataFrame, profile: Profile) -> str:
         said = mine.groupby("claim", sort=False)["seen"].agg(", ".join)
         if len(said):
             lines.append(f"- **{kind}**: {intro} " + "; ".join(f"{claim} ({seen})" for claim, seen in said.items()))
-    few = found["items"].min()
-    doubt = f"\nWith only {few} test items, a standard error is itself a guess.\n" if few < TRUSTED else ""
+    doubt = ""
+    if (seeds := found["seeds"].min()) < FEWEST_SEEDS:
+        doubt += f"\nNothing is decided with {seeds} training a row: it takes {FEWEST_SEEDS} to see how they differ.\n"
+    if (few := found["items"].min()) < TRUSTED:
+        doubt += f"\nWith only {few} test items, a standard error is itself a guess.\n"
     return f"At `{profile.name}`, statement by statement and metric by metric:\n\n" + ".\n".join(lines) + ".\n" + doubt
 
 

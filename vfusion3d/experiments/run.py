@@ -15,7 +15,7 @@ import pandas as pd
 from accelerate import PartialState
 
 from vfusion3d.data.shards import MultiviewShards
-from vfusion3d.evaluation.protocol import evaluate_3d, model_predictor
+from vfusion3d.evaluation.protocol import NEAREST, evaluate_3d, model_predictor
 from vfusion3d.evaluation.single_images import evaluate_single_images, orbit_of, prompt_images
 from vfusion3d.experiments.data import finetuning_data, training_data
 from vfusion3d.experiments.variants import Experiments, load_experiments
@@ -133,7 +133,7 @@ def evaluate_variant(profile: Profile, run_dir: Path, model: VFusion3D) -> pd.Da
     )
     seen["common"] = [shards.metadata(index).get("common") for index in range(len(shards))]
     told = evaluate_single_images(
-        {"VFusion3D": orbit_of(model, size=size, views=views)},
+        {"VFusion3D": orbit_of(model, size=size, views=views, away=True)},
         prompt_images(roles.text_to_image, prompts, TEST_SEED, size),
         prompts,
         roles.clip,
@@ -165,6 +165,7 @@ def _evaluated(roles: Roles, run_dir: Path, name: str, seed: int, path: Path, fa
         "test": MultiviewShards(layout.test_data.need(run_dir)).fingerprint,
         "prompts": short_name("\n".join(eval_prompts(profile.data.eval_prompts))),
         "views": profile.experiments.views,
+        "nearest": NEAREST,
         "clip": name_of(profile, "clip"),
         "perceptual_distance": name_of(profile, "perceptual_distance"),
         "text_to_image": name_of(profile, "text_to_image"),

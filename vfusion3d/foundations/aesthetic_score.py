@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vfusion3d.foundations.clip import clip
-from vfusion3d.foundations.loading import load_once, role, unavailable
+from vfusion3d.foundations.loading import load_once, pretrained, role, unavailable
 from vfusion3d.runs.profiles import Profile
 
 AestheticScore = Callable[[Float[Tensor, "B *views 3 H W"]], Float[Tensor, "B"]]
@@ -70,7 +70,7 @@ def load_head(source: str, device: torch.device | str = "cpu", dtype: torch.dtyp
     elif source.endswith(".pth"):  # published in no other form; weights_only reads numbers and runs no code
         head = _linear_head(torch.load(source, map_location="cpu", weights_only=True))
     else:
-        head = AestheticHead.from_pretrained(source, strict=True)
+        head = pretrained(AestheticHead, source, strict=True)
     return head.float().requires_grad_(False).eval().to(device)
 
 

@@ -2,7 +2,7 @@
 
 The background goes by the first of these that applies: the picture's own alpha channel; one plain colour all around; a
 network of rembg; OpenCV's GrabCut, which stands in for it. Colours near the cut are those of the object alone, so that
-no fringe of the old background is left.
+no fringe of the old background is left. Whatever cut it out, the same look is taken at what came out (`_looked_at`).
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from numpy import ndarray
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
@@ -28,6 +28,12 @@ BACKGROUNDS = ("auto", "alpha", "plain", "grabcut", "rembg", "keep")
 AUTO = ("alpha", "plain", "rembg", "grabcut")
 MIN_SIDE = 8  # pixels
 MIN_OBJECT, MAX_OBJECT = 0.005, 0.95  # shares of the picture between which a mask is believed to be an object
+FAINTEST = 0.1  # opacity below which there is nothing to see; a cut-out above it is scaled to full opacity
+SHINE = 0.0005  # share of a picture up to which a spot inside an object is not worth a word
+SPECK = 0.01  # share of the largest part below which a part is no part of an object
+PART = 0.1  # share of the largest part from which another part is worth a word
+ISLAND = 0.03  # share of the object up to which a spot of the background's colour inside belongs to it, such as an eye
+TOUCHING = 0.02  # share of a picture's side that an object takes of its edge when it goes on outside
 WORK_SIDE = 1024  # larger pictures are reduced first: no model input is larger than half of this
 
 
@@ -37,10 +43,14 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True)
 class CutOut:
-    """An object without its background. rgba: straight alpha. background: which of `BACKGROUNDS` found it."""
+    """An object without its background. rgba: straight alpha. background: which of `BACKGROUNDS` found it.
+
+    notices: what a person may want to know of it, a line each.
+    """
 
     rgba: Image.Image
     background: str
+    notices: tuple[str, ...] = ()
 
 
 @role("background_removal")
@@ -84,35 +94,81 @@ def cut_out(
     transparent = float((alpha < 13).mean())
     if ways == ("alpha",) and transparent == 0:
         raise ImageError(f'{name}: has no transparent pixels; use background="auto"')
-    if "alpha" in ways and (only or 0.01 < transparent < 1):
-        _check_mask(alpha / 255, name, largest=1.0)
-        return CutOut(rgba, "alpha")
+    if "alpha" in ways and (only or (transparent > 0.01 and alpha.any())):
+        return _looked_at(rgb / np.float32(255), alpha / np.float32(255), "alpha", name)
 
     plain = _plain_colour(rgb) if "plain" in ways else None
     if ways == ("plain",) and plain is None:
         raise ImageError(f'{name}: has more than one colour along its edges; use background="auto"')
     if plain is not None:
-        return CutOut(_with_clean_edges(rgb, _plain_mask(rgb, plain), name, on_white=plain.min() >= 250), "plain")
+        mask, notices = _plain_mask(rgb, plain)
+        return _with_clean_edges(rgb, mask, "plain", name, notices, on_white=plain.min() >= 250)
     if "rembg" in ways:
         weights = None if session else photo_weights()
         if only and not (session or weights):
             raise ImageError(
-                f"{name}: rembg's weights are not on this machine; put isnet-general-use.onnx into ~/.u2net "
-                'or use background="grabcut"'
+                f"{name}: rembg's weights are not on this machine; fetch them (vfusion3d background-weights) or put "
+                'isnet-general-use.onnx into ~/.u2net, or use background="grabcut"'
             )
         if session or weights:
             mask = object_mask(session or photo_session(weights), rgb)
-            _check_mask(mask, name)
-            return CutOut(_with_alpha(rgb / np.float32(255), mask), "rembg")
-    return CutOut(_with_clean_edges(rgb, grabcut_mask(rgb), name), "grabcut")
+            return _looked_at(rgb / np.float32(255), mask, "rembg", name)
+    return _with_clean_edges(rgb, grabcut_mask(rgb), "grabcut", name)
 
 
-def _with_clean_edges(rgb: ndarray, mask: ndarray, name: str, on_white: bool = False) -> Image.Image:
+def _with_clean_edges(
+    rgb: ndarray, mask: ndarray, background: str, name: str, notices: Sequence[str] = (), on_white: bool = False
+) -> CutOut:
     _check_mask(mask, name)
-    colours = rgb / np.float32(255)
-    if on_white:  # the model's own background: the edges are right as they are
-        return _with_alpha(colours, mask.astype(np.float32))
-    return _with_alpha(*_soften(colours, mask, radius=max(1, round(max(mask.shape) / 400))))
+    colours, alpha = rgb / np.float32(255), mask.astype(np.float32)
+    if not on_white:  # white is the model's own background, on which the edges are right as they are
+        colours, alpha = _soften(colours, mask, radius=max(1, round(max(mask.shape) / 400)))
+    return _looked_at(colours, alpha, background, name, notices)
+
+
+def _looked_at(
+    colours: Float[ndarray, "height width 3"],
+    alpha: Float[ndarray, "height width"],
+    background: str,
+    name: str,
+    notices: Sequence[str] = (),
+) -> CutOut:
+    """The one check of every cut-out: faint ones are made opaque, specks dropped, parts and cut objects named.
+
+    Raises ImageError where there is no object, nothing else, or hardly any opacity.
+    """
+    notices = list(notices)
+    opaque = float(np.percentile(alpha[alpha > 0], 99)) if (alpha > 0).any() else 0.0
+    if 0 < opaque < FAINTEST:
+        raise ImageError(f"{name}: its object is only {opaque:.0%} opaque; export it with full opacity")
+    if FAINTEST <= opaque < 0.9:
+        notices.append(f"its object was only {opaque:.0%} opaque, and is taken as opaque")
+        alpha = np.clip(alpha / opaque, 0, 1)
+    _check_mask(alpha, name, largest=1.0 if background == "alpha" else MAX_OBJECT)
+    alpha, parts, specks = _without_specks(alpha)
+    if specks:
+        notices.append(f"{specks} {'speck was' if specks == 1 else 'specks were'} dropped")
+    if parts > 1:
+        notices.append(f"{parts} separate parts are taken as one object")
+    if sides := _sides_touched(alpha > 0.5):
+        notices.append(f"the object reaches the picture's {' and '.join(sides)} edge; what lies outside is missing")
+    return CutOut(_with_alpha(colours, alpha), background, tuple(notices))
+
+
+def _without_specks(alpha: Float[ndarray, "height width"]) -> tuple[ndarray, int, int]:
+    """The cut-out without specks; how many parts of the object stand apart, and how many specks there were."""
+    count, labels = cv2.connectedComponents((alpha > 0.05).astype(np.uint8), connectivity=8)
+    sizes = np.bincount(labels[alpha > 0.5], minlength=count)[1:]  # of what is more than half opaque
+    large = sizes >= SPECK * sizes.max()
+    specks = (sizes > 0) & ~large
+    away = cv2.dilate(np.append(False, specks)[labels].astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    away &= ~np.append(False, large)[labels]
+    return np.where(away, 0, alpha), int((sizes >= PART * sizes.max()).sum()), int(specks.sum())
+
+
+def _sides_touched(mask: Bool[ndarray, "height width"]) -> list[str]:
+    edges = {"top": mask[0], "bottom": mask[-1], "left": mask[:, 0], "right": mask[:, -1]}
+    return [side for side, pixels in edges.items() if pixels.mean() > TOUCHING]
 
 
 def _plain_colour(rgb: ndarray) -> ndarray | None:
@@ -122,11 +178,27 @@ def _plain_colour(rgb: ndarray) -> ndarray | None:
     return colour if (np.abs(rim - colour).max(-1) <= 5).mean() >= 0.9 else None
 
 
-def _plain_mask(rgb: ndarray, colour: ndarray) -> Bool[ndarray, "height width"]:
-    """What differs from the background's colour. Holes under 0.05% of the picture are closed: they are shine."""
-    mask = np.abs(rgb.astype(np.float32) - colour).max(-1) > 8
-    mask = without_specks(mask, share_of_largest=0.01)
-    return ~without_specks(~mask, share_of_picture=0.0005)
+def _plain_mask(rgb: ndarray, colour: ndarray) -> tuple[Bool[ndarray, "height width"], list[str]]:
+    """What differs from the background's colour, with small spots of that colour inside; and what is to be said.
+
+    A spot cannot be told from a hole by its colour: small ones are eyes, letters or shine, large ones are holes.
+    """
+    mask = without_specks(np.abs(rgb.astype(np.float32) - colour).max(-1) > 8, share_of_largest=SPECK)
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
+    sizes = statistics[:, cv2.CC_STAT_AREA]
+    rim = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    inside = ~np.isin(np.arange(count), np.append(rim, 0))
+    kept = inside & (sizes <= ISLAND * mask.sum())
+    told = int((kept & (sizes > SHINE * mask.size)).sum())
+    holes = int((inside & ~kept).sum())
+    inside_it = "of the background's colour inside the object"
+    notices = [f"{_spots(told)} {inside_it} kept"] if told else []
+    notices += [f"{_spots(holes, 'large ')} {inside_it} taken for holes"] if holes else []
+    return mask | kept[labels], notices
+
+
+def _spots(count: int, which: str = "") -> str:
+    return f"{count} {which}{'spot' if count == 1 else 'spots'}"
 
 
 def _soften(rgb: ndarray, mask: ndarray, radius: int) -> tuple[ndarray, ndarray]:

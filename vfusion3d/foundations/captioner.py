@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vfusion3d.foundations.chat import Chat, chat
 from vfusion3d.foundations.clip import Clip, clip
-from vfusion3d.foundations.loading import load_once, role
+from vfusion3d.foundations.loading import load_once, pretrained, role
 from vfusion3d.runs.profiles import Profile
 
 CAPTIONS_A_VIEW = 5  # as in Cap3D
@@ -68,8 +68,8 @@ def load_blip(source: str, device: torch.device | str = "cpu", dtype: torch.dtyp
     """The BLIP-2 at `source`, a folder or a hub name."""
     from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
-    model = Blip2ForConditionalGeneration.from_pretrained(source, dtype=dtype, use_safetensors=True)
-    return Blip(model.requires_grad_(False).eval().to(device), Blip2Processor.from_pretrained(source))
+    model = pretrained(Blip2ForConditionalGeneration, source, dtype=dtype, use_safetensors=True)
+    return Blip(model.requires_grad_(False).eval().to(device), pretrained(Blip2Processor, source))
 
 
 @torch.no_grad()

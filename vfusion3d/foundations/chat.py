@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from vfusion3d.foundations.loading import load_once, role, unavailable
+from vfusion3d.foundations.loading import load_once, pretrained, role, unavailable
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.progress import tqdm
 
@@ -68,8 +68,8 @@ def load_chat(source: str, device: torch.device | str = "cpu", dtype: torch.dtyp
     """The model and the tokenizer at `source`, a folder or a hub name; the tokenizer pads on the left."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
+    tokenizer = pretrained(AutoTokenizer, source, padding_side="left", trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
+    model = pretrained(AutoModelForCausalLM, source, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     return Chat(model.requires_grad_(False).eval().to(device), tokenizer)

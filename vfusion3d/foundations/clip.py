@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from vfusion3d.foundations.loading import load_once, role
+from vfusion3d.foundations.loading import hub_commit, is_open_clip, load_once, role
 from vfusion3d.runs.profiles import Profile
 
 PRECISION = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}  # open_clip's words
@@ -92,9 +92,7 @@ def load_clip(source: str, device: torch.device | str = "cpu", dtype: torch.dtyp
     tag: str | None = None
     gelu = False
     architecture, _, wanted = source.partition("/")
-    if Path(source).is_dir():
-        name = f"local-dir:{source}"
-    elif architecture in open_clip.list_models():
+    if is_open_clip(source) and not Path(source).is_dir():
         known = open_clip.list_pretrained_tags_by_model(architecture)
         if wanted.lower() not in known:
             raise ValueError(f"write {architecture}/TAG, with one of the tags {', '.join(known)}")
@@ -102,10 +100,22 @@ def load_clip(source: str, device: torch.device | str = "cpu", dtype: torch.dtyp
         tag = wanted
         gelu = open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)  # open_clip itself only warns
     else:
-        name = f"hf-hub:{source.removeprefix('hf-hub:')}"
+        folder = Path(source) if Path(source).is_dir() else _download(source)
+        if not any(folder.glob("*.safetensors")):  # open_clip would take any file with weights
+            raise ValueError(f"{source} has no pretrained weights in a file open_clip_model.safetensors")
+        name = f"local-dir:{folder}"
     model, _, transform = open_clip.create_model_and_transforms(
         name, pretrained=tag, precision=PRECISION[dtype], device=device, force_quick_gelu=gelu, require_pretrained=True
     )
     *steps, normalise = transform.transforms
     model.requires_grad_(False).eval()
     return Clip(model, open_clip.get_tokenizer(name), steps, normalise, torch.device(device), dtype)
+
+
+def _download(source: str) -> Path:
+    """The folder of a model of the hub at its commit: its weights as safetensors, nothing else that is large."""
+    from huggingface_hub import snapshot_download
+
+    name, revision = hub_commit(source)
+    wanted = ["*.json", "*.txt", "open_clip*.safetensors"]
+    return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from torchvision.transforms.functional import normalize
 
-from vfusion3d.foundations.loading import load_once, role
+from vfusion3d.foundations.loading import load_once, pretrained, role
 from vfusion3d.runs.profiles import Profile
 
 ImageFeatures = Callable[[Float[Tensor, "B 3 H W"]], Float[Tensor, "B D"]]
@@ -74,7 +74,7 @@ def _dino(source: str, device: torch.device | str, dtype: torch.dtype) -> tuple[
             torch.manual_seed(UNTRAINED_SEED)
             model = Dinov2Model(Dinov2Config(**UNTRAINED))
     else:
-        model = Dinov2Model.from_pretrained(source, use_safetensors=True)
+        model = pretrained(Dinov2Model, source, use_safetensors=True)
     model.requires_grad_(False).eval().to(device, dtype)
     side = min(model.config.image_size, SIDE)
     cells = side // model.config.patch_size

@@ -30,6 +30,7 @@ from vfusion3d.foundations.loading import (
     check_configs,
     device_of,
     load_once,
+    pretrained,
     role,
     source_of,
     unavailable,
@@ -143,7 +144,8 @@ class StableVideoDiffusion:
         if Path(source).is_dir():
             check_components(Path(source))
             check_configs(Path(source))
-        pipeline = StableVideoDiffusionPipeline.from_pretrained(source, dtype=dtype, use_safetensors=True).to(device)
+        pipeline = pretrained(StableVideoDiffusionPipeline, source, dtype=dtype, use_safetensors=True)
+        pipeline.to(device)
         settings = Path(source) / SETTINGS
         return cls(pipeline, read_json(settings, Noise) if settings.exists() else None)
 

@@ -1,16 +1,19 @@
 """How a role finds its model, and the one error where it cannot be had.
 
 A name in `profile.foundations` is the miniature `mini` (bundled in `vfusion3d/weights/<role>/`), a folder on this
-machine, or a hub name. A miniature lies in the hub's own file layout, so that all three are loaded by the same code.
+machine, or a hub name: `owner/model`, or `owner/model@revision`, which is a branch, a tag or a commit. A miniature
+lies in the hub's own file layout, so that all three are loaded by the same code.
 The words that load nothing (`stand-in`, `untrained`) are the affair of the role that knows them. A name that ends in
 .py is a file of the user's own, whose function plays the role (`role`).
 """
 
 import functools
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -28,6 +31,9 @@ Asked = TypeVar("Asked", bound=Callable)
 BUNDLED = Path(__file__).parent.parent / "weights"
 STAND_INS = ("text_to_image", "image_features", "saliency", "background_removal", "prompt_filter", "captioner")
 OFFLINE = {"perceptual_distance": "untrained", **dict.fromkeys(STAND_INS, "stand-in")}  # beside a bundled miniature
+
+HUB_NAME = re.compile(r"(?:hf-hub:)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+CONFIGS = ("config.json", "model_index.json", "open_clip_config.json")  # every repository that we load has one of them
 
 _loaded: dict[tuple, Any] = {}
 
@@ -78,15 +84,72 @@ def _own_file(profile: Profile, role: str) -> ModuleType:
 def name_of(profile: Profile, role: str) -> str:
     """What settings record of the model that plays a role: its name; of a Python file, its name and what it holds.
 
-    Raises ModelUnavailable where there is no such file.
+    Of a model of the hub, its name and the commit that is used (`hub_commit`). Raises ModelUnavailable where there is
+    no such file.
     """
     name = getattr(profile.foundations, role)
     if not name.endswith(".py"):
-        return name
+        elsewhere = Path(name).expanduser().exists() or (role == "clip" and is_open_clip(name))
+        return name if elsewhere else "@".join(filter(None, hub_commit(name)))
     path = Path(name).expanduser()
     if not path.is_file():
         raise unavailable(profile, role, "there is no such file")
     return f"{path.name} {short_name(path.read_bytes())}"
+
+
+def hub_commit(name: str) -> tuple[str, str | None]:
+    """The hub's name of a model, and the commit that its revision stands for: what is pinned, downloaded and recorded.
+
+    name: `owner/model` or `owner/model@revision`. A revision that was downloaded before stays what it was then on this
+    machine; one that was not, the hub is asked about. What is no name of the hub comes back as it is, without a commit,
+    and so does a revision that nobody knows of: loading it will say why.
+    """
+    known = HUB_NAME.fullmatch(name)
+    if not known:
+        return name, None
+    repository, revision = known[1], known[2] or "main"
+    if re.fullmatch("[0-9a-f]{40}", revision):
+        return repository, revision
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    for file in CONFIGS:
+        found = try_to_load_from_cache(repository, file, revision=revision)
+        if isinstance(found, str):
+            return repository, Path(found).parent.name  # of the snapshot
+    try:
+        return repository, HfApi().model_info(repository, revision=revision, timeout=10).sha
+    except Exception:  # no network, no such model, no right to see it
+        return repository, known[2]
+
+
+def is_open_clip(name: str) -> bool:
+    """Whether a name is ARCHITECTURE/TAG of open_clip, which looks like one of the hub's."""
+    import open_clip
+
+    return name.partition("/")[0] in open_clip.list_models()
+
+
+def pretrained(kind: Any, source: str | Path, **options: Any) -> Any:
+    """`kind.from_pretrained` of a folder, or of a model of the hub at its commit (`hub_commit`)."""
+    if Path(source).exists():
+        return kind.from_pretrained(str(source), **options)
+    name, revision = hub_commit(str(source))
+    return kind.from_pretrained(name, **options, **({"revision": revision} if revision else {}))
+
+
+@contextmanager
+def only_numbers() -> Iterator[None]:
+    """Whatever a library reads with torch.load in here, it gets numbers of it and runs no code: no pickle."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def device_of(profile: Profile) -> torch.device:
@@ -140,7 +203,8 @@ def load_once(profile: Profile, role: str, load: Callable[[str, torch.device, to
             if Path(source).is_dir():
                 check_configs(Path(source))
             keep_quiet()
-            _loaded[key] = load(source, device, dtype)
+            with only_numbers():
+                _loaded[key] = load(source, device, dtype)
         except ModelUnavailable:
             raise
         except Exception as error:  # libraries raise nearly anything where a download fails

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vfusion3d.foundations.loading import load_once, role
+from vfusion3d.foundations.loading import load_once, only_numbers, role
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.reading import read_json, read_tensors
 
@@ -54,7 +54,8 @@ class PerceptualDistance(nn.Module):
             warnings.simplefilter("ignore")  # torchvision's deprecations inside lpips
             torch.manual_seed(UNTRAINED_SEED)
             random = net == "untrained" or folder is not None
-            distance = lpips.LPIPS(net="alex" if net == "untrained" else net, pnet_rand=random, verbose=False)
+            with only_numbers():
+                distance = lpips.LPIPS(net="alex" if net == "untrained" else net, pnet_rand=random, verbose=False)
         if folder:
             _load(distance, folder / WEIGHTS)
         return distance

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vfusion3d.cameras import HIGHEST_ELEVATION, default_intrinsics, orbit_cameras
 from vfusion3d.data.images import on_white, resize
-from vfusion3d.foundations.loading import load_once, role
+from vfusion3d.foundations.loading import load_once, pretrained, role
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.world.captions import make_object
 from vfusion3d.world.catalogue import ObjectSpec
@@ -45,9 +45,9 @@ def load_pipeline(source: str, device: torch.device | str = "cpu", dtype: torch.
     """The diffusers pipeline at `source`, quiet, on the device."""
     from diffusers import AutoPipelineForText2Image
 
-    pipeline = AutoPipelineForText2Image.from_pretrained(source, dtype=dtype, use_safetensors=True).to(device)
+    pipeline = pretrained(AutoPipelineForText2Image, source, dtype=dtype, use_safetensors=True)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return pipeline.to(device)
 
 
 def rendered_prompts(prompts: Sequence[str], generator: torch.Generator, size: int) -> Float[Tensor, "B 3 size size"]:

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -35,7 +35,17 @@ from torch import Tensor, nn
 from vfusion3d.learning.draws import sample_generators
 from vfusion3d.learning.muon import MuonAdamW
 from vfusion3d.learning.precision import resolve
-from vfusion3d.runs.claim import SETTINGS, claim_folder, made_with, save_whole, write_whole
+from vfusion3d.runs.claim import (
+    SETTINGS,
+    Kind,
+    claim_folder,
+    made_with,
+    naming_a_full_disk,
+    put_back,
+    save_whole,
+    write_whole,
+)
+from vfusion3d.runs.lock import LOCK, only_writer
 from vfusion3d.runs.progress import tqdm
 from vfusion3d.runs.ranges import check_ranges
 from vfusion3d.runs.reading import ReadingError, check_tensors, read_table, read_tensors, shown
@@ -45,6 +55,20 @@ CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensor
 STEP = re.compile(r"\d{1,15}")
 LOG = "log.csv"
 MODEL = "model"  # of a run that is over: the folder beside them
+_WEIGHTS = tuple(
+    f"{name}{ending}"
+    for name in ("model", "diffusion_pytorch_model")
+    for ending in (".safetensors", ".safetensors.index.json", "-?????-of-?????.safetensors")
+)
+_WHOLE = ("config.json", *_WEIGHTS, "model_index.json", "noise.json")  # a network, or a pipeline of several
+_PARTS = (f"*/{name}" for name in ("config.json", "scheduler_config.json", "preprocessor_config.json", *_WEIGHTS))
+TRAINING = Kind(
+    "trainings",
+    (
+        *(f"{MODEL}/{name}" for name in (*_WHOLE, *_PARTS)),
+        *(CHECKPOINT, PREVIOUS, LOG, "tensorboard/events.out.tfevents.*", f"strips/step-{6 * '[0-9]'}.png"),
+    ),
+)
 FITTING = ("micro_batch", "checkpointing")  # fields of a recipe that say how it fits into memory
 LATE = 1  # why training stops: the time that it was given is over; other reasons are signals' numbers
 ENDING = (signal.SIGTERM, signal.SIGUSR1)
@@ -160,40 +184,49 @@ def learn(
     """A whole run: claim `folder` for the lesson, train or go on, save. Returns FOLDER/model, None if stopped early.
 
     elsewhere: other runs; the model of one that is over and has the same settings is returned, and nothing is trained.
-    Other options: as for `train`. Raises ValueError where the folder holds a run of other settings; with overwrite,
-    that run is deleted.
+    Other options: as for `train`. Raises ValueError where the folder holds a run of other settings (overwrite: it is
+    deleted), InUse where another process trains in it. Of several processes of a run, the main one holds the folder.
     """
     folder = Path(folder)
     state = PartialState(cpu=device == "cpu")
     settings = {**lesson.settings, "start": fingerprint(lesson.model) if lesson.given else None}
+
+    def finished(*runs: Path) -> Path | None:
+        over = (run / MODEL for run in runs if made_with(run / SETTINGS, settings))
+        return next(filter(Path.is_dir, over), None)
+
     found: list[Any] = [None, None]  # a model that is there already, and what is wrong with the folder
-    if state.is_main_process:  # one process looks, for files may change between two looks
-        try:
-            over = (run / MODEL for run in (folder, *elsewhere) if made_with(run / SETTINGS, settings))
-            found[0] = next(filter(Path.is_dir, over), None)
-            if found[0] is None:
-                claim_folder(folder, settings, overwrite=overwrite)
-        except (ValueError, OSError) as error:
-            found[1] = error
-    there, wrong = broadcast_object_list(found)
-    if wrong is not None:
-        raise wrong
-    if there is not None:
-        return there
-    done = train(
-        lesson.model,
-        lesson.batch_of,
-        lesson.losses_of,
-        lesson.loop,
-        folder,
-        show=show,
-        show_every=show_every,
-        stop_after=stop_after,
-        device=device,
-    )
-    if done and lesson.save and state.is_main_process:
-        save_whole(lesson.save, folder / MODEL)
-    state.wait_for_everyone()
+    with ExitStack() as held:
+        if state.is_main_process:  # one process looks, for files may change between two looks
+            try:
+                killed = (folder / LOCK).exists()  # or still at work, which `only_writer` says
+                found[0] = finished(*elsewhere) if killed else finished(folder, *elsewhere)
+                if found[0] is None:
+                    held.enter_context(only_writer(folder))
+                    put_back(folder / MODEL)
+                    claim_folder(folder, settings, TRAINING, overwrite=overwrite)
+                    found[0] = finished(folder)
+            except (ValueError, OSError) as error:
+                found[1] = error
+        there, wrong = broadcast_object_list(found)
+        if wrong is not None:
+            raise wrong
+        if there is not None:
+            return there
+        done = train(
+            lesson.model,
+            lesson.batch_of,
+            lesson.losses_of,
+            lesson.loop,
+            folder,
+            show=show,
+            show_every=show_every,
+            stop_after=stop_after,
+            device=device,
+        )
+        if done and lesson.save and state.is_main_process:
+            save_whole(lesson.save, folder / MODEL)
+        state.wait_for_everyone()
     return folder / MODEL if done else None
 
 
@@ -408,8 +441,6 @@ def save_checkpoint(
     tensors = {
         name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()
     }  # tied ones too
-    for leftover in folder.glob(f"{CHECKPOINT}.*.partial"):  # of a process that was killed
-        leftover.unlink(missing_ok=True)
 
     def write(partial: Path) -> None:
         save_file(tensors, partial, metadata={"step": str(step)})
@@ -551,7 +582,8 @@ class _Keeper:
         self.events = SummaryWriter(self.folder / "tensorboard", purge_step=self.start)
 
     def __exit__(self, *_) -> None:
-        self.events.close()
+        with naming_a_full_disk(self.folder):
+            self.events.close()
 
     def keep(self, done: int, losses: dict[str, Tensor], norm: Tensor, ending: int) -> None:
         """Log, save and show what is due after `done` steps; ending: why training stops here, 0 where it goes on."""
@@ -560,9 +592,10 @@ class _Keeper:
             values = {name: value.item() for name, value in losses.items()}
             self.bar.set_postfix({"loss": f"{values['loss']:.4f}"}, refresh=False)
             values |= {"learning_rate": self.settings.learning_rate(done - 1), "gradient_norm": float(norm)}
-            _write_rows(self.folder / LOG, [{"step": done, **values}])
-            for name, value in values.items():
-                self.events.add_scalar(name, value, done)
+            with naming_a_full_disk(self.folder):
+                _write_rows(self.folder / LOG, [{"step": done, **values}])
+                for name, value in values.items():
+                    self.events.add_scalar(name, value, done)
         if last or ending or done % self.settings.checkpoint_every == 0:
             save_checkpoint(self.folder, done, self.model, self.optimizer, self.average)
         if self.show and (last or (self.show_every and done % self.show_every == 0)):

@@ -1,13 +1,13 @@
-"""What comes out: one reconstructed object, and its ways into the world.
-
-Axes of files: OBJ and PLY are written as the project's world is, z up, the photographed side facing +x. GLB follows
-glTF: y up, the photographed side facing +z, which is what viewers show first. Colours: OBJ and PLY hold 8-bit sRGB per
-vertex; glTF wants linear light there, so a GLB holds that, in floats, and a viewer shows the colours of the renders.
-"""
+"""What comes out: one reconstructed object, and its ways into the world: pictures, a turntable, a mesh in a file
+(`mesh.py` makes it, `texture.py` its texture, `mesh_export.py` the files), a viewer."""
 
 import base64
 import os
-from collections.abc import Iterator
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
@@ -18,21 +18,24 @@ import numpy as np
 import torch
 import trimesh
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageSequence
 from torch import Tensor
-from trimesh.exchange.gltf import export_glb
 
 from vfusion3d.cameras import default_intrinsics, orbit_cameras
 from vfusion3d.data.images import to_bytes
+from vfusion3d.model.mesh import FACES, finish
+from vfusion3d.model.mesh_export import MESH_SUFFIXES, to_files, viewer_glb
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs.claim import write_whole
 from vfusion3d.runs.progress import tqdm
 
-MESH_SUFFIXES = (".glb", ".obj", ".ply")
 VIDEO_SUFFIXES = (".mp4", ".gif")
 FRAMES_AT_ONCE = 8
-VIEWER_MESH_BYTES = 300_000  # of a GLB; the script around it takes 0.75 MB more
-Z_UP_TO_GLTF = np.array([[0.0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])  # (x, y, z) -> (y, z, x)
+VIEWER_RESOLUTION = 96
+VIEWER_FACES = 12_000  # some 250 kB of a GLB; the script around it takes 0.75 MB more
+OUTLINE_VIEWS = 6  # around the object, by which the threshold is chosen
+TEXTURE = 1024  # texels a side
+TEXTURES = (16, 8192)  # the smallest and the largest
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +44,7 @@ class Asset:
 
     model: what made it. planes: its triplane. image: what the model saw. box: where that lies in the picture (left,
     top, right, bottom, in pixels of the loaded picture, at most 1024 a side). background: how the object was cut out.
-    elevation: of the source camera, radians.
+    elevation: of the source camera, radians. notices: what a person may want to know of the cut-out, a line each.
     """
 
     model: VFusion3D = field(repr=False)
@@ -51,14 +54,36 @@ class Asset:
     background: str
     elevation: float
     name: str
+    notices: tuple[str, ...] = ()
     _meshes: dict = field(default_factory=dict, repr=False)
 
-    def mesh(self, resolution: int = 256, threshold: float = 1.0) -> trimesh.Trimesh:
-        """The surface with vertex colours, z up, world units; made once for each pair of arguments.
+    def mesh(
+        self,
+        resolution: int = 256,
+        threshold: float | None = None,
+        faces: int | None = FACES,
+        keep_all: bool = False,
+    ) -> trimesh.Trimesh:
+        """The surface with vertex colours, closed, z up, world units; made once for each set of arguments.
 
-        resolution: grid points along a side of [-1, 1]^3. threshold: density per world unit. Raises ValueError where
-        the density never crosses it.
+        resolution: grid points along a side of [-1, 1]^3. threshold: density per world unit; by default the one at
+        which the mesh has the outline of the renders (`mesh.outline_threshold`). faces: at most so many, or as few as
+        the surface's handles allow; None keeps all, some hundred thousand. keep_all: keep what does not hang together
+        with the largest part. Raises ValueError where the density never crosses the threshold.
         """
+        key = (resolution, threshold, faces, keep_all)
+        if key not in self._meshes:
+            raw = self._surface(resolution, threshold)
+            mesh = finish(raw, faces, keep_all)
+            mesh.visual.vertex_colors = self.model.colours_at(self.planes, mesh.vertices)
+            self._meshes[key] = mesh
+        return self._meshes[key]
+
+    def _surface(self, resolution: int, threshold: float | None) -> trimesh.Trimesh:
+        if threshold is None and "outline" not in self._meshes:
+            around = orbit_cameras(OUTLINE_VIEWS, self.elevation)
+            self._meshes["outline"] = self.model.outline_threshold(self.planes, around)
+        threshold = self._meshes["outline"] if threshold is None else threshold
         key = (resolution, threshold)
         if key not in self._meshes:
             self._meshes[key] = self.model.extract_mesh(self.planes, resolution=resolution, threshold=threshold)
@@ -93,11 +118,12 @@ class Asset:
         size: int = 256,
         elevation: float | None = None,
         fps: int = 24,
-        progress: bool = False,
+        progress: bool | Callable[[], object] = False,
     ) -> Path:
         """Write one turn around the object as .mp4 (H.264, plays everywhere) or .gif (loops), and return the path.
 
-        elevation: of the camera, radians, by default the source camera's. Raises ValueError for another suffix.
+        elevation: of the camera, radians, by default the source camera's. progress: show a bar, or what to call after
+        every frame, for a bar of one's own. Raises ValueError for another suffix.
         """
         path = Path(path)
         if path.suffix.lower() not in VIDEO_SUFFIXES:
@@ -106,29 +132,56 @@ class Asset:
             raise ValueError(f"frames={frames}, size={size}, fps={fps}: needs at least 2, 16 and 1")
         cameras = orbit_cameras(frames, self.elevation if elevation is None else elevation)
         pictures = self._frames(cameras, size, progress)
-        write = _write_gif if path.suffix.lower() == ".gif" else write_mp4
-        return write_whole(path, partial(write, pictures, size, fps))
+        write = write_gif if path.suffix.lower() == ".gif" else write_mp4
+        return write(pictures, size, fps, path)
 
-    def _frames(self, cameras: Tensor, size: int, progress: bool) -> Iterator[np.ndarray]:
-        with tqdm(total=len(cameras), desc="turntable", unit="frame", disable=not progress, leave=False) as bar:
+    def _frames(self, cameras: Tensor, size: int, progress: bool | Callable[[], object]) -> Iterator[np.ndarray]:
+        with tqdm(total=len(cameras), desc="turntable", unit="frame", disable=progress is not True, leave=False) as bar:
+            each = progress if callable(progress) else bar.update
             for some in cameras.split(FRAMES_AT_ONCE):
                 for picture in to_bytes(self.render(some, size=size)):
                     yield picture
-                    bar.update()
+                    each()
 
-    def save(self, path: str | os.PathLike, resolution: int = 256, threshold: float = 1.0) -> Path:
-        """Write the mesh with vertex colours as .glb (y up), .obj or .ply (z up), and return the path.
+    def save(
+        self,
+        path: str | os.PathLike,
+        resolution: int = 256,
+        threshold: float | None = None,
+        faces: int | None = FACES,
+        keep_all: bool = False,
+        texture: int = TEXTURE,
+    ) -> Path:
+        """Write the mesh as .glb, .obj (both y up), .ply or .stl (both z up), and return the path.
 
-        resolution, threshold: as for `mesh`. Raises ValueError for another suffix, or where there is no surface.
+        A GLB and an OBJ (with a .mtl and a .png beside it, see `mesh_export.mesh_files`) have a texture of
+        `texture` x `texture` texels; texture=0, and a PLY: colours at the vertices. An STL has none. The others: as for
+        `mesh`. Raises ValueError for another suffix, for a texture that is too small or large, or where there is no
+        surface.
         """
         path = Path(path)
-        if path.suffix.lower() not in MESH_SUFFIXES:
+        kind = path.suffix.lower()
+        if kind not in MESH_SUFFIXES:
             raise ValueError(f"{path}: a mesh is written as {', '.join(MESH_SUFFIXES)}, by the file's suffix")
-        mesh = self.mesh(resolution, threshold)
-        kind = path.suffix.lower()[1:]
-        content = to_glb(mesh) if kind == "glb" else mesh.export(file_type=kind)
-        content = content.encode() if isinstance(content, str) else content
-        return write_whole(path, partial(Path.write_bytes, data=content))
+        least, most = TEXTURES
+        if texture and not least <= texture <= most:
+            raise ValueError(
+                f"texture={texture}: must be from {least} to {most} texels a side, or 0 for vertex colours"
+            )
+        mesh = self.mesh(resolution, threshold, faces, keep_all)
+        if texture and kind in (".glb", ".obj"):
+            mesh = self._textured(mesh, texture)
+        for file, content in to_files(mesh, path).items():
+            write_whole(file, partial(Path.write_bytes, data=content))
+        return path
+
+    def _textured(self, mesh: trimesh.Trimesh, size: int) -> trimesh.Trimesh:
+        key = (id(mesh), size)  # the mesh stays in the same dictionary
+        if key not in self._meshes:
+            from vfusion3d.model.texture import textured  # loads xatlas and OpenCV
+
+            self._meshes[key] = textured(mesh, partial(self.model.colours_at, self.planes), size)
+        return self._meshes[key]
 
     def views(self, count: int = 6, size: int = 128) -> Image.Image:
         """What the model saw, then `count` renders around the object, side by side."""
@@ -146,15 +199,33 @@ class Asset:
         display(Picture(data=self._repr_png_(), format="png"))
 
     def viewer_html(self, height: int = 400) -> str:
-        """A self-contained viewer as an <iframe>: the mesh at the largest resolution that keeps it under 1.2 MB."""
-        for resolution in (80, 64, 48, 32, 16):
-            content = to_glb(self.mesh(resolution), linear=False, viewer=True)
-            if len(content) <= VIEWER_MESH_BYTES:
-                break
-        template = trimesh.util.decompress(trimesh.resources.get_bytes("templates/viewer.zip"), file_type="zip")
-        page = template["viewer.html.template"].read().decode()
-        page = page.replace("$B64GLTF", base64.b64encode(content).decode()).replace("&", "&amp;").replace('"', "&quot;")
+        """A self-contained viewer as an <iframe>, of about 1 MB."""
+        head, script, tail = _viewer()
+        page = f"{head}<script>{script.replace('$B64GLTF', self._viewer_mesh())}</script>{tail}"
+        page = page.replace("&", "&amp;").replace('"', "&quot;")
         return f'<div><iframe srcdoc="{page}" width="100%" height="{height}" style="border:none"></iframe></div>'
+
+    def save_viewer(self, path: str | os.PathLike, mesh: trimesh.Trimesh | None = None) -> Path:
+        """Write the viewer as a page of HTML, its script as viewer.js beside it, which other pages share; the path.
+
+        mesh: what `mesh` gave, of which it shows as many faces as fit; by default a coarse one.
+        """
+        head, script, tail = _viewer()
+        mesh = f'<script>const MESH = "{self._viewer_mesh(mesh)}"</script>'
+        page = f'{head}{mesh}<script src="viewer.js"></script>{tail}'
+        path = Path(path)
+        for file, text in ((path.with_name("viewer.js"), script.replace('"$B64GLTF"', "MESH")), (path, page)):
+            write_whole(file, partial(Path.write_text, data=text, encoding="utf-8"))
+        return path
+
+    def _viewer_mesh(self, mesh: trimesh.Trimesh | None = None) -> str:
+        """The mesh of the viewers, in base64, seen from a little above and beside the photographed side."""
+        in_front = orbit_cameras(1, elevation=0.35, distance=2.6, azimuth=0.5)[0].numpy()
+        mesh = self.mesh(VIEWER_RESOLUTION, faces=VIEWER_FACES) if mesh is None else mesh
+        if len(mesh.faces) > VIEWER_FACES:
+            mesh = finish(mesh, VIEWER_FACES, keep_all=True)
+            mesh.visual.vertex_colors = self.model.colours_at(self.planes, mesh.vertices)
+        return base64.b64encode(viewer_glb(mesh, in_front)).decode()
 
     def _repr_png_(self) -> bytes:
         buffer = BytesIO()
@@ -162,69 +233,67 @@ class Asset:
         return buffer.getvalue()
 
 
-def to_glb(mesh: trimesh.Trimesh, linear: bool = True, viewer: bool = False) -> bytes:
-    """A mesh with vertex colours, z up, as a glTF binary, y up.
+def _viewer() -> tuple[str, str, str]:
+    """trimesh's page before its script, the script (three.js, and "$B64GLTF" for the mesh), and what follows."""
+    template = trimesh.util.decompress(trimesh.resources.get_bytes("templates/viewer.zip"), file_type="zip")
+    head, _, rest = template["viewer.html.template"].read().decode().partition("<script>")
+    script, _, tail = rest.rpartition("</script>")
+    return head, script, tail
 
-    linear: colours in linear light, as glTF defines them; else the sRGB values, for the notebook's viewer, which does
-    not convert. viewer: add the camera which that viewer starts from, and show colours as they are, without a lamp.
+
+def write_mp4(pictures: Iterable[np.ndarray], size: int, fps: int, path: Path) -> Path:
+    """Square pictures (size, size, 3), uint8, as an H.264 video that browsers play, whole or not at all.
+
+    Raises OSError that names the file where the encoder fails, or its video has fewer frames than it was given.
     """
-    colours = np.asarray(mesh.visual.vertex_colors)[:, :3] / 255
-    if linear:
-        colours = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
-    turned = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
-    turned.apply_transform(Z_UP_TO_GLTF)
-    if viewer:
-        turned.visual.vertex_colors = (colours * 255).round().astype(np.uint8)
-    else:
-        turned.vertex_attributes["_COLOR_0"] = colours.astype(np.float32)
-    scene = trimesh.Scene({"object": turned})
-    if viewer:
-        scene.camera = trimesh.scene.Camera(resolution=(640, 480), fov=(48, 36), z_near=0.1, z_far=20)
-        in_front = np.eye(4)  # of the photographed side, a little above and beside it
-        in_front[:3] = orbit_cameras(1, elevation=0.35, distance=2.6, azimuth=0.5)[0].numpy()
-        scene.camera_transform = Z_UP_TO_GLTF @ in_front
-    return export_glb(scene, tree_postprocessor=_unlit if viewer else _standard_colours)
-
-
-def _standard_colours(tree: dict) -> None:
-    """trimesh writes float attributes only under a name of the application's own: give this one its glTF name."""
-    for shape in tree["meshes"]:
-        for primitive in shape["primitives"]:
-            primitive["attributes"]["COLOR_0"] = primitive["attributes"].pop("_COLOR_0")
-
-
-def _unlit(tree: dict) -> None:
-    tree["materials"] = [{"extensions": {"KHR_materials_unlit": {}}}]
-    tree["extensionsUsed"] = [*tree.get("extensionsUsed", []), "KHR_materials_unlit"]
-    for shape in tree["meshes"]:
-        for primitive in shape["primitives"]:
-            primitive["material"] = 0
-
-
-def write_mp4(pictures: Iterator[np.ndarray], size: int, fps: int, path: Path) -> None:
-    """Square pictures (size, size, 3), uint8, as an H.264 video that browsers play."""
     side = size + size % 2  # H.264 with yuv420p halves the colour's resolution: it wants even sides
-    writer = imageio_ffmpeg.write_frames(
-        str(path),
-        (side, side),
-        fps=fps,
-        codec="libx264",
-        pix_fmt_out="yuv420p",
-        quality=7,
-        macro_block_size=1,
-        output_params=["-movflags", "+faststart", "-f", "mp4"],
-    )
-    writer.send(None)
-    try:
-        for picture in pictures:
-            padding = ((0, side - size), (0, side - size), (0, 0))
-            writer.send(np.ascontiguousarray(np.pad(picture, padding, constant_values=255)))
-    finally:
-        writer.close()
+    padding = ((0, side - size), (0, side - size), (0, 0))
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"]
+    command += ["-s", f"{side}x{side}", "-r", str(fps), "-i", "-", "-an", "-vcodec", "libx264", "-crf", "15"]
+    command += ["-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4"]
+    given = 0
+
+    def write(file: Path) -> None:
+        nonlocal given
+        with tempfile.TemporaryFile() as said:
+            own = {"stdin": subprocess.PIPE, "stderr": said, "process_group": 0}  # not what Ctrl-C goes to
+            with subprocess.Popen([*command, str(file)], **own) as encoder:
+                try:
+                    with suppress(BrokenPipeError), encoder.stdin:  # it ended early: its exit status says so
+                        for picture in pictures:
+                            encoder.stdin.write(np.pad(picture, padding, constant_values=255).tobytes())
+                            given += 1
+                except BaseException:
+                    encoder.kill()
+                    raise
+            said.seek(0)
+            reason = " ".join(said.read().decode(errors="replace").split())
+        if code := encoder.returncode:
+            reason = reason or (signal.strsignal(-code) if code < 0 else f"exit status {code}")
+            raise OSError(f"{path}: the video cannot be written ({reason})")
+
+    def check(file: Path) -> None:
+        frames = imageio_ffmpeg.count_frames_and_secs(str(file))[0]
+        if frames != given:
+            raise OSError(f"{path}: the video has only {frames} of {given} frames; is there room on the disk?")
+
+    return write_whole(path, write, check)
 
 
-def _write_gif(pictures: Iterator[np.ndarray], size: int, fps: int, path: Path) -> None:
-    first, *others = (Image.fromarray(picture) for picture in pictures)
+def write_gif(pictures: Iterable[np.ndarray], size: int, fps: int, path: Path) -> Path:
+    """Pictures (size, size, 3), uint8, as a GIF that loops, whole or not at all. Raises OSError that names the file."""
+    frames = [Image.fromarray(picture) for picture in pictures]
     # A GIF counts in hundredths of a second, and players slow down below two of them.
     duration = max(20, 10 * round(100 / fps))
-    first.save(path, format="GIF", save_all=True, append_images=others, duration=duration, loop=0, optimize=False)
+
+    def write(file: Path) -> None:
+        how = {"save_all": True, "duration": duration, "loop": 0, "optimize": False}
+        frames[0].save(file, format="GIF", append_images=frames[1:], **how)
+
+    def check(file: Path) -> None:
+        with Image.open(file, formats=["GIF"]) as read:  # equal neighbours have become one frame that stays longer
+            shown = sum(frame.convert("RGB").info["duration"] for frame in ImageSequence.Iterator(read))
+        if shown != duration * len(frames):
+            raise OSError(f"{path}: the GIF lasts {shown} ms in place of {duration * len(frames)}")
+
+    return write_whole(path, write, check)

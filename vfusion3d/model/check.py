@@ -12,6 +12,7 @@ from vfusion3d.runs.memory import check_memory
 from vfusion3d.runs.reading import ReadingError, check_tensors, read_json, read_tensors, read_value
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pkl")  # of files; no name on the hub ends so
 MOST_SAMPLES = 4096  # of a ray
 LAYER = 2**16  # what the modules of a layer take by themselves, in numbers
 SHARDED = f"{WEIGHTS}.index.json"  # what diffusers writes in place of one file over 10 GB
@@ -91,6 +92,20 @@ def check_folder(model_class: type, folder: Path) -> None:
         check_tensors(tensors, shapes, folder / WEIGHTS)
     except ReadingError as error:
         raise CheckpointError(str(error)) from error
+
+
+def not_a_folder(name: str) -> str | None:
+    """Why this is neither a folder here nor a name on the hub; None where it may be one of the hub."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        with open(path, "rb") as file:
+            begin = file.read(2)
+        if begin == b"PK" or begin[:1] == b"\x80":  # as torch.save and pickle begin
+            return f"is a file, and {convert(path.name)}; then give its folder, with a {CONFIG}"
+        return f"is a file; give the folder that save_pretrained made, with its {CONFIG}"
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.suffix in SUFFIXES:
+        return "no such file or folder; check the path"
+    return None
 
 
 def convert(name: str) -> str:

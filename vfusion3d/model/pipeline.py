@@ -49,8 +49,10 @@ class ImageTo3DPipeline:
         device: by default a GPU if there is one. dtype: of the transformer, by default float32; bfloat16 is faster
         where the machine has instructions for it. What the renderer computes stays in float32. elevation_estimator:
         "auto" is the bundled one for the bundled weights, which it helps (notebook 07), and none for others, whose
-        pictures it does not know; see the class.
+        pictures it does not know; see the class. Raises ValueError for a device that is not there.
         """
+        if device is not None:
+            check_device(device)
         model = VFusion3D.from_pretrained(name)
         if elevation_estimator == "auto":
             elevation_estimator = bundled_estimator() if name in ESTIMATED else None
@@ -97,7 +99,7 @@ class ImageTo3DPipeline:
                     seen_from = elevations[start + i]
                     name = source_name(sources[start + i])
                     own = planes[i : i + 1].clone()
-                    assets.append(Asset(self.model, own, p.image, p.box, p.background, seen_from, name))
+                    assets.append(Asset(self.model, own, p.image, p.box, p.background, seen_from, name, p.notices))
                     bar.update()
         return assets if many else assets[0]
 
@@ -111,6 +113,22 @@ class ImageTo3DPipeline:
         camera = camera_vector(cam2world, default_intrinsics(len(images)))
         device, dtype = self.model.device, self.model.dtype
         return self.model(torch.stack(images).to(device, dtype), camera.to(device, dtype))
+
+
+def check_device(device: str | torch.device) -> None:
+    """Raises ValueError, in words of what is on this machine, for a device that is not there."""
+    try:
+        kind, index = (wanted := torch.device(device)).type, wanted.index or 0
+    except RuntimeError as error:
+        raise ValueError(f"device {device}: there is no such kind; use cpu, cuda, cuda:1 or mps") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device}: there is no GPU here that PyTorch can use; use cpu")
+    if kind == "cuda" and index >= torch.cuda.device_count():
+        raise ValueError(f"device {device}: there are {torch.cuda.device_count()} GPUs here, the first is cuda:0")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device {device}: there is no Apple GPU here that PyTorch can use; use cpu")
+    if kind not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"device {device}: nothing is computed there; use cpu, cuda, cuda:1 or mps")
 
 
 def _one_each(elevation: float | Sequence[float], count: int) -> list[float]:

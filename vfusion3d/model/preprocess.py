@@ -10,9 +10,11 @@ premultiplied colours, so that what lies behind transparent pixels never leaks i
 import os
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -20,10 +22,13 @@ from numpy import ndarray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from vfusion3d.data.images import FORMATS
 from vfusion3d.foundations.background_removal import MIN_SIDE, ImageError, cut_out
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 ImageSource = str | os.PathLike | bytes | Image.Image | ndarray | Tensor
+DEPTHS = (8, 10, 12, 14, 16)  # bits of what 16-bit files hold
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 MAX_PIXELS = 100_000_000  # refused from the header: a small file can decode to any size
 
 
@@ -32,12 +37,13 @@ class Prepared:
     """A model's input and how it came about.
 
     image: (3, size, size) in [0, 1] on white. box: left, top, right, bottom of the frame, in the cut-out's pixels.
-    background: how the object was cut out.
+    background: how the object was cut out. notices: what a person may want to know of that, a line each.
     """
 
     image: Float[Tensor, "3 size size"]
     box: Box
     background: str
+    notices: tuple[str, ...] = ()
 
 
 def prepare(source: ImageSource, size: int, background: str = "auto", border: float = 0.2) -> Prepared:
@@ -46,9 +52,10 @@ def prepare(source: ImageSource, size: int, background: str = "auto", border: fl
     background: see `cut_out`; "keep" also keeps the framing. border: share of the side left free around the object.
     Raises ImageError.
     """
-    cut = cut_out(load_image(source), background, name=source_name(source))
+    picture, notices = _load(source)
+    cut = cut_out(picture, background, name=source_name(source))
     image, box = frame_whole(cut.rgba, size) if background == "keep" else recentre(cut.rgba, size, border)
-    return Prepared(image, box, cut.background)
+    return Prepared(image, box, cut.background, (*notices, *cut.notices))
 
 
 # ---------------------------------------------------------------------------------------------------------- loading
@@ -59,8 +66,14 @@ def load_image(source: ImageSource) -> Image.Image:
 
     source: a path; the bytes of a file; a PIL image; an array (H, W) or (H, W, 3|4), uint8, uint16 or float in [0, 1];
     a tensor (1|3|4, H, W), uint8 or float in [0, 1]. EXIF rotation is applied; grey, palette, 16-bit and CMYK pictures
-    are converted; of an animation the first frame is read. Raises ImageError.
+    are converted, stretched where they hold fewer bits; of an animation the first frame is read. HEIC pictures need the
+    package pillow-heif. Raises ImageError.
     """
+    return _load(source)[0]
+
+
+def _load(source: ImageSource) -> tuple[Image.Image, list[str]]:
+    """The picture, and what is to be said of how it was read."""
     name = source_name(source)
     if isinstance(source, Tensor):
         image = _from_tensor(source, name)
@@ -87,7 +100,7 @@ def source_name(source: ImageSource) -> str:
     return f"<{type(source).__name__}{shape}>"
 
 
-def _read(source: str | os.PathLike | bytes, name: str) -> Image.Image:
+def _read(source: str | os.PathLike | bytes, name: str) -> tuple[Image.Image, list[str]]:
     if isinstance(source, bytes | bytearray):
         file = BytesIO(source)
         length = len(source)
@@ -105,18 +118,24 @@ def _read(source: str | os.PathLike | bytes, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
-            image = Image.open(file)
+            image = Image.open(file, formats=_formats())
     except Image.DecompressionBombError as error:
         raise ImageError(_too_many_pixels(name)) from error
     except Image.UnidentifiedImageError as error:
+        if _is_heif(file):
+            raise ImageError(f"{name}: is a HEIC picture; pip install pillow-heif, or save it as JPEG") from error
         raise ImageError(f"{name}: is not a picture this can read; save it as PNG or JPEG") from error
     except Exception as error:
         raise ImageError(f"{name}: cannot be opened ({_line(error)}); save it as PNG or JPEG") from error
     with image:
-        return _to_rgba(image, name)
+        deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # Pillow keeps the upper half of them
+        rgba, notices = _to_rgba(image, name)
+    if deep and not notices and max(high for _, high in rgba.convert("RGB").getextrema()) < 64:
+        return _deep_colours(file, name)
+    return rgba, notices
 
 
-def _to_rgba(image: Image.Image, name: str) -> Image.Image:
+def _to_rgba(image: Image.Image, name: str) -> tuple[Image.Image, list[str]]:
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(_too_many_pixels(name, image.size))
     if min(image.size) < MIN_SIDE:
@@ -125,26 +144,60 @@ def _to_rgba(image: Image.Image, name: str) -> Image.Image:
             f"each side needs {MIN_SIDE} or more"
         )
     try:
-        upright = ImageOps.exif_transpose(image)
+        upright, notices = ImageOps.exif_transpose(image), []
         if upright.mode.startswith("I") or upright.mode == "F":
-            upright = Image.fromarray(_deep_to_8_bit(np.asarray(upright)))
+            grey, notices = _to_8_bit(np.asarray(upright))
+            upright = Image.fromarray(grey)
         if upright.mode == "LAB":
             upright = _lab_to_rgb(upright)
-        return upright.convert("RGBA")
+        return upright.convert("RGBA"), notices
     except ImageError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged data
         raise ImageError(f"{name}: is damaged or cut short ({_line(error)}); download or export it again") from error
 
 
-def _deep_to_8_bit(grey: ndarray) -> ndarray:
-    """16-bit and float grey to 8 bit. Float pictures are in [0, 1] or in [0, 255], by their largest value."""
-    if grey.dtype.kind == "f":
-        grey = np.nan_to_num(grey, nan=0.0, posinf=1.0, neginf=0.0)
-        top = 1.0 if grey.max() <= 1 else 255.0 if grey.max() <= 255 else 65535.0
+def _to_8_bit(values: ndarray) -> tuple[ndarray, list[str]]:
+    """16-bit and float values to 8 bit, and what is to be said of it.
+
+    Float pictures are in [0, 1] or in [0, 255], by their largest value. Cameras and scanners store 10, 12 or 14 bits in
+    files of 16, which would be nearly black: the fewest bits that hold the largest value are taken.
+    """
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values, nan=0.0, posinf=1.0, neginf=0.0)
+        top, bits = 1.0 if values.max() <= 1 else 255.0 if values.max() <= 255 else 65535.0, 16
     else:
-        top = 65535.0
-    return (np.clip(grey / top, 0, 1) * 255 + 0.5).astype(np.uint8)
+        bits = next(bits for bits in DEPTHS if values.max() < 1 << bits or bits == 16)
+        top = float((1 << bits) - 1)
+    notices = [] if bits == 16 else [f"its 16-bit file holds values of {bits} bits, which are stretched"]
+    return (np.clip(values / top, 0, 1) * 255 + 0.5).astype(np.uint8), notices
+
+
+def _deep_colours(file: Path | BytesIO, name: str) -> tuple[Image.Image, list[str]]:
+    """A colour picture of 16 bits whose upper halves are nearly black, by OpenCV, which reads them whole."""
+    content = file.getvalue() if isinstance(file, BytesIO) else file.read_bytes()
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.ndim != 3:
+        raise ImageError(f"{name}: is damaged or cut short; download or export it again")
+    colours, notices = _to_8_bit(pixels[..., 2::-1])
+    opacity = [_to_8_bit(pixels[..., 3:])[0]] if pixels.shape[2] == 4 else []
+    return Image.fromarray(np.concatenate([colours, *opacity], axis=-1)).convert("RGBA"), notices
+
+
+def _is_heif(file: Path | BytesIO) -> bool:
+    start = file.getvalue()[:12] if isinstance(file, BytesIO) else file.open("rb").read(12)
+    return start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats that are read: HEIC where the package for it is there."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return FORMATS
+    pillow_heif.register_heif_opener()
+    return (*FORMATS, "HEIF")
 
 
 def _lab_to_rgb(image: Image.Image) -> Image.Image:

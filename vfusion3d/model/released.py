@@ -12,7 +12,8 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
-from vfusion3d.model.check import CheckpointError
+from vfusion3d.foundations.loading import hub_commit
+from vfusion3d.model.check import CheckpointError, not_a_folder
 from vfusion3d.runs.reading import ReadingError, check_tensors, read_tensors
 
 WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
@@ -24,8 +25,9 @@ def load_released(
 ):
     """A model with the released weights; every size comes from the tensors' shapes.
 
-    source: a hub name, a folder, a file (safetensors, or the authors' torch file, read with weights_only=True), or a
-    state dict with the released names. encoder_heads, transformer_heads, samples_per_ray: what shapes do not tell.
+    source: a hub name (NAME or NAME@REVISION), a folder, a file (safetensors, or the authors' torch file, read with
+    weights_only=True), or a state dict with the released names. encoder_heads, transformer_heads, samples_per_ray: what
+    shapes do not tell.
     Raises CheckpointError that lists missing, extra and misshapen tensors, and where the file cannot be had or read.
     """
     tensors = dict(source) if isinstance(source, Mapping) else _read(source)
@@ -90,6 +92,8 @@ def _read(source: str | Path) -> dict[str, Tensor]:
         if path is None:
             raise CheckpointError(f"{source} holds none of {', '.join(WEIGHTS)}")
     elif not path.is_file():
+        if reason := not_a_folder(str(source).partition("@")[0]):
+            raise CheckpointError(f"{source}: {reason}")
         path = _download(str(source))
     try:
         if path.suffix == ".safetensors":
@@ -103,7 +107,8 @@ def _read(source: str | Path) -> dict[str, Tensor]:
 
 def _download(name: str) -> Path:
     try:
-        return Path(hf_hub_download(name, WEIGHTS[0]))
+        repository, revision = hub_commit(name)
+        return Path(hf_hub_download(repository, WEIGHTS[0], revision=revision))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"{name} is no file or folder here, and could not be downloaded from the hub ({error}). "

@@ -10,18 +10,19 @@ how it becomes a mesh in `mesh.py`.
 import itertools
 from pathlib import Path
 
+import numpy as np
 import torch
 import trimesh
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from transformers import AttentionInterface, Dinov2Config, Dinov2Model
 
-from vfusion3d.foundations.loading import BUNDLED
+from vfusion3d.foundations.loading import BUNDLED, pretrained
 from vfusion3d.learning.precision import has_bfloat16
-from vfusion3d.model.check import check_folder, check_sizes
-from vfusion3d.model.mesh import extract_mesh
+from vfusion3d.model.check import check_folder, check_sizes, not_a_folder
+from vfusion3d.model.mesh import colours_at, extract_mesh, outline_threshold
 from vfusion3d.model.rendering import Field, Rendering, render
 from vfusion3d.runs.quiet import keep_quiet
 
@@ -122,32 +123,45 @@ class VFusion3D(ModelMixin, ConfigMixin):
         resolution: int = 256,
         threshold: float = 1.0,
     ) -> trimesh.Trimesh:
-        """The surface where the density crosses `threshold`, with vertex colours: see `mesh.extract_mesh`."""
-        return extract_mesh(self.field, planes, resolution, threshold, self.config.radius)
+        """The closed surface where the density crosses `threshold`, with vertex colours: see `mesh.extract_mesh`."""
+        return extract_mesh(self.field, planes, resolution, threshold, self.config.radius, closed=True)
+
+    def outline_threshold(
+        self,
+        planes: Float[Tensor, "1 3 channels resolution resolution"],
+        cam2world: Float[Tensor, "views 3 4"],
+    ) -> float:
+        """The threshold at which the mesh has the outline of the renders: see `mesh.outline_threshold`."""
+        return outline_threshold(self.field, planes, cam2world, self.config.radius)
+
+    def colours_at(
+        self, planes: Float[Tensor, "1 3 channels resolution resolution"], points: Float[np.ndarray, "points 3"]
+    ) -> UInt8[np.ndarray, "points 3"]:
+        """The field's colours at world points, sRGB."""
+        return colours_at(self.field, planes, points)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options) -> "VFusion3D":
         """Load `mini` or `base` (bundled), the released weights (`facebook/vfusion3d`), or any folder or hub name.
 
-        options: those of diffusers, such as `torch_dtype`; the released weights take `torch_dtype` alone (ValueError).
+        Of the hub, NAME@REVISION is that branch, tag or commit. options: those of diffusers, such as `torch_dtype`; the
+        released weights take `torch_dtype` alone (ValueError).
         Raises CheckpointError, before anything is allocated, for a folder whose config or tensors make no such model.
         """
-        if str(name) == RELEASED_NAME:
+        if str(name).partition("@")[0] == RELEASED_NAME:
             dtype = options.pop("torch_dtype", None)
             if options:
                 raise ValueError(f"{name} is loaded by from_released, which does not know {', '.join(options)}")
             return cls.from_released(name).to(dtype or torch.float32)
         bundled = {path.name: path for path in BUNDLED.iterdir() if path.is_dir()}
-        source = Path(bundled.get(str(name), name))
+        source = Path(bundled.get(str(name), name)).expanduser()
         if source.is_dir():
             check_folder(cls, source)
-        elif source.exists() or source.is_absolute() or str(name).count("/") > 1:
-            raise FileNotFoundError(
-                f"{name} is no folder of weights: give one, {', '.join(BUNDLED_MODELS)}, or a hub name"
-            )
+        elif reason := not_a_folder(str(name).partition("@")[0]):
+            raise FileNotFoundError(f"{name}: {reason}")
         keep_quiet()
         try:
-            return super().from_pretrained(bundled.get(str(name), name), use_safetensors=True, **options)
+            return pretrained(super(), source if source.is_dir() else name, use_safetensors=True, **options)
         except OSError as error:  # a page of advice, whose first sentence is the reason
             reason = " ".join(str(error).split())[:300]
             raise OSError(f"{name} is no folder here, and could not be had from the hub: {reason}") from error

@@ -11,7 +11,7 @@ STEP = 8  # between two levels; steps of 16 begin to show, and a palette of 256 
 
 def smaller_png(data: bytes) -> bytes:
     """A PNG with 32 levels a channel, or the given one where that is smaller already. Transparency becomes white."""
-    picture = Image.open(io.BytesIO(data)).convert("RGBA")
+    picture = Image.open(io.BytesIO(data), formats=["PNG"]).convert("RGBA")
     white = Image.new("RGBA", picture.size, "white")
     flat = np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
     written = io.BytesIO()

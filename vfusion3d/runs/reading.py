@@ -45,7 +45,7 @@ def read_json(path: str | Path, kind: Any = Any, remedy: str = REMEDY) -> Any:
 
     Raises ReadingError, and OSError where there is no such file.
     """
-    return parse_json(Path(path).read_bytes(), path, kind, remedy)
+    return parse_json(_file(path).read_bytes(), path, kind, remedy)
 
 
 def parse_json(data: bytes, name: str | Path, kind: Any = Any, remedy: str = REMEDY) -> Any:
@@ -68,7 +68,7 @@ def read_yaml(path: str | Path, kind: Any = Any) -> Any:
 
     Raises ReadingError, also for NaN and for a key that stands twice; OSError where there is no such file.
     """
-    data = Path(path).read_bytes()
+    data = _file(path).read_bytes()
     try:
         value = yaml.load(data.decode("utf-8-sig"), _EachKeyOnce)
         _check_values(value)
@@ -90,8 +90,7 @@ def read_table(
     rows of a Parquet file in which this column holds that text. Raises ReadingError that names file, line and column;
     OSError where there is no such file.
     """
-    path = Path(path)
-    path.open("rb").close()  # the system's error names the file
+    path = _file(path)
     try:
         table = _parquet(path, columns, where) if path.suffix == ".parquet" else _csv(path, columns)
         for column, kind in columns.items():
@@ -111,7 +110,7 @@ def read_tensors(path: str | Path, remedy: str = REMEDY) -> "tuple[dict[str, Ten
     """
     from safetensors import SafetensorError, safe_open
 
-    Path(path).open("rb").close()
+    _file(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -235,6 +234,15 @@ def _check_values(value: Any) -> None:
                 check(item, inner)
 
     check(value, "")
+
+
+def _file(path: str | Path) -> Path:
+    """The path of a file that can be opened; the system's error names it. A pipe would be waited for."""
+    path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ReadingError(f"{path} is no file but a pipe or a device")
+    path.open("rb").close()
+    return path
 
 
 def _items(value: dict | list | tuple, key: str) -> Iterator[tuple[str, Any]]:

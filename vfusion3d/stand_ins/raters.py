@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from vfusion3d.data.images import on_white
 from vfusion3d.foundations.clip import Clip
+from vfusion3d.model.preprocess import load_image
 from vfusion3d.runs.progress import tqdm
 from vfusion3d.study.answers import COLUMNS, OURS, QUESTIONS, RATERS, Item, comparisons, read_video
 
@@ -58,8 +58,7 @@ def simulate_raters(
 
 def _scores(item: Item, clip: Clip) -> dict[tuple[str, str], np.ndarray]:
     """By method and question: the cosine of each frame of the method's video with what the question asks for."""
-    with Image.open(item.picture) as picture:
-        image = on_white(pil_to_tensor(picture.convert("RGBA"))[None])
+    image = on_white(pil_to_tensor(load_image(item.picture))[None])
     targets = {"quality": clip.text_features([item.caption]).cpu(), "faithfulness": clip.image_features(image).cpu()}
     scores = {}
     for method, path in item.videos.items():

@@ -8,6 +8,7 @@ There is no button for a tie. Where as many raters chose one as the other (an ev
 not finished), the item counts as half a win: `majority`.
 """
 
+import codecs
 import csv
 import glob
 import hashlib
@@ -27,7 +28,12 @@ from torch import Tensor
 
 from vfusion3d.evaluation.figures import BLUE, ORANGE, TEXT_WIDTH, paper_style
 from vfusion3d.evaluation.methods import TURN_FRAMES, MethodFolderError, read_turn, write_turn
+from vfusion3d.foundations.background_removal import ImageError
+from vfusion3d.model.preprocess import load_image
+from vfusion3d.runs.claim import naming_a_full_disk
 from vfusion3d.runs.layout import TASKS, evaluation_items, other_methods, rendered_views, user_study
+from vfusion3d.runs.lock import hold
+from vfusion3d.runs.reading import read_table
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # nothing of ffmpeg's own about a broken file: our error names it
 
@@ -87,10 +93,15 @@ def load_items(
     against: names of methods; by default all others that have a folder in every task, in `layout.rendered_views` or in
     `layout.other_methods`. What browsers cannot play there (pictures, GIFs) is made a video in the study's folder.
     Raises StudyError that names every picture or video that is missing, broken, or not playable in a browser, so that
-    nobody begins a study that cannot be finished.
+    nobody begins a study that cannot be finished; and ReadingError for captions that cannot be read.
     """
     run_dir = Path(run_dir)
     problems: list[str] = []
+    for name in against or ():
+        if name == OURS or not is_plain(name):
+            raise StudyError(
+                f"against {name!r}: it cannot be compared with {OURS}: name folders of {run_dir}/views or methods"
+            )
     for task in tasks:
         problems += filter(None, (made.missing(run_dir, task) for made in (evaluation_items, rendered_views)))
     _stop(problems)
@@ -100,8 +111,7 @@ def load_items(
             problems.append(f"{run_dir}/views has no method beside {OURS} in {' and '.join(tasks)}")
     items = []
     for task in tasks:
-        captions = pd.read_csv(evaluation_items(run_dir, task) / "captions.csv", dtype=str, keep_default_na=False)
-        for key, caption in zip(captions["key"], captions["caption"]):
+        for key, caption in _captions(evaluation_items(run_dir, task) / "captions.csv"):
             picture = evaluation_items(run_dir, task) / f"{key}.png"
             videos = {name: _video(run_dir, task, name, key, problems) for name in (OURS, *against)}
             items.append(Item(task, key, caption, picture, videos))
@@ -111,11 +121,20 @@ def load_items(
     return items
 
 
+def is_plain(name: str) -> bool:
+    """Whether a name can be that of a file in a folder, and stand in a line of CSV: no path, no control characters."""
+    return bool(re.fullmatch(r"[^.\x00-\x1f\x7f-\x9f\ud800-\udfff/\\][^\x00-\x1f\x7f-\x9f\ud800-\udfff/\\]*", name))
+
+
 def picture_problem(path: Path) -> str:
     """What keeps a picture from being shown; "" if nothing does."""
     if not path.is_file():
         return f"{path} does not exist"
-    return "" if cv2.haveImageReader(str(path)) else f"{path} is no picture"
+    try:
+        load_image(path)
+    except ImageError:
+        return f"{path} is no picture, or damaged"
+    return ""
 
 
 def video_problem(path: Path) -> str:
@@ -178,23 +197,25 @@ def checked_rater(rater: str) -> str:
 def add_answer(folder: str | Path, rater: str, comparison: Comparison, choice: str) -> Path:
     """Write one answer, "left" or "right", to the end of the rater's file, and see it on the disk.
 
-    What a crash left of a line is cut off first. A question may be answered again: the last answer counts.
+    What a crash left of a line is cut off first. A question may be answered again: the last answer counts. Several
+    processes may write at once.
     """
     if choice not in ("left", "right"):
-        raise StudyError(f"the answer is left or right, not {choice!r}")
+        raise StudyError(f"the answer is left or right, not {choice[:40]!r}")
     path = Path(folder) / f"{checked_rater(rater)}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     winner = comparison.left if choice == "left" else comparison.right
-    with path.open("a+b") as file:
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if file.tell() == 0:
-            writer.writerow(COLUMNS)
-        writer.writerow([rater, *comparison.same, comparison.left, winner])
-        file.flush()
-        os.fsync(file.fileno())
+    with hold(path.with_name(f".{path.name}.lock"), wait=10.0), naming_a_full_disk(path):
+        with path.open("a+b") as file:
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if file.tell() == 0:
+                writer.writerow(COLUMNS)
+            writer.writerow([rater, *comparison.same, comparison.left, winner])
+            file.flush()
+            os.fsync(file.fileno())
     return path
 
 
@@ -203,21 +224,45 @@ def read_answers(folder: str | Path) -> pd.DataFrame:
 
     Raises StudyError that names the file and the line of an answer that is none.
     """
-    tables = [pd.DataFrame(columns=COLUMNS, dtype=str)]
-    for path in sorted(Path(folder).glob("*.csv")):
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = [line for line in file if line.endswith("\n")]  # the last may be half of one, after a crash
-        rows = list(csv.reader(lines))
-        if not rows:
-            continue
-        if tuple(rows[0]) != COLUMNS:
-            raise StudyError(f"{path} holds no answers: its first line has to be {','.join(COLUMNS)}")
-        for number, row in enumerate(rows[1:], 2):
-            if len(row) != len(COLUMNS) or row[4] not in QUESTIONS or not {row[5], row[6]} <= {OURS, row[3]}:
-                raise StudyError(f"{path}, line {number}: {','.join(row)} is no answer")
-        tables.append(pd.DataFrame(rows[1:], columns=COLUMNS))
-    answers = pd.concat(tables, ignore_index=True)
+    rows = [row for path in sorted(Path(folder).glob("*.csv")) for row in _answers_in(path)]
+    answers = pd.DataFrame(rows, columns=COLUMNS, dtype=str)
     return answers.drop_duplicates(["rater", *SAME], keep="last", ignore_index=True)
+
+
+def _answers_in(path: Path) -> list[list[str]]:
+    """The rows of one rater's file. Its last line may be half of one, after a crash: then it does not count."""
+    if not path.is_file():
+        raise StudyError(f"{path} is no file: answers are CSV files, take it out of the folder")
+    rows = []
+    *lines, rest = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+    if not lines and not ",".join(COLUMNS).encode().startswith(rest):
+        lines = [rest]
+    for number, line in enumerate(lines, 1):
+        try:
+            (row,) = csv.reader([line.decode().removesuffix("\r")], strict=True)
+        except (ValueError, csv.Error) as error:
+            raise StudyError(f"{path}, line {number} is no answer ({error}): take the line out") from error
+        if number == 1 and tuple(row) != COLUMNS:
+            raise StudyError(f"{path} holds no answers: its first line has to be {','.join(COLUMNS)}")
+        if number > 1:
+            if problem := _no_answer(row, path.stem):
+                raise StudyError(f"{path}, line {number}: {ascii(','.join(row)[:200])[1:-1]} is no answer ({problem})")
+            rows.append(row)
+    return rows
+
+
+def _no_answer(row: list[str], rater: str) -> str:
+    """What keeps a row of a rater's file from being an answer; "" if nothing does."""
+    if len(row) != len(COLUMNS):
+        return f"{len(row)} cells, not {len(COLUMNS)}"
+    name, task, key, baseline, question, *methods = row
+    if name.casefold() != rater.casefold():
+        return f"the rater of this file is {rater}"
+    if task not in TASKS or question not in QUESTIONS:
+        return f"the tasks are {', '.join(TASKS)}, the questions {', '.join(QUESTIONS)}"
+    if not is_plain(key) or not is_plain(baseline) or baseline == OURS:
+        return f"it needs the key of an item and a method beside {OURS}"
+    return "" if {*methods} <= {OURS, baseline} else f"left and winner are {OURS} or {baseline}"
 
 
 # --------------------------------------------------------------------------------------------------------- the results
@@ -303,10 +348,26 @@ def plot_win_rates(paper: Sequence[dict], ours: pd.DataFrame, who: str) -> Figur
     return figure
 
 
+def _captions(path: Path) -> list[tuple[str, str]]:
+    """Key and caption of every item of a task. Raises ReadingError and StudyError that name the file and the key."""
+    table = read_table(path, {"key": str, "caption": str}, remedy="run the notebook again that wrote it")
+    for key, caption in zip(table["key"], table["caption"]):
+        if not is_plain(key):
+            raise StudyError(f"{path}: {key[:60]!r} is no key: KEY.png and KEY.mp4 have to be names of files")
+        if re.search(r"[\x00-\x08\x0b-\x1f]", caption):
+            raise StudyError(f"{path}: the caption of {key} holds control characters: {caption[:60]!a}")
+    if twice := list(table["key"][table["key"].duplicated()]):
+        raise StudyError(f"{path}: the key {twice[0][:60]!r} stands twice")
+    if left := sorted({file.stem for file in path.parent.glob("*.png")} - {*table["key"]}):
+        raise StudyError(f"{path}: {left[0]}.png beside it has no caption: is the table whole?")
+    return list(zip(table["key"], table["caption"]))
+
+
 def _methods(run_dir: Path, task: str) -> dict[str, Path]:
     """The folder of each method with videos of a task."""
     roots = (other_methods(run_dir, task), rendered_views(run_dir, task))
-    return {path.name: path for root in roots if root.is_dir() for path in root.iterdir() if path.is_dir()}
+    folders = (path for root in roots if root.is_dir() for path in root.iterdir() if path.is_dir())
+    return {path.name: path for path in folders if is_plain(path.name)}
 
 
 def _video(run_dir: Path, task: str, method: str, key: str, problems: list[str]) -> Path:

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.data.subset import Subset
 from vfusion3d.data.synthetic import SyntheticShards
-from vfusion3d.foundations.loading import device_of, name_of, source_of, unavailable
+from vfusion3d.foundations.loading import device_of, name_of, pretrained, source_of, unavailable
 from vfusion3d.foundations.roles import Roles
 from vfusion3d.learning.loop import Lesson, LoopSettings, learn, recorded
 from vfusion3d.model.initialise import start_local
@@ -46,7 +46,7 @@ def new_model(profile: Profile, generator: torch.Generator) -> VFusion3D:
         if profile.foundations.image_features.endswith(".py"):
             raise unavailable(profile, "image_features", "the encoder's weights come from a DINOv2, not from a file")
         source = source_of(profile, "image_features")
-        model.encoder.model = Dinov2Model.from_pretrained(source, use_safetensors=True, attn_implementation=ATTENTION)
+        model.encoder.model = pretrained(Dinov2Model, source, use_safetensors=True, attn_implementation=ATTENTION)
         model.encoder.model.embeddings.mask_token.requires_grad_(False)
         return model
     return start_local(model, generator)
@@ -120,6 +120,8 @@ def training_lesson(
         "data": data.fingerprint,
         "seed": seed,
     }
+    if not given and roles.profile.model.size == "released":
+        settings["encoder"] = name_of(roles.profile, "image_features")
     loop = LoopSettings(
         steps=steps,
         learning_rate=lambda step: learning_rate(recipe, step, steps),

@@ -81,6 +81,7 @@ def generate_videos(
         part=part,
         overwrite=overwrite,
         unit="video",
+        kind="generated videos",
     )
 
 

@@ -5,11 +5,14 @@ transaction. After a kill, the file holds whole batches and nothing else.
 """
 
 import contextlib
+import errno
 import hashlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from vfusion3d.runs.lock import InUse
 
 TABLES = """
 BEGIN EXCLUSIVE;
@@ -89,10 +92,12 @@ class Ledger(contextlib.AbstractContextManager):
         try:
             yield
         except sqlite3.Error as error:
-            message = f"{error}; what was finished is kept: mend that (make room?) and run again"
             if "locked" in str(error):
-                message = "another process collects prompts here; wait for it, or use another folder"
-            raise OSError(f"{self.path}: {message}") from error
+                raise InUse(f"{self.path}: another process collects prompts here: wait or stop it") from error
+            if error.sqlite_errorname.startswith(("SQLITE_FULL", "SQLITE_IOERR")):  # a quota is the second to SQLite
+                meaning = "the disk is full or cannot be written, and what was finished is kept: make room, run again"
+                raise OSError(errno.ENOSPC, meaning, str(self.path)) from error
+            raise OSError(f"{self.path}: {error}; what was finished is kept: mend that and run again") from error
 
 
 def _number(key: str) -> int:

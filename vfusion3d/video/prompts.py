@@ -6,7 +6,6 @@ is put before the prompt filter, in batches. What is dropped stays in the table,
 """
 
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +17,8 @@ from vfusion3d.foundations.caption_rules import OVERLONG
 from vfusion3d.foundations.captioner import Captioner, captioner
 from vfusion3d.foundations.loading import name_of
 from vfusion3d.foundations.prompt_filter import Decision, PromptFilter, prompt_filter
-from vfusion3d.runs.claim import claim_folder, short_name
+from vfusion3d.runs.claim import SETTINGS, Kind, claim_folder, made_with, short_name, write_whole
+from vfusion3d.runs.lock import LOCK, only_writer
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.progress import tqdm
 from vfusion3d.runs.ranges import check_ranges
@@ -31,6 +31,7 @@ from vfusion3d.world.web_captions import WEB_CAPTIONS
 
 PROMPTS = "prompts.parquet"
 WORK = "work.partial"
+KIND = Kind("prompts", (PROMPTS, WORK, f"{WORK}-journal"))
 WEB = "web"  # the two sources of what can be trained on
 OBJECTS = "3D"
 BATCH = {WEB: 512, OBJECTS: 16}  # captions between two moments at which a kill loses nothing
@@ -59,16 +60,16 @@ def collect_prompts(
     Interrupted at any moment, the same call goes on where it stopped; what is finished is not done again. Raises
     CorpusError for a corpus that cannot be read, ValueError where the folder holds prompts of other settings
     (overwrite: they are deleted) and where something held out comes from "web" or "3D", the names of what is trained
-    on, ModelUnavailable where a model cannot be had, OSError where nothing can be written.
+    on, ModelUnavailable where a model cannot be had, OSError where nothing can be written, InUse where another process
+    collects prompts here.
     """
     check_ranges(seed=seed)
     folder = Path(folder)
-    wanted = profile.data.prompts
     if taken := held_out.keys() & BATCH.keys():
         raise ValueError(f"held_out names {', '.join(sorted(taken))}, where captions to train on come from: rename it")
     shards = [] if objects is None else MultiviewShards(objects)
     settings = {
-        "prompts": wanted,
+        "prompts": profile.data.prompts,
         "prompt_filter": name_of(profile, "prompt_filter"),
         "captioner": name_of(profile, "captioner"),
         "corpus": check_corpus(corpus),
@@ -76,10 +77,21 @@ def collect_prompts(
         "held_out": short_name("\n".join(f"{source}: {text}" for source, texts in held_out.items() for text in texts)),
         "seed": seed,
     }
-    claim_folder(folder, settings, overwrite=overwrite)
-    if (folder / PROMPTS).exists():
+    over = (folder / PROMPTS).exists() and not any((folder / name).exists() for name in (WORK, LOCK))
+    if over and made_with(folder / SETTINGS, settings):
         return folder / PROMPTS
+    with only_writer(folder):
+        claim_folder(folder, settings, KIND, overwrite=overwrite)
+        if not (folder / PROMPTS).exists():
+            _collect_all(profile, folder, held_out, shards, corpus, seed)
+        (folder / WORK).unlink(missing_ok=True)
+    return folder / PROMPTS
 
+
+def _collect_all(
+    profile: Profile, folder: Path, held_out: Mapping[str, Sequence[str]], shards: Sequence, corpus: Path, seed: int
+) -> None:
+    wanted = profile.data.prompts
     keep = prompt_filter(profile)
     never = {meaning(clean(caption).caption): source for source, captions in held_out.items() for caption in captions}
     with Ledger(folder / WORK) as ledger:
@@ -95,8 +107,6 @@ def collect_prompts(
             captions = itertools.islice(read_captions(corpus), ledger.read(WEB), None)
             _collect(ledger, WEB, captions, keep, never, wanted, bar)
         _write_table(ledger, folder / PROMPTS)
-    (folder / WORK).unlink()
-    return folder / PROMPTS
 
 
 def read_prompts(path: str | Path, split: str = "train") -> list[str]:
@@ -182,11 +192,10 @@ def _write_table(ledger: Ledger, path: Path) -> None:
     from pyarrow import parquet
 
     schema = pa.schema([(name, pa.string()) for name in Prompt.__dataclass_fields__])
-    partial = path.with_name(path.name + ".partial")
-    try:
+
+    def write(partial: Path) -> None:
         with parquet.ParquetWriter(partial, schema) as writer:
             for prompts in ledger.batches(ROWS):
                 writer.write_table(pa.Table.from_pylist([vars(prompt) for prompt in prompts], schema))
-    except OSError as error:
-        raise OSError(f"{partial}: {error}; all prompts are kept in {WORK}: make room and run again") from error
-    os.replace(partial, path)
+
+    write_whole(path, write)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from vfusion3d.data.images import on_white, resize
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.foundations.image_to_video import VideoModel, to_pil
+from vfusion3d.model.preprocess import load_image
 from vfusion3d.runs.claim import write_whole
 from vfusion3d.runs.profiles import Video
 from vfusion3d.video.generate import animate, sample_generator
@@ -56,8 +56,7 @@ def read_strips(folder: str | Path, size: int) -> dict[int, Float[Tensor, "n fra
     """The strips of a folder, by step: n videos each, of frames of `size` pixels a side."""
     strips = {}
     for path in sorted(Path(folder).glob("step-*.png")):
-        with Image.open(path) as picture:
-            pixels = pil_to_tensor(picture.convert("RGB")).float() / 255
+        pixels = pil_to_tensor(load_image(path).convert("RGB")).float() / 255
         frames = pixels.unfold(1, size, size).unfold(2, size, size)
         strips[int(re.sub(r"\D", "", path.stem))] = frames.permute(1, 2, 0, 3, 4)
     return strips

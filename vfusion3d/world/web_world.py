@@ -24,7 +24,7 @@ from vfusion3d import cameras
 from vfusion3d.data.shards import encode_video
 from vfusion3d.data.surfaces import DEFAULT_LIGHT, Light
 from vfusion3d.data.write_shards import Members, write_shards
-from vfusion3d.runs.claim import Arguments
+from vfusion3d.runs.claim import Arguments, plain
 from vfusion3d.world.captions import describe, with_article
 from vfusion3d.world.catalogue import COLOURS, ObjectSpec
 from vfusion3d.world.motion import motion_of
@@ -82,6 +82,7 @@ def render_web(
         shard_size=shard_size,
         overwrite=overwrite,
         unit=unit,
+        kind="pictures of the web world",
     )
 
 
