@@ -9,8 +9,10 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 from urllib.parse import quote
+
+from vfusion3d.runs.reading import ReadingError, read_json
 
 RECORD, SHEET, PAGE, VIEWERS = "reconstructions.json", "contact_sheet.png", "index.html", "viewers"
 ON_SHEET = 100  # rows, the first of them
@@ -23,6 +25,19 @@ img { display: block; max-width: 100% }
 """
 
 
+class _Entry(TypedDict):
+    picture: str
+    outputs: NotRequired[list[str]]
+    elevation: NotRequired[float]
+    notices: NotRequired[list[str]]
+    settings: NotRequired[dict[str, Any]]
+    error: NotRequired[str]
+
+
+class _Record(TypedDict):
+    reconstructions: list[_Entry]
+
+
 def gallery_files(folder: Path) -> list[Path]:
     """What is written into the folder itself."""
     return [folder / name for name in (RECORD, SHEET, PAGE)]
@@ -33,11 +48,10 @@ def read_record(folder: Path) -> list[dict[str, Any]]:
     file = folder / RECORD
     if not file.exists():
         return []
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))["reconstructions"]
-        assert all(isinstance(entry["picture"], str) for entry in entries)
-    except (ValueError, TypeError, KeyError, AssertionError) as error:
-        raise ValueError(f"{file}: is not a record of `vfusion3d reconstruct`; move it away") from error
+    remedy = "it is not a record of `vfusion3d reconstruct`; move it away"
+    entries = read_json(file, _Record, remedy)["reconstructions"]
+    if any(entry.get("outputs") == [] for entry in entries):
+        raise ReadingError(f"{file}: outputs must not be empty: {remedy}")
     return entries
 
 
