@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 from urllib.parse import quote
 
-from vfusion3d.runs.reading import ReadingError, read_json
-
 RECORD, SHEET, PAGE, VIEWERS = "reconstructions.json", "contact_sheet.png", "index.html", "viewers"
 ON_SHEET = 100  # rows, the first of them
 STYLE = """
@@ -25,34 +23,27 @@ img { display: block; max-width: 100% }
 """
 
 
+def gallery_files(folder: Path) -> list[Path]:
+    """What is written into the folder itself."""
+    return [folder / name for name in (RECORD, SHEET, PAGE)]
+
+
 class _Entry(TypedDict):
     picture: str
     outputs: NotRequired[list[str]]
-    elevation: NotRequired[float]
-    notices: NotRequired[list[str]]
     settings: NotRequired[dict[str, Any]]
-    error: NotRequired[str]
 
 
 class _Record(TypedDict):
     reconstructions: list[_Entry]
 
 
-def gallery_files(folder: Path) -> list[Path]:
-    """What is written into the folder itself."""
-    return [folder / name for name in (RECORD, SHEET, PAGE)]
-
-
 def read_record(folder: Path) -> list[dict[str, Any]]:
-    """What was done in this folder before, a mapping each picture. Raises ValueError where the file is none of ours."""
+    """What was done in this folder before, a mapping each picture. Raises ReadingError where it is none of ours."""
+    from vfusion3d.runs.reading import read_json
+
     file = folder / RECORD
-    if not file.exists():
-        return []
-    remedy = "it is not a record of `vfusion3d reconstruct`; move it away"
-    entries = read_json(file, _Record, remedy)["reconstructions"]
-    if any(entry.get("outputs") == [] for entry in entries):
-        raise ReadingError(f"{file}: outputs must not be empty: {remedy}")
-    return entries
+    return read_json(file, _Record, "move it away")["reconstructions"] if file.exists() else []
 
 
 def write_record(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
@@ -87,7 +78,7 @@ def write_sheet_and_page(folder: Path, entries: Sequence[Mapping[str, Any]]) -> 
     strips = [(entry, views_of(folder, folder / entry["outputs"][0])[0]) for entry in made]
     strips = [(Path(entry["picture"]).name, strip) for entry, strip in strips if strip.exists()][:ON_SHEET]
     if strips:
-        pictures = [Image.open(strip) for _, strip in strips]
+        pictures = [Image.open(strip, formats=["PNG"]) for _, strip in strips]
         row = pictures[0].height + 16
         sheet = Image.new("RGB", (max(picture.width for picture in pictures), row * len(pictures)), "white")
         draw = ImageDraw.Draw(sheet)

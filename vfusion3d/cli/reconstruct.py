@@ -325,6 +325,10 @@ def _pictures(images: list[str]) -> tuple[list[str], list[str]]:
             )
             pictures += inside
             empty += [] if inside else [image]
+            others = sorted(one_line(file.name) for file in Path(image).iterdir() if file.is_file() and _unknown(file))
+            if others:
+                more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+                print(f"{image}: passed over, as they are no pictures: {', '.join(others[:5])}{more}", file=sys.stderr)
         else:
             pictures.append(image)
     return list(dict.fromkeys(pictures)), empty
@@ -335,6 +339,12 @@ def _is_ours(picture: Path) -> bool:
     name = picture.name.removesuffix("_texture.png")
     texture = name != picture.name and picture.with_name(f"{name}.mtl").exists()
     return texture or (picture.name == SHEET and picture.with_name(RECORD).exists())
+
+
+def _unknown(file: Path) -> bool:
+    """Whether a file in a folder of pictures is neither a picture nor one that this command writes."""
+    ours = (*MESH_SUFFIXES, *VIDEO_SUFFIXES, ".mtl", ".json", ".html")
+    return file.suffix.lower() not in (*PICTURE_SUFFIXES, *ours) and not file.name.startswith(".")
 
 
 def _outputs(
