@@ -14,6 +14,7 @@ from vfusion3d.runs.claim import (
     record,
     save_whole,
     write_record,
+    write_whole,
 )
 
 SETTINGS = {"views": 16, "objects": {"name": "primitives", "count": 3}, "elevation": (0.0, 0.5)}
@@ -44,6 +45,13 @@ def test_a_folder_of_something_else_is_neither_used_nor_deleted(tmp_path):
     with pytest.raises(ValueError, match=r"no settings\.json"):
         claim_folder(tmp_path, SETTINGS, KIND, overwrite=True)
     assert (tmp_path / "photo.jpg").exists()
+
+
+def test_a_file_manager_s_hidden_file_keeps_nobody_from_a_folder(tmp_path):
+    (tmp_path / ".DS_Store").touch()
+    claim_folder(tmp_path, SETTINGS, KIND)
+    claim_folder(tmp_path, SETTINGS | {"views": 8}, KIND, overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {".DS_Store", "settings.json"}
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,25 @@ def test_a_record_says_in_what_a_thing_was_made(tmp_path):
     write_record(tmp_path / "model.json", {"losses": Loss(), "size": (1, 2)})
     assert made_with(tmp_path / "model.json", {"losses": DepthLoss(), "size": (1, 2)})
     assert not made_with(tmp_path / "model.json", {"losses": DepthLoss(depth=1.0), "size": (1, 2)})
+
+
+def test_what_a_writer_puts_in_the_place_of_its_file_is_seen_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    def write(partial):  # as safetensors does
+        (tmp_path / "other").write_text("new")
+        (tmp_path / "other").chmod(0o600)
+        os.replace(tmp_path / "other", partial)
+
+    def save(folder):
+        folder.mkdir()
+        write(folder / "weights")
+
+    seen, real = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: seen.append(os.fstat(file).st_ino) or real(file))
+    (tmp_path / "usual").touch()
+    save_whole(save, tmp_path / "model")
+    for file in (write_whole(tmp_path / "weights", write), tmp_path / "model" / "weights"):
+        assert file.stat().st_ino in seen
+        assert file.stat().st_mode == (tmp_path / "usual").stat().st_mode, "readable by whom other files are"
 
 
 def test_a_folder_is_replaced_only_by_a_whole_one(tmp_path):

@@ -19,10 +19,12 @@ from tiny_model import tiny_model
 
 from vfusion3d.cli.main import build_parser, main
 from vfusion3d.cli.reconstruct import BACKGROUNDS
+from vfusion3d.runs.lock import only_writer
 from vfusion3d.runs.profiles import profile_path
 
 COMMANDS = (
     "reconstruct",
+    "app",
     "render",
     "prompts",
     "finetune-video",
@@ -142,6 +144,24 @@ def test_a_folder_is_gone_on_with_and_its_page_names_everything_safely(photos, t
     assert len(json.loads((photos / "reconstructions.json").read_text())["reconstructions"]) == 2
 
 
+def test_a_second_command_for_the_same_folder_ends_in_one_line(photos, tmp_path, weights, capsys):
+    with only_writer(tmp_path / "out"):
+        assert run("reconstruct", photos, "-o", tmp_path / "out", weights=weights) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"out is being written by process {os.getpid()}" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_record_without_settings_of_today_says_so(photos, tmp_path, weights, capsys):
+    (tmp_path / "b.glb").touch()
+    entry = '{"picture": "b.jpg", "outputs": ["b.glb"], "settings": {}}'
+    (tmp_path / "reconstructions.json").write_text(f'{{"reconstructions": [{entry}]}}')
+    for other in set(photos.iterdir()) - {photos / "b.jpg"}:
+        other.unlink()
+    assert run("reconstruct", photos, "-o", tmp_path, weights=weights) == 0
+    assert "b.glb is there, made with weights None" in capsys.readouterr().out
+
+
 def test_one_bar_counts_pictures_meshes_and_frames(photos, tmp_path, weights, monkeypatch):
     import vfusion3d.runs.progress as progress
 
@@ -158,7 +178,22 @@ def test_one_bar_counts_pictures_meshes_and_frames(photos, tmp_path, weights, mo
 def test_a_record_of_something_else_is_named(photos, weights, capsys):
     (photos / "reconstructions.json").write_text("[1]")
     assert run("reconstruct", photos, "-o", photos, weights=weights) == 1
-    assert re.search(r"reconstructions\.json.* is not a record of", capsys.readouterr().err)
+    assert "reconstructions.json: the file must be a mapping" in capsys.readouterr().err
+    for entry in ('{"picture": "a", "outputs": []}', '{"picture": "a", "outputs": ["a.glb"], "elevation": "high"}'):
+        (photos / "reconstructions.json").write_text(f'{{"reconstructions": [{entry}]}}')
+        assert run("reconstruct", photos, "-o", photos, weights=weights) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.search(r"reconstructions\.json: .*(outputs|elevation) must .*: move it away", line)
+
+
+@pytest.mark.parametrize("name", ["index.html", "contact_sheet.png"])
+def test_a_page_of_somebody_else_is_not_replaced_by_the_gallery(photos, tmp_path, weights, capsys, name):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / name).write_text("mine")
+    assert run("reconstruct", photos, "-o", tmp_path / "site", weights=weights) == 1
+    assert f"{name}: is not by this command, and would be replaced" in capsys.readouterr().err
+    assert (tmp_path / "site" / name).read_text() == "mine"
+    assert len(list((tmp_path / "site").iterdir())) == 1
 
 
 def test_one_picture_to_a_mesh_and_a_video(photos, tmp_path, weights, capsys):

@@ -29,7 +29,7 @@ def test_a_call_that_hangs_or_eats_or_dies_is_ended_and_the_next_one_is_answered
         guarded.close()
 
 
-@pytest.mark.parametrize("wrong", [{"seconds": 0}, {"gigabytes": -1}])
+@pytest.mark.parametrize("wrong", [{"seconds": 0}, {"gigabytes": -1}, {"seconds": float("inf")}, {"gigabytes": 1e99}])
 def test_limits_without_sense_are_refused(wrong):
     with pytest.raises(ValueError, match="must be above 0"):
         Limits(**wrong)

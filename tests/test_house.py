@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "vfusion3d"
 ROOMS = [  # from the ground up
     *("cameras", "runs", "learning", "data", "world", "foundations"),
     *("model", "video", "curation", "training", "evaluation", "study", "experiments"),
-    *("miniatures", "stand_ins", "book", "cli"),
+    *("miniatures", "stand_ins", "book", "app", "cli"),
 ]
 
 

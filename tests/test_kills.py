@@ -202,6 +202,17 @@ def test_a_kill_at_any_moment_loses_nothing_and_leaves_nothing(job, quick, tmp_p
         assert contents(folder) == expected, f"killed at change {moment} of {total}"
 
 
+def test_what_a_kill_leaves_of_safetensors_itself_is_removed_by_the_next_start(tmp_path):
+    def killed(tensors, path, metadata):
+        path.with_name(".tmpA1b2C3").write_bytes(b"half")  # as the library calls what it has not written yet
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert child(lambda: train(tmp_path), lambda: setattr(loop, "save_file", killed)) == signal.SIGKILL
+    assert list(tmp_path.rglob(".tmp*"))
+    assert child(lambda: train(tmp_path)) == 0
+    assert not [path for path in tmp_path.rglob("*") if ".tmp" in path.name or ".partial" in path.name]
+
+
 @pytest.mark.parametrize("job", [*JOBS, film])
 def test_without_room_a_command_ends_in_one_error_and_goes_on_when_there_is_some(job, quick, tmp_path):
     whole = tmp_path / "whole"

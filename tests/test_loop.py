@@ -179,6 +179,21 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_p
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("name", ["steps", "checkpoint_every", "log_every", "micro_batch"])
+def test_a_number_of_nothing_is_no_setting(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
+        settings(**{"steps": 10, name: 0})
+
+
+def test_an_average_of_another_shape_is_named(tmp_path):
+    run(tmp_path, 20, average=0.9)
+    tensors = load_file(tmp_path / CHECKPOINT)
+    tensors["average/0.weight"] = tensors["average/0.weight"][:1].clone()
+    save_file(tensors, tmp_path / CHECKPOINT, metadata={"step": "14"})
+    with pytest.raises(TrainingError, match=r"the average in .*checkpoint\.safetensors .* 0\.weight \[1, 4\]"):
+        run(tmp_path, 20, average=0.9)
+
+
 def test_a_gpu_that_is_not_there_is_an_error_and_not_a_slow_training(tmp_path):
     with pytest.raises(TrainingError, match="run on cuda, but there is only cpu"):
         train(nn.Linear(2, 1), None, None, settings(3), tmp_path, device="cuda")

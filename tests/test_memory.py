@@ -4,6 +4,7 @@ import resource
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from vfusion3d.data.render_dataset import render_dataset
@@ -45,3 +46,5 @@ def test_ranges_hold_their_ends():
         for value in (least - 1, most + 1, 1.5, "1"):
             with pytest.raises(ValueError, match=name):
                 check_ranges(**{name: value})
+    with pytest.raises(ValueError, match=r"not np\.int64\(5\)"):  # settings are JSON, which knows none
+        check_ranges(views=np.int64(5))

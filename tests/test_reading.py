@@ -166,6 +166,7 @@ READS_BY_ITSELF = {
     "runs/claim.py": "`plain` turns settings into what JSON would hold; it reads no file",
     "data/blender_worker.py": "runs in Blender's Python, without this package; it reads what we just wrote",
     "study/page.py": "what a browser sent, not a file",
+    "app/server.py": "what a browser sent, not a file",
     "curation/judgements.py": "names file and line itself, and keeps comments of people",
     "study/answers.py": "names file and line itself",
     "video/corpus.py": "a corpus of any size is read bit by bit; it names the file itself",

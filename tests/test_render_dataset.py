@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from vfusion3d.data.render import render_views
 from vfusion3d.data.render_dataset import MeshFolder, render_dataset
 from vfusion3d.data.shards import MultiviewShards, VideoShards, encode_video, written_keys
 from vfusion3d.data.write_shards import write_shards
-from vfusion3d.runs.claim import DEFAULTS
+from vfusion3d.runs.claim import DEFAULTS, claim_folder
 from vfusion3d.world.sources import ProceduralObjects, RandomPrimitives
 
 pytest.importorskip("pyvista")
@@ -178,6 +179,27 @@ def test_a_batch_with_a_sample_too_few_is_refused_and_shifts_no_key(tmp_path):
     with pytest.raises(ValueError, match="shorter"):
         write_shards(tmp_path, make, 8, settings={}, batch=2, shard_size=4)
     assert written_keys(tmp_path / "shard-000000.tar") == ["00000000", "00000001"]
+
+
+def test_machines_that_begin_together_claim_their_folder_one_by_one(tmp_path, monkeypatch):
+    def make(indices):
+        return [encode_video(np.zeros((1, 8, 8, 3), np.uint8), "", {"index": index}) for index in indices]
+
+    def slowly(*arguments, **options):
+        inside.append("begins")
+        time.sleep(0.1)
+        claim_folder(*arguments, **options)
+        inside.append("ends")
+
+    inside = []
+    monkeypatch.setattr(sys.modules[write_shards.__module__], "claim_folder", slowly)
+    with ThreadPoolExecutor(3) as machines:
+        parts = [
+            machines.submit(write_shards, tmp_path, make, 3, settings={}, shard_size=1, part=(k, 3)) for k in range(3)
+        ]
+    assert [part.exception() for part in parts] == [None] * 3
+    assert inside == ["begins", "ends"] * 3
+    assert len(VideoShards(tmp_path, verify=True)) == 3
 
 
 def test_shards_have_the_sizes_and_samples_the_keys_that_are_asked_for(tmp_path):

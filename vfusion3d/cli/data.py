@@ -75,13 +75,11 @@ def run_render(options: argparse.Namespace) -> int:
     profile, run_dir = run_of(options)
     folder = options.output or layout.objects_3d(run_dir)
     check_outputs(options, [("--objects", options.objects or "")], folders=[("-o", folder)])
-    for name in ("time_limit", "memory_limit"):
-        if (value := getattr(options, name)) is not None and not value > 0:
-            options.parser.error(f"--{name.replace('_', '-')} {value:g}: must be above 0")
-    limits = Limits(
-        **{"seconds": options.time_limit} if options.time_limit is not None else {},
-        **{"gigabytes": options.memory_limit} if options.memory_limit is not None else {},
-    )
+    asked = {"seconds": options.time_limit, "gigabytes": options.memory_limit}
+    try:
+        limits = Limits(**{name: value for name, value in asked.items() if value is not None})
+    except ValueError as error:
+        options.parser.error(f"--time-limit, --memory-limit: {error}")
     source = _object_source(options.objects or "common", options.up)
     given = [name for name in ("up", "time_limit", "memory_limit") if getattr(options, name) is not None]
     if given and not isinstance(source, MeshFolder):

@@ -23,14 +23,18 @@ img { display: block; max-width: 100% }
 """
 
 
-def gallery_files(folder: Path) -> list[Path]:
-    """What is written into the folder itself."""
-    return [folder / name for name in (RECORD, SHEET, PAGE)]
+def gallery_files(folder: Path, meshes: Sequence[Path]) -> list[Path]:
+    """What is written into the folder beside these meshes."""
+    shown = [file for mesh in meshes for file in views_of(folder, mesh)]
+    return [*(folder / name for name in (RECORD, SHEET, PAGE)), folder / VIEWERS / "viewer.js", *shown]
 
 
 class _Entry(TypedDict):
     picture: str
     outputs: NotRequired[list[str]]
+    elevation: NotRequired[float]
+    notices: NotRequired[list[str]]
+    error: NotRequired[str]
     settings: NotRequired[dict[str, Any]]
 
 
@@ -39,11 +43,22 @@ class _Record(TypedDict):
 
 
 def read_record(folder: Path) -> list[dict[str, Any]]:
-    """What was done in this folder before, a mapping each picture. Raises ReadingError where it is none of ours."""
-    from vfusion3d.runs.reading import read_json
+    """What was done in this folder before, a mapping each picture.
+
+    Raises ReadingError where the record is none of ours, ValueError where a page or a sheet is, which has none.
+    """
+    from vfusion3d.runs.reading import ReadingError, read_json
 
     file = folder / RECORD
-    return read_json(file, _Record, "move it away")["reconstructions"] if file.exists() else []
+    if not file.exists():
+        for other in (folder / SHEET, folder / PAGE):
+            if other.exists():
+                raise ValueError(f"{other}: is not by this command, and would be replaced: give another folder")
+        return []
+    entries = read_json(file, _Record, "move it away")["reconstructions"]
+    if any(entry.get("outputs") == [] for entry in entries):
+        raise ReadingError(f"{file}: outputs must name a file: move it away")
+    return entries
 
 
 def write_record(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:

@@ -8,7 +8,7 @@ import argparse
 import sys
 from importlib.metadata import version
 
-from vfusion3d.cli import data, model, reconstruct, video
+from vfusion3d.cli import app, data, model, reconstruct, video
 from vfusion3d.cli.page import one_line
 from vfusion3d.runs.quiet import quiet_libraries
 
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("vfusion3d: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
         print(f"vfusion3d {options.command}: {one_line(error)}", file=sys.stderr)
         return 1
 
@@ -37,7 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vfusion3d {version('vfusion3d')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
-        *(reconstruct.add_reconstruct, reconstruct.add_background_weights, data.add_render, data.add_prompts),
+        *(reconstruct.add_reconstruct, reconstruct.add_background_weights, app.add_app),
+        *(data.add_render, data.add_prompts),
         *(video.add_finetune_video, video.add_generate, video.add_curate),
         *(model.add_train, model.add_evaluate, model.add_study, model.add_experiment),
     ):

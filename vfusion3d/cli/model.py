@@ -231,7 +231,7 @@ def run_study(options: argparse.Namespace) -> int:
     rater = None if options.rater is None else checked_rater(options.rater)
     study = Study(load_items(run_dir, options.against), layout.user_study(run_dir), options.seed)
     with study_server(study, options.port, options.host) as server:
-        print(f"{server.address(rater)}  (Ctrl-C ends it)", flush=True)
+        print(f"{server.address(rater=rater)}  (Ctrl-C ends it)", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

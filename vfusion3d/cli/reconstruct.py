@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vfusion3d.cli.gallery import (
+    PAGE,
     RECORD,
     SHEET,
     beside,
@@ -138,7 +139,7 @@ def run_reconstruct(options: argparse.Namespace) -> int:
         files=[
             *((flag, file) for flag, files in outputs.items() for file in files if file is not None),
             *(("a texture's", file) for mesh in meshes for file in _beside_mesh(mesh, options)),
-            *(("the gallery's", file) for file in gallery_files(output) if several),
+            *(("the gallery's", file) for file in gallery_files(output, meshes) if several),
         ],
     )
 
@@ -153,24 +154,36 @@ def run_reconstruct(options: argparse.Namespace) -> int:
         (picture, [file for file in files if file is not None])
         for picture, *files in zip(pictures, meshes, videos, cutouts, strict=True)
     ]
-    if not several:
-        return 1 if _make(jobs, options) or failed else 0
-    done = {entry["outputs"][0] if "outputs" in entry else entry["picture"]: entry for entry in read_record(output)}
+    if several:
+        from vfusion3d.runs.lock import only_writer
+
+        with only_writer(output):
+            return _make_missing(jobs, options, output, failed)
+    return 1 if _make(jobs, options) or failed else 0
+
+
+def _make_missing(jobs: list[tuple[str, list[Path]]], options: argparse.Namespace, folder: Path, failed: int) -> int:
+    """Reconstruct the pictures whose files are not in the folder yet, and bring its gallery up to date.
+
+    failed: what failed before. Returns the exit code.
+    """
+    done = {entry["outputs"][0] if "outputs" in entry else entry["picture"]: entry for entry in read_record(folder)}
     there = [] if options.overwrite else [job for job in jobs if all(file.exists() for file in job[1])]
+    settings = _settings(options)
     for picture, files in there:
-        made_with = done.get(beside(output, files[0]), {}).get("settings", _settings(options))
-        other = [f"{key} {made_with[key]}" for key, value in _settings(options).items() if made_with.get(key) != value]
+        before = done.get(beside(folder, files[0]), {}).get("settings", settings)
+        other = [f"{key} {before.get(key)}" for key, value in settings.items() if before.get(key) != value]
         how = f", made with {', '.join(other)}" if other else ""
         print(f"{picture} -> {files[0]} is there{how} (--overwrite makes it again)")
     try:
-        failed += _make([job for job in jobs if job not in there], options, output, done)
+        failed += _make([job for job in jobs if job not in there], options, folder, done)
     finally:
         entries = sorted(done.values(), key=lambda entry: entry["picture"])
         if entries:
-            write_record(output, entries)
+            write_record(folder, entries)
     if entries:
-        write_sheet_and_page(output, entries)
-        print(f"{len(there)} of {len(jobs)} were there, {failed} failed; see {output / 'index.html'}")
+        write_sheet_and_page(folder, entries)
+        print(f"{len(there)} of {len(jobs)} were there, {failed} failed; see {folder / PAGE}")
     return 1 if failed else 0
 
 
@@ -221,7 +234,7 @@ def _make(
 
     pipeline = _pipeline(options)
     failed = 0
-    steps = [3 + TURN * any(file.suffix in VIDEO_SUFFIXES for file in files[1:]) for _, files in jobs]
+    steps = [3 + TURN * any(file.suffix.lower() in VIDEO_SUFFIXES for file in files[1:]) for _, files in jobs]
     with tqdm(total=sum(steps), desc="reconstruct", unit="step", disable=None) as bar:
         for number, (picture, files) in enumerate(jobs):
             bar.set_postfix_str(f"{number + 1} of {len(jobs)}: {Path(picture).name}")

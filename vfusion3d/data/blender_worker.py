@@ -121,7 +121,8 @@ def add_surface(scene, surface: dict, texture_path: Path):
     )
     item = bpy.data.objects.new("surface", mesh)
     item["lit"], item["wrap"], item["nearest"] = surface["lit"], surface["wrap"], surface["nearest"]
-    item["transparent"], item["cutoff"] = surface["alpha"] is not None, surface["cutoff"] or -1.0
+    item["transparent"] = surface["alpha"] is not None
+    item["cutoff"] = -1.0 if surface["cutoff"] is None else surface["cutoff"] - 1e-6  # what reaches it is no hole
     if surface["glow"] is not None:
         glow = mesh.color_attributes.new("glow", "FLOAT_COLOR", "POINT")
         glow.data.foreach_set("color", np.insert(surface["glow"], 3, 1, axis=1).astype(np.float32).ravel())
@@ -198,7 +199,7 @@ def seen_through(item, material, surface, alpha):
     if not item["transparent"]:
         return surface
     nodes, links = material.node_tree.nodes, material.node_tree.links
-    if item["cutoff"] >= 0:
+    if item["cutoff"] > -1:
         above = nodes.new("ShaderNodeMath")
         above.operation = "GREATER_THAN"
         links.new(alpha, above.inputs[0])

@@ -23,20 +23,24 @@ from typing import Any, BinaryIO
 import psutil
 
 LOOK_EVERY = 0.05  # seconds between two looks at a call's time and memory
+MOST = 10**6  # seconds or gigabytes of a limit
 STARTUP = 300.0  # seconds in which the process must have imported what it needs
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one call may take. gigabytes: of resident memory, of which the interpreter and its libraries need one."""
+    """What one call may take. gigabytes: of resident memory, of which the interpreter and its libraries need one.
+
+    Raises ValueError for a limit that is not above 0, or beyond `MOST`.
+    """
 
     seconds: float = 120.0
     gigabytes: float = 4.0
 
     def __post_init__(self):
         for name, value in {"seconds": self.seconds, "gigabytes": self.gigabytes}.items():
-            if not value > 0:
-                raise ValueError(f"{name} must be above 0, not {value}")
+            if not 0 < value <= MOST:
+                raise ValueError(f"{name} must be above 0, and {MOST:,} at most, not {value}")
 
 
 class LimitError(RuntimeError):

@@ -278,7 +278,7 @@ def to_srgb(light: Float[np.ndarray, "*colours 3"]) -> UInt8[np.ndarray, "*colou
 
 
 def to_linear(srgb: Float[np.ndarray, "*colours 3"]) -> Float[np.ndarray, "*colours 3"]:
-    """sRGB in [0, 1] as linear light."""
+    """sRGB in [0, 1] as linear light (IEC 61966-2-1)."""
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
 
 

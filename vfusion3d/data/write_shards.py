@@ -23,7 +23,7 @@ import torch
 
 from vfusion3d.data.shards import ShardWriter, shard_path, write_index, written_keys
 from vfusion3d.runs.claim import Kind, claim_folder, plain, write_whole
-from vfusion3d.runs.lock import only_writer
+from vfusion3d.runs.lock import LOCK, hold, only_writer
 from vfusion3d.runs.progress import tqdm
 from vfusion3d.runs.quiet import quiet_libraries
 from vfusion3d.runs.ranges import check_ranges
@@ -83,7 +83,8 @@ def write_shards(
         raise ValueError(f"the shards hold {borders[-1]} samples, not {count}")
     folder = Path(folder)
     with only_writer(folder, part):
-        claim_folder(folder, settings, Kind(kind, FILES), overwrite=overwrite)
+        with hold(folder / f"{LOCK}-settings", wait=math.inf):  # parts that begin together claim it one by one
+            claim_folder(folder, settings, Kind(kind, FILES), overwrite=overwrite)
 
         ranges = [range(start, end) for start, end in itertools.pairwise(borders)]
         paths = [shard_path(folder, shard) for shard in range(len(ranges))]

@@ -7,6 +7,7 @@ no fringe of the old background is left. Whatever cut it out, the same look is t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import cv2
@@ -34,6 +35,8 @@ SPECK = 0.01  # share of the largest part below which a part is no part of an ob
 PART = 0.1  # share of the largest part from which another part is worth a word
 ISLAND = 0.03  # share of the object up to which a spot of the background's colour inside belongs to it, such as an eye
 TOUCHING = 0.02  # share of a picture's side that an object takes of its edge when it goes on outside
+EDGE = 0.2  # opacities around a threshold that become those from 0 to 1, so that edges stay smooth
+AROUND = 0.15  # of a box's side, which is looked at around it
 WORK_SIDE = 1024  # larger pictures are reduced first: no model input is larger than half of this
 
 
@@ -72,37 +75,45 @@ def cut_out(
     background: str | Sequence[str] = "auto",
     name: str = "the picture",
     session: "BaseSession | None" = None,
+    box: tuple[float, float, float, float] | None = None,
+    threshold: float | None = None,
 ) -> CutOut:
     """Take the object out of its background.
 
     background: "alpha" (the picture's own transparency), "plain" (one colour all around), "rembg" (its network),
     "grabcut", "keep" (everything stays), "auto": the first of these that applies, in this order; or several of them.
     session: the network of "rembg"; without one, weights that are on this machine (nothing is downloaded).
-    name: what messages call the picture. Pictures over 1024 pixels come back reduced. Raises ImageError where no
-    object is found.
+    name: what messages call the picture. box, threshold: what a person corrects. Outside of the box (left, top, right,
+    bottom, as shares of the picture's sides) is background, and the cut-out shows the box and a little around it, or
+    with "keep" the box. threshold: opacity in (0, 1) below which a pixel is background, and from which it is opaque.
+    Pictures over 1024 pixels come back reduced. Raises ImageError where no object is found.
     """
     if isinstance(background, str) and background not in BACKGROUNDS:
         raise ValueError(f"background={background!r}: choose one of {', '.join(BACKGROUNDS)}")
     ways = AUTO if background == "auto" else (background,) if isinstance(background, str) else tuple(background)
     only = len(ways) == 1
-    rgba = _reduce(image.convert("RGBA"))
+    if threshold is not None and not 0 < threshold < 1:
+        raise ValueError(f"threshold={threshold}: must be an opacity between 0 and 1")
+    image = image.convert("RGBA")
+    rgba, inside = (_reduce(image), None) if box is None else _around(image, box, 0 if "keep" in ways else AROUND)
     if "keep" in ways:
         return CutOut(rgba, "keep")
     pixels = np.asarray(rgba)
     rgb, alpha = pixels[..., :3], pixels[..., 3]
+    look = partial(_looked_at, name=name, inside=inside, threshold=threshold)
 
     transparent = float((alpha < 13).mean())
     if ways == ("alpha",) and transparent == 0:
         raise ImageError(f'{name}: has no transparent pixels; use background="auto"')
     if "alpha" in ways and (only or (transparent > 0.01 and alpha.any())):
-        return _looked_at(rgb / np.float32(255), alpha / np.float32(255), "alpha", name)
+        return look(rgb / np.float32(255), alpha / np.float32(255), "alpha")
 
     plain = _plain_colour(rgb) if "plain" in ways else None
     if ways == ("plain",) and plain is None:
         raise ImageError(f'{name}: has more than one colour along its edges; use background="auto"')
     if plain is not None:
         mask, notices = _plain_mask(rgb, plain)
-        return _with_clean_edges(rgb, mask, "plain", name, notices, on_white=plain.min() >= 250)
+        return look(*_with_clean_edges(rgb, mask, name, on_white=plain.min() >= 250), "plain", notices=notices)
     if "rembg" in ways:
         weights = None if session else photo_weights()
         if only and not (session or weights):
@@ -112,18 +123,39 @@ def cut_out(
             )
         if session or weights:
             mask = object_mask(session or photo_session(weights), rgb)
-            return _looked_at(rgb / np.float32(255), mask, "rembg", name)
-    return _with_clean_edges(rgb, grabcut_mask(rgb), "grabcut", name)
+            return look(rgb / np.float32(255), mask, "rembg")
+    return look(*_with_clean_edges(rgb, grabcut_mask(rgb), name), "grabcut")
 
 
-def _with_clean_edges(
-    rgb: ndarray, mask: ndarray, background: str, name: str, notices: Sequence[str] = (), on_white: bool = False
-) -> CutOut:
+def _around(
+    image: Image.Image, box: Sequence[float], around: float
+) -> tuple[Image.Image, Bool[ndarray, "height width"]]:
+    """The box with some of what is around it, by which a background is known, and which of it lies inside the box."""
+    left, top, right, bottom = box
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise ValueError(f"box={tuple(box)}: must be left, top, right, bottom from 0 to 1, in this order")
+    spare = (around * (right - left), around * (bottom - top))
+    corners = [
+        max(0.0, left - spare[0]),
+        max(0.0, top - spare[1]),
+        min(1.0, right + spare[0]),
+        min(1.0, bottom + spare[1]),
+    ]
+    pixels = [round(share * side) for share, side in zip(corners, image.size * 2)]
+    if min(pixels[2] - pixels[0], pixels[3] - pixels[1]) < MIN_SIDE:
+        raise ImageError(f"the box is less than {MIN_SIDE} pixels of the picture wide or high; draw a larger one")
+    part = _reduce(image.crop(pixels))
+    x, y = (np.linspace(corners[axis], corners[axis + 2], 2 * side + 1)[1::2] for axis, side in enumerate(part.size))
+    return part, ((y >= top) & (y <= bottom))[:, None] & ((x >= left) & (x <= right))
+
+
+def _with_clean_edges(rgb: ndarray, mask: ndarray, name: str, on_white: bool = False) -> tuple[ndarray, ndarray]:
+    """Colours in [0, 1] and opacities."""
     _check_mask(mask, name)
     colours, alpha = rgb / np.float32(255), mask.astype(np.float32)
     if not on_white:  # white is the model's own background, on which the edges are right as they are
         colours, alpha = _soften(colours, mask, radius=max(1, round(max(mask.shape) / 400)))
-    return _looked_at(colours, alpha, background, name, notices)
+    return colours, alpha
 
 
 def _looked_at(
@@ -132,12 +164,19 @@ def _looked_at(
     background: str,
     name: str,
     notices: Sequence[str] = (),
+    inside: Bool[ndarray, "height width"] | None = None,
+    threshold: float | None = None,
 ) -> CutOut:
     """The one check of every cut-out: faint ones are made opaque, specks dropped, parts and cut objects named.
 
-    Raises ImageError where there is no object, nothing else, or hardly any opacity.
+    inside, threshold: what a person corrected (see `cut_out`), before all that. Raises ImageError where there is no
+    object, nothing else, or hardly any opacity.
     """
     notices = list(notices)
+    if threshold is not None:
+        alpha = np.clip(0.5 + (alpha - threshold) / EDGE, 0, 1)
+    if inside is not None:
+        alpha = np.where(inside, alpha, 0)
     opaque = float(np.percentile(alpha[alpha > 0], 99)) if (alpha > 0).any() else 0.0
     if 0 < opaque < FAINTEST:
         raise ImageError(f"{name}: its object is only {opaque:.0%} opaque; export it with full opacity")

@@ -11,6 +11,7 @@ import hashlib
 import math
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -110,9 +111,9 @@ class LoopSettings:
 
     def __post_init__(self):
         check_ranges(seed=self.seed, batch_size=self.batch_size)
-        for name in ("steps", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("steps", "checkpoint_every", "log_every", "micro_batch"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
 
 
 def share_of(batch_size: int, rank: int, processes: int) -> range:
@@ -203,7 +204,8 @@ def learn(
                 found[0] = finished(*elsewhere) if killed else finished(folder, *elsewhere)
                 if found[0] is None:
                     held.enter_context(only_writer(folder))
-                    put_back(folder / MODEL)
+                    for name in (MODEL, CHECKPOINT):
+                        put_back(folder / name)
                     claim_folder(folder, settings, TRAINING, overwrite=overwrite)
                     found[0] = finished(folder)
             except (ValueError, OSError) as error:
@@ -249,8 +251,8 @@ def train(
     to minimise; a generator for each place. So any number of processes, and micro-batches, compute the same steps up to
     rounding. show(step): called every `show_every` steps and at the end, for pictures. stop_after: seconds after which
     to write a checkpoint and return, as soon as they are over on any process. device: where it must run ("cpu",
-    "cuda"), None or "auto": the best there is. The folder gets the last two
-    checkpoints, log.csv (the mean over all processes) and TensorBoard events.
+    "cuda"), None or "auto": the best there is. The folder gets the last two checkpoints, log.csv (the mean over all
+    processes) and TensorBoard events.
 
     Returns whether all steps are done. Raises TrainingError where a loss or a gradient is not finite, and where the
     wanted device is not there; ValueError where the processes cannot share a batch; SystemExit, after a checkpoint,
@@ -307,6 +309,7 @@ def train(
                 keeper.keep(done, sums, norm, ending)
             sums = {}
             if ending > LATE:
+                accelerator.wait_for_everyone()  # torchrun ends the one that saves soon after another has ended
                 print(f"told to end after step {done:,}: the same command goes on from there", file=sys.stderr)
                 raise SystemExit(128 + ending)
             if ending:
@@ -441,13 +444,19 @@ def save_checkpoint(
     tensors = {
         name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()
     }  # tied ones too
+    room = folder / f"{CHECKPOINT}.partial"  # what a kill leaves of safetensors has a name that nobody knows
 
     def write(partial: Path) -> None:
-        save_file(tensors, partial, metadata={"step": str(step)})
+        room.mkdir(exist_ok=True)
+        save_file(tensors, room / CHECKPOINT, metadata={"step": str(step)})
+        os.replace(room / CHECKPOINT, partial)
         if _is_whole(folder / CHECKPOINT):  # a broken one must not take the place of a good one
             os.replace(folder / CHECKPOINT, folder / PREVIOUS)
 
-    write_whole(folder / CHECKPOINT, write)
+    try:
+        write_whole(folder / CHECKPOINT, write)
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
 
 
 def load_checkpoint(
@@ -466,6 +475,8 @@ def load_checkpoint(
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     try:
         check_tensors(parts["model"], shapes, path)
+        if average and parts["average"]:
+            check_tensors(parts["average"], {name: shapes[name] for name in average.weights}, f"the average in {path}")
     except ReadingError as error:
         raise TrainingError(f"{path} is of another model: use a new folder for a new model ({error})") from error
     model.load_state_dict(parts["model"])

@@ -20,6 +20,8 @@ from trimesh.exchange.obj import export_obj
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
+from vfusion3d.data.surfaces import to_linear
+
 MESH_SUFFIXES = (".glb", ".obj", ".ply", ".stl")
 Z_UP_TO_Y_UP = np.array([[0.0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])  # (x, y, z) -> (y, z, x)
 PALETTE = 128  # colours along a side of the picture that holds those of the vertices
@@ -101,11 +103,6 @@ def viewer_glb(mesh: trimesh.Trimesh, cam2world: Float[np.ndarray, "3 4"]) -> by
     scene.camera = trimesh.scene.Camera(resolution=(640, 480), fov=(48, 36), z_near=0.1, z_far=20)
     scene.camera_transform = Z_UP_TO_Y_UP @ np.concatenate([cam2world, [[0, 0, 0, 1]]])
     return export_glb(scene, include_normals=False, tree_postprocessor=_unlit)
-
-
-def to_linear(colours: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """sRGB in [0, 1] as linear light (IEC 61966-2-1)."""
-    return np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
 
 
 def _y_up(mesh: trimesh.Trimesh) -> trimesh.Trimesh:

@@ -89,7 +89,7 @@ class ImageTo3DPipeline:
         given = None if elevation is None else _one_each(elevation, len(sources))
         size = self.model.config.image_size
         prepared = [prepare(source, size, background, border) for source in sources]
-        elevations = given or self._elevations([p.image for p in prepared])
+        elevations = given or self.elevations([p.image for p in prepared])
         assets = []
         with tqdm(total=len(sources), desc="reconstruct", unit="image", disable=not progress) as bar:
             for start in range(0, len(sources), batch_size):
@@ -103,7 +103,11 @@ class ImageTo3DPipeline:
                     bar.update()
         return assets if many else assets[0]
 
-    def _elevations(self, images: list[torch.Tensor]) -> list[float]:
+    def elevations(self, images: Sequence[Float[Tensor, "3 size size"]]) -> list[float]:
+        """From how far above its horizon each object is seen, radians: estimated, or what the weights know.
+
+        images: as the model sees them (`preprocess.prepare`).
+        """
         if self.elevation_estimator is None:
             return [self.model.config.source_elevation] * len(images)
         return [e for image in images for e in self.elevation_estimator(image[None]).tolist()]

@@ -29,7 +29,6 @@ from vfusion3d.runs.quiet import keep_quiet
 QUERIES = 512  # whose scores are in memory at once
 ATTENTION = "vfusion3d"  # the name under which transformers knows `attend`
 RELEASED_NAME = "facebook/vfusion3d"
-BUNDLED_MODELS = ("mini", "base")
 
 
 class VFusion3D(ModelMixin, ConfigMixin):

@@ -25,7 +25,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, NotRequired, TypedDict
 
-from vfusion3d.runs.lock import LOCK, open_locked, remove_leftovers
+from vfusion3d.runs.lock import open_locked, remove_leftovers
 from vfusion3d.runs.reading import read_json
 
 SETTINGS = "settings.json"
@@ -67,7 +67,7 @@ def claim_folder(folder: str | Path, settings: Mapping[str, Any], kind: Kind, *,
     folder = Path(folder)
     path = folder / SETTINGS
     if not path.exists():
-        begun = (file.name for file in folder.glob("*") if not file.name.startswith(LOCK))
+        begun = (file.name for file in folder.glob("*") if file.name[0] != ".")  # locks, and a file manager's
         if any(not PARTIAL.search(name) or _place(PurePath(name), (*kind.files, SETTINGS)) is None for name in begun):
             raise ValueError(f"{folder} holds files but no {SETTINGS}: give a folder that is empty or does not exist")
         write_record(path, settings, kind)
@@ -137,7 +137,7 @@ def save_whole(save: Callable[[Path], Any], folder: str | Path) -> None:
         with naming_a_full_disk(folder):
             save(partial)
             for file in partial.rglob("*"):
-                _to_disk(file)
+                _to_disk(file, partial.stat().st_mode)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
         raise
@@ -178,7 +178,7 @@ def write_whole(
         with lock, naming_a_full_disk(path):
             write(partial)
             check(partial)
-            os.fsync(lock.fileno())
+            _to_disk(partial, os.fstat(lock.fileno()).st_mode)  # which may be another file than `lock` by now
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -211,9 +211,13 @@ def full_disk(error: Exception) -> int | None:
     return None
 
 
-def _to_disk(file: Path) -> None:
-    """See a file on the disk: some file systems say only here that it is full."""
+def _to_disk(file: Path, mode: int) -> None:
+    """See a file on the disk: some file systems say only here that it is full.
+
+    mode: who may read it. safetensors puts a file in the place of the one it is given that only its owner may.
+    """
     if file.is_file():
+        file.chmod(mode & 0o666)
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
 

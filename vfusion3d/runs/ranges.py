@@ -22,7 +22,7 @@ def check_ranges(**values: Any) -> None:
     for name, value in values.items():
         least, most = RANGES[name]
         if value is not None and not (isinstance(value, int) and least <= value <= most):
-            raise ValueError(f"{name} must be a whole number from {least} to {most:,}, not {value}")
+            raise ValueError(f"{name} must be a whole number from {least} to {most:,}, not {value!r}")
 
 
 def in_range(name: str) -> Callable[[str], int]:

@@ -32,6 +32,7 @@ from vfusion3d.foundations.background_removal import ImageError
 from vfusion3d.model.preprocess import load_image
 from vfusion3d.runs.claim import naming_a_full_disk
 from vfusion3d.runs.layout import TASKS, evaluation_items, other_methods, rendered_views, user_study
+from vfusion3d.runs.local_server import PageError
 from vfusion3d.runs.lock import hold
 from vfusion3d.runs.reading import read_table
 
@@ -47,7 +48,7 @@ CONVERTED_SIZE = 384  # pixels of videos made from pictures
 SHOWN = 8  # problems that an error lists
 
 
-class StudyError(ValueError):
+class StudyError(PageError):
     """A study that cannot start, or an answer that is none; the message names what is wrong."""
 
 
