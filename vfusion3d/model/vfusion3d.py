@@ -259,7 +259,8 @@ def tokens_within(size: int, radius: float) -> Bool[Tensor, "size*size"]:
     Each covers two texels a side, and interpolation reads half a texel further.
     """
     side = 2 / size
-    nearest = ((torch.arange(size) + 0.5) * side - 1).abs() - side / 2 - side / 4
+    places = torch.arange(size, device="cpu")  # also where only shapes are asked for, on the meta device
+    nearest = ((places + 0.5) * side - 1).abs() - side / 2 - side / 4
     nearest = nearest.clamp(min=0).square()
     return (nearest[:, None] + nearest < radius**2).flatten()
 
