@@ -330,7 +330,7 @@ def test_a_shard_may_be_a_link_to_another_disk(folder, tmp_path_factory):
     path, elsewhere = shard_path(folder, 1), tmp_path_factory.mktemp("elsewhere") / "shard-000001.tar"
     path.rename(elsewhere)
     path.symlink_to(elsewhere)
-    assert len([sample.key for sample in MultiviewShards(folder)]) == 4
+    assert len([sample.key for sample in MultiviewShards(folder)]) == 8
 
 
 def test_a_shard_with_a_sample_twice_is_refused(folder):
