@@ -186,10 +186,10 @@ def read_value(kind: Any, value: Any, key: str = "") -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value as an error shows it: in some sixty characters, however much it is."""
+    """A value as an error shows it: in eighty characters, however much it is."""
     try:
         text = _repr.repr(value)
-        return text if len(text) <= 100 else f"{text[:70]}...{text[-20:]}"
+        return text if len(text) <= 80 else f"{text[:77]}..."
     except ValueError:  # Python writes no number of more than 4300 digits
         return "a number of thousands of digits"
 
