@@ -341,7 +341,7 @@ def in_files(rng: random.Random) -> Iterator[Case]:
         ("notebooks", "nb.ipynb", ("nb.ipynb",), lambda: read_notebook(Path("nb.ipynb"))),
         ("gallery", "done/reconstructions.json", ("w", "photos", "done"), GALLERY),
         ("answers", "answers/anna.csv", ("answers",), rate_answers),
-        ("study_page", "run/user_study/anna.csv", ("run",), read_study),
+        ("answers", "run/user_study/anna.csv", ("run",), read_study),
         ("study_page", "run/items/image_to_3d/captions.csv", ("run",), read_study),
         ("study_page", "run/items/image_to_3d/a.png", ("run",), read_study),
         ("study_page", f"run/views/image_to_3d/{OURS}/a.mp4", ("run",), read_study),
@@ -354,7 +354,7 @@ def in_files(rng: random.Random) -> Iterator[Case]:
         for name, spoil in spoils(path):
             any_text = path.endswith(".txt")
             wanted = "either" if outputs or any_text or (kind, name) in MAY_BE else "error"
-            label = f"{Path(path).name}_{name}"
+            label = f"{path.replace('/', '_')}_{name}"
             shown = () if wanted == "either" else (Path(path).name, Path(path).parent.name)
             yield Case(kind, label, needs, spoil, act, wanted, shown, outputs)
         if Path(path).suffix in (".json", ".yaml", ".ipynb", ".gltf"):
@@ -363,7 +363,7 @@ def in_files(rng: random.Random) -> Iterator[Case]:
             pairs = [(at, value) for at in leaves(content) for value in VALUES]
             for at, value in rng.sample(pairs, min(20 if act is MESHES else 60, len(pairs))):
                 text = write(changed(content, at, VALUES[value]))
-                label = f"{Path(path).name}_{'.'.join(map(str, at))}_{value}"
+                label = f"{path.replace('/', '_')}_{'.'.join(map(str, at))}_{value}"
                 spoil = lambda path=path, text=text: Path(path).write_text(text)  # noqa: E731
                 shown = (Path(path).name, str(at[-1]), Path(path).parent.name)
                 yield Case(kind, label, needs, spoil, act, "either", shown, outputs)
