@@ -76,6 +76,7 @@ TRAIN = shlex.split("train --profile mine.yaml --data shards -o out")
 PLAN = shlex.split("experiment table_4 --plan --profile mine.yaml")
 MAY_BE = {  # that is: what a kill may leave, and what is made anew
     *(("answers", name) for name in ("empty", "cut", "cut_to_a_byte", "gone")),
+    ("meshes", "a_folder"),
     *((kind, "gone") for kind in ("run_folders", "meshes", "gallery")),
     *(("records", name) for name in ("gone", "a_link_to_itself", "a_link_to_nothing")),
 }
