@@ -104,7 +104,8 @@ def load_items(
                 f"against {name!r}: it cannot be compared with {OURS}: name folders of {run_dir}/views or methods"
             )
     for task in tasks:
-        problems += filter(None, (made.missing(run_dir, task) for made in (evaluation_items, rendered_views)))
+        if problem := evaluation_items.missing(run_dir, task) or rendered_views.missing(run_dir, task):
+            problems.append(problem)
     _stop(problems)
     if against is None:
         against = sorted(set.intersection(*(set(_methods(run_dir, task)) for task in tasks)) - {OURS})
