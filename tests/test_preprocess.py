@@ -185,6 +185,17 @@ def test_an_unusable_file_is_named_with_the_reason_in_one_line(tmp_path, name, c
         load_image(content)
 
 
+def test_a_png_that_pillow_decodes_to_other_pixels_is_damaged():
+    pixels = np.full((96, 96, 3), 255, np.uint8)
+    pixels[24:72, 30:66] = (200, 40, 40)
+    whole = encoded(Image.fromarray(pixels))
+    middle = len(whole) // 2
+    spoiled = whole[:middle] + b"\0\0" + whole[middle:]
+    assert np.any(np.asarray(Image.open(io.BytesIO(spoiled))) != pixels)  # without a word
+    with pytest.raises(ImageError, match=r"is damaged or cut short \(.*checksum"):
+        load_image(spoiled)
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [

@@ -237,7 +237,7 @@ def _make(
     steps = [3 + TURN * any(file.suffix.lower() in VIDEO_SUFFIXES for file in files[1:]) for _, files in jobs]
     with tqdm(total=sum(steps), desc="reconstruct", unit="step", disable=None) as bar:
         for number, (picture, files) in enumerate(jobs):
-            bar.set_postfix_str(f"{number + 1} of {len(jobs)}: {Path(picture).name}")
+            bar.set_postfix_str(f"{number + 1} of {len(jobs)}: {one_line(Path(picture).name)}")
             start = time.perf_counter()
             entry = {"picture": picture}
             try:

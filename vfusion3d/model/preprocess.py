@@ -132,9 +132,20 @@ def _read(source: str | os.PathLike | bytes, name: str) -> tuple[Image.Image, li
         deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # Pillow keeps the upper half of them
         orientation = image.getexif().get(ORIENTATION, 1)
         rgba, notices = _to_rgba(image, name)
+    if image.format == "PNG":
+        _check_png(file, name)
     if deep and not notices and max(high for _, high in rgba.convert("RGB").getextrema()) < 64:
         return _deep_colours(file, name, orientation)
     return rgba, notices
+
+
+def _check_png(file: Path | BytesIO, name: str) -> None:
+    """Raise ImageError where a checksum is wrong: Pillow decodes a damaged PNG without a word, to other pixels."""
+    try:
+        with Image.open(file, formats=["PNG"]) as again:
+            again.verify()
+    except Exception as error:
+        raise ImageError(f"{name}: is damaged or cut short ({_line(error)}); download or export it again") from error
 
 
 def _to_rgba(image: Image.Image, name: str) -> tuple[Image.Image, list[str]]:
