@@ -34,22 +34,39 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import nbformat
 import numpy as np
 import pandas as pd
 import torch
+import trimesh
 import yaml
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from sklearn.pipeline import Pipeline
 
 from vfusion3d import VFusion3D
+from vfusion3d.book.run import read_notebook
 from vfusion3d.cli.main import main as command
-from vfusion3d.data.shards import MultiviewShards
+from vfusion3d.curation.curate import learned, load_model
+from vfusion3d.curation.judgements import Judgements
+from vfusion3d.curation.quality import train_filter
+from vfusion3d.data.shards import MultiviewShards, ShardWriter, VideoShards, encode_video, write_index
+from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.evaluation.methods import write_turn
+from vfusion3d.experiments.run import SCORE_COLUMNS, read_result
+from vfusion3d.runs.claim import made_with
+from vfusion3d.runs.lock import open_locked
 from vfusion3d.runs.profiles import FOLDER, load_profile
 from vfusion3d.study.answers import COLUMNS, OURS, load_items, read_answers, win_rates
 from vfusion3d.study.page import Study, study_server
 from vfusion3d.training.train import train_vfusion3d
+from vfusion3d.video.corpus import check_corpus, read_captions
+from vfusion3d.video.prompts import read_prompts
 
 SECONDS, MEMORY = 60, 4 * 2**30
+GALLERY = shlex.split("reconstruct photos -o done --weights w --resolution 16")
 RECONSTRUCT = shlex.split("reconstruct photo.png -o o.glb --weights w --resolution 16")
 RENDER = shlex.split(
     "render --profile mine.yaml --objects primitives --count 2 --views 4 --size 32 --workers 1 -o shards"
@@ -59,15 +76,18 @@ TRAIN = shlex.split("train --profile mine.yaml --data shards -o out")
 PLAN = shlex.split("experiment table_4 --plan --profile mine.yaml")
 MAY_BE = {  # that is: what a kill may leave, and what is made anew
     *(("answers", name) for name in ("empty", "cut", "cut_to_a_byte", "gone")),
-    *((kind, "gone") for kind in ("run_folders", "meshes")),
+    *((kind, "gone") for kind in ("run_folders", "meshes", "gallery")),
+    *(("records", name) for name in ("gone", "a_link_to_itself", "a_link_to_nothing")),
 }
 TASKS = ("image_to_3d", "text_to_3d")
+LOCKED: list = []  # locks that this process holds, for a case
 
 
 @dataclass
 class Case:
     """kind/name: what it is called. needs: of the good inputs. spoil: what is done to them. act: a command line, or a
-    function. wanted: "ok", "error" or "either". names: one of these has to stand in the error. outputs: may change."""
+    function. wanted: "ok", "error" or "either". names: one of these has to stand in the error. outputs: may change.
+    room: bytes that a file may have, as on a disk that is full."""
 
     kind: str
     name: str
@@ -77,6 +97,7 @@ class Case:
     wanted: str = "error"
     names: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    room: int = MEMORY
 
 
 # ------------------------------------------------------------------------------------------------------- good inputs
@@ -104,6 +125,9 @@ def make_good() -> None:
     if command(RENDER):
         raise RuntimeError("the good shards could not be rendered")
     train_vfusion3d(load_profile("mine.yaml"), "shards", "out", stop_after=0.0)
+    train_vfusion3d(load_profile("mine.yaml"), "shards", "to_the_end")
+    head, row = Path("to_the_end/log.csv").read_text().splitlines()
+    Path("out/log.csv").write_text(f"{head}\n1,{row.partition(',')[2]}\n")  # of the first step, which logs nothing
     Path("m").mkdir()
     corners = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\n"
     for name in "ab":
@@ -117,9 +141,73 @@ def make_good() -> None:
             shutil.copy("photo.png", f"run/items/{task}/{key}.png")
             for method in (OURS, "other"):
                 write_turn(torch.rand(2, 3, 64, 64), f"run/views/{task}/{method}/{key}.mp4")
+    Path("run/user_study").mkdir()
     Path("answers").mkdir()
     rows = [f"anna,{task},a,other,quality,{OURS},other" for task in TASKS]
     Path("answers/anna.csv").write_text("\n".join([",".join(COLUMNS), *rows, ""]))
+    shutil.copy("answers/anna.csv", "run/user_study/anna.csv")
+    make_good_data()
+
+
+def make_good_data() -> None:
+    """What the commands between the first and the last leave, small and by hand."""
+    rng = np.random.default_rng(0)
+    for folder in ("videos", "labels", "m", "models", "photos", "done", "run/experiments/x/seed-0"):
+        Path(folder).mkdir(exist_ok=True, parents=True)
+    with ShardWriter("videos/shard-000000.tar") as videos, ShardWriter("labels/shard-000000.tar") as labels:
+        for key in "ab":
+            videos.write(key, encode_video(rng.integers(0, 255, (2, 16, 16, 3), np.uint8), "a mug", {"frames": 2}))
+            mask = cv2.imencode(".png", np.full((16, 16), 255, np.uint8))[1].tobytes()
+            known = json.dumps({"score": 1.0, "elevation": 0.3}).encode()
+            labels.write(key, {"mask00.png": mask, "mask01.png": mask, "json": known})
+    write_index("videos")
+    made = VideoShards("videos").fingerprint
+    write_index("labels", settings={"videos": made}, labels=[{"score": 1.0, "elevation": 0.3}] * 2)
+    Judgements("judgements.csv", VideoShards("videos")).judge("a", True, "anna")
+    prompts = pd.DataFrame([{"caption": text, "split": "train"} for text in ("a mug", "a cup")])
+    prompts.to_parquet("prompts.parquet")
+    Path("corpus.txt").write_text("a mug\na cup\n")
+    prompts.to_parquet("corpus.parquet")
+    features = rng.normal(size=(20, 3))
+    learned("models/quality.skops", {"of": 1}, lambda: train_filter(features, features[:, 0] > 0))
+    result = {"settings": {}, "model": "experiments/x/seed-0/trained/model", "facts": {"good": 1}}
+    Path("run/experiments/x/seed-0/result.json").write_text(json.dumps(result))
+    scores = {column: ["a"] if kind is str else [0.5] for column, kind in SCORE_COLUMNS.items()}
+    pd.DataFrame(scores).to_csv("run/experiments/x/seed-0/scores.csv", index=False)
+    shutil.copy("photo.png", "photos/photo.png")
+    Path("done/photo.glb").write_bytes(b"glTF")
+    record = {"picture": "photos/photo.png", "outputs": ["photo.glb"], "elevation": 1.0, "notices": [], "settings": {}}
+    Path("done/reconstructions.json").write_text(json.dumps({"reconstructions": [record]}))
+    (told := nbformat.v4.new_code_cell("profile = ''")).metadata.tags = ["parameters"]
+    nbformat.write(nbformat.v4.new_notebook(cells=[told, nbformat.v4.new_code_cell("1")]), "nb.ipynb")
+    triangle = trimesh.creation.box()
+    triangle.export("m/c.gltf")
+    Path("m/a.txt").write_text("a caption")
+
+
+def read_shards_anew() -> None:
+    """Shards of another program, of which there is no index yet."""
+    write_index("shards")
+    read_shards()
+
+
+def read_synthetic() -> None:
+    """What a pre-training reads."""
+    if len(list(SyntheticShards("videos", "labels", None))) != 2:
+        raise AssertionError("samples are missing, and nothing was said")
+
+
+def read_judgements() -> None:
+    """What `curate --judgements` learns from."""
+    if not len(Judgements("judgements.csv", VideoShards("videos"))):
+        raise ValueError("judgements.csv holds no judgement yet")  # as `curate` says it
+
+
+def read_corpora() -> None:
+    """What `prompts` reads."""
+    for name in ("corpus.txt", "corpus.parquet"):
+        check_corpus(name)
+        list(read_captions(name))
 
 
 def read_shards() -> None:
@@ -213,6 +301,13 @@ def in_good() -> Iterator[Case]:
         ("shards", ("shards",), read_shards, ()),
         ("run_folders", ("shards", "mine.yaml"), RENDER, ()),
         ("checkpoints", ("out", "shards", "mine.yaml"), TRAIN, ("out",)),
+        ("labels", ("videos", "labels"), read_synthetic, ()),
+        ("labels", ("videos", "judgements.csv"), read_judgements, ()),
+        ("prompts", ("corpus.txt", "corpus.parquet"), read_corpora, ()),
+        ("results", ("run",), lambda: read_result("run", "x"), ()),
+        ("notebooks", ("nb.ipynb",), lambda: read_notebook(Path("nb.ipynb")), ()),
+        ("gallery", ("w", "photos", "done"), GALLERY, ("done",)),
+        ("shards", ("shards",), read_shards_anew, ("shards",)),
         ("answers", ("answers",), rate_answers, ()),
         ("study_page", ("run",), read_study, ()),
         ("images", ("w", "photo.png"), RECONSTRUCT, ()),
@@ -232,32 +327,46 @@ def in_files(rng: random.Random) -> Iterator[Case]:
         ("checkpoints", "w/diffusion_pytorch_model.safetensors", ("w", "photo.png"), RECONSTRUCT),
         ("checkpoints", "out/checkpoint.safetensors", ("out", "shards", *top), TRAIN),
         ("checkpoints", "out/log.csv", ("out", "shards", *top), TRAIN),
+        ("checkpoints", "out/settings.json", ("out", "shards", *top), TRAIN),
+        ("labels", "videos/index.json", ("videos", "labels"), read_synthetic),
+        ("labels", "labels/index.json", ("videos", "labels"), read_synthetic),
+        ("labels", "judgements.csv", ("videos", "judgements.csv"), read_judgements),
+        ("labels", "models/quality.skops", ("models",), lambda: load_model("models/quality.skops", Pipeline)),
+        ("records", "models/quality.json", ("models",), lambda: made_with("models/quality.json", {"of": 1})),
+        ("prompts", "prompts.parquet", ("prompts.parquet",), lambda: read_prompts("prompts.parquet")),
+        ("prompts", "corpus.txt", ("corpus.txt", "corpus.parquet"), read_corpora),
+        ("prompts", "corpus.parquet", ("corpus.txt", "corpus.parquet"), read_corpora),
+        ("results", "run/experiments/x/seed-0/result.json", ("run",), lambda: read_result("run", "x")),
+        ("results", "run/experiments/x/seed-0/scores.csv", ("run",), lambda: read_result("run", "x")),
+        ("notebooks", "nb.ipynb", ("nb.ipynb",), lambda: read_notebook(Path("nb.ipynb"))),
+        ("gallery", "done/reconstructions.json", ("w", "photos", "done"), GALLERY),
         ("answers", "answers/anna.csv", ("answers",), rate_answers),
+        ("study_page", "run/user_study/anna.csv", ("run",), read_study),
         ("study_page", "run/items/image_to_3d/captions.csv", ("run",), read_study),
         ("study_page", "run/items/image_to_3d/a.png", ("run",), read_study),
         ("study_page", f"run/views/image_to_3d/{OURS}/a.mp4", ("run",), read_study),
         ("images", "photo.png", ("w", "photo.png"), RECONSTRUCT),
         ("meshes", "m/a.obj", ("m", *top), MESHES),
+        ("meshes", "m/a.txt", ("m", *top), MESHES),
+        ("meshes", "m/c.gltf", ("m", *top), MESHES),
     ):
-        if not Path(path).exists():
-            continue
-        outputs = ("out",) if act is TRAIN else ()
+        outputs = ("out",) if act is TRAIN else ("done",) if act is GALLERY else ()
         for name, spoil in spoils(path):
-            wanted = "either" if outputs or (kind, name) in MAY_BE else "error"
+            any_text = path.endswith(".txt")
+            wanted = "either" if outputs or any_text or (kind, name) in MAY_BE else "error"
             label = f"{Path(path).name}_{name}"
             shown = () if wanted == "either" else (Path(path).name, Path(path).parent.name)
             yield Case(kind, label, needs, spoil, act, wanted, shown, outputs)
-        if Path(path).suffix in (".json", ".yaml"):
-            read, write = (json.loads, json.dumps) if path.endswith("json") else (yaml.safe_load, yaml.safe_dump)
+        if Path(path).suffix in (".json", ".yaml", ".ipynb", ".gltf"):
+            read, write = (yaml.safe_load, yaml.safe_dump) if path.endswith("yaml") else (json.loads, json.dumps)
             content = read(Path(path).read_text())
             pairs = [(at, value) for at in leaves(content) for value in VALUES]
-            for at, value in rng.sample(pairs, min(60, len(pairs))):
+            for at, value in rng.sample(pairs, min(20 if act is MESHES else 60, len(pairs))):
                 text = write(changed(content, at, VALUES[value]))
                 label = f"{Path(path).name}_{'.'.join(map(str, at))}_{value}"
                 spoil = lambda path=path, text=text: Path(path).write_text(text)  # noqa: E731
-                yield Case(
-                    kind, label, needs, spoil, act, "either", (Path(path).name, str(at[-1]), Path(path).parent.name)
-                )
+                shown = (Path(path).name, str(at[-1]), Path(path).parent.name)
+                yield Case(kind, label, needs, spoil, act, "either", shown, outputs)
 
 
 def in_shards() -> Iterator[Case]:
@@ -276,23 +385,49 @@ def in_shards() -> Iterator[Case]:
 
         return write
 
+    def before(**odd: object) -> Callable[[], None]:
+        info = tarfile.TarInfo("x.txt")
+        for name, value in odd.items():
+            setattr(info, name, value)
+        header = info.tobuf(tarfile.GNU_FORMAT)
+        return lambda: shard.write_bytes(header + shard.read_bytes())
+
+    for name, odd in {
+        "a_size_below_0": {"size": -512},
+        "a_size_of_exabytes": {"size": 2**62},
+        "a_link": {"type": tarfile.SYMTYPE, "linkname": "/etc/hostname"},
+        "a_hard_link": {"type": tarfile.LNKTYPE, "linkname": "shards/index.json"},
+        "a_pipe": {"type": tarfile.FIFOTYPE},
+        "a_folder": {"type": tarfile.DIRTYPE, "name": "x/"},
+        "a_long_name": {"name": "k" * 300 + ".txt"},
+        "a_path": {"name": "../x.txt"},
+        "no_key": {"name": ".txt"},
+    }.items():
+        yield Case("shards", f"in_tar_{name}", ("shards",), before(**odd), read_shards_anew, names=(shard.name,))
     for place, (name, content) in enumerate(members[: len(members) // 2]):
         bad = {"empty": b"", "cut": content[: len(content) // 2], "garbage": b"\xff\0x" * 50, "json": b"[[NaN]]"}
         for how, put in bad.items():
             files = [*members[:place], (name, put), *members[place + 1 :]]
             yield Case(
-                "shards", f"in_tar_{name}_{how}", ("shards",), written(files), read_shards, names=(shard.name, name)
+                "shards",
+                f"in_tar_{name}_{how}",
+                ("shards",),
+                written(files),
+                read_shards_anew,
+                names=(shard.name, name),
             )
         yield Case(
             "shards",
             f"in_tar_{name}_gone",
             ("shards",),
             written(members[:place] + members[place + 1 :]),
-            read_shards,
+            read_shards_anew,
             names=(shard.name,),
         )
         twice = [*members[: place + 1], members[place], *members[place + 1 :]]
-        yield Case("shards", f"in_tar_{name}_twice", ("shards",), written(twice), read_shards, names=(shard.name, name))
+        yield Case(
+            "shards", f"in_tar_{name}_twice", ("shards",), written(twice), read_shards_anew, names=(shard.name, name)
+        )
 
 
 def in_answers() -> Iterator[Case]:
@@ -327,18 +462,134 @@ def in_answers() -> Iterator[Case]:
         yield Case("study_page", f"items_captions_{name}", ("run",), spoil, read_study, wanted, ("captions.csv",))
 
 
+def in_tensors() -> Iterator[Case]:
+    """One tensor of a checkpoint, and of weights, that no training wrote."""
+    for path, needs, act, chosen in (
+        ("out/checkpoint.safetensors", ("out", "shards", "mine.yaml"), TRAIN, ("model/", "optimizer/")),
+        ("w/diffusion_pytorch_model.safetensors", ("w", "photo.png"), RECONSTRUCT, ("",)),
+    ):
+        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            known = file.metadata()
+        for start in chosen:
+            name = next(name for name in tensors if name.startswith(start))
+            value = tensors[name].float()
+            for how, odd in {
+                "gone": None,
+                "nan": value * torch.nan,
+                "a_number": torch.zeros(()),
+                "empty": torch.zeros(0),
+                "larger": torch.zeros(*value.shape, 2),
+                "whole_numbers": value.long(),
+                "truths": value.bool(),
+            }.items():
+                new = {key: kept for key, kept in tensors.items() if key != name} | ({} if odd is None else {name: odd})
+                spoil = lambda path=path, new=new, known=known: save_file(new, path, known)  # noqa: E731
+                label = f"{start.strip('/') or 'weights'}_{how}"
+                yield Case("checkpoints", label, needs, spoil, act, "error", (Path(path).name,))
+
+
+def in_tables() -> Iterator[Case]:
+    """Tables of other types and columns."""
+    odd = {
+        "numbers": pd.DataFrame({"caption": [1, 2], "split": ["train", "eval"]}),
+        "lists": pd.DataFrame({"caption": [["a"], ["b"]], "split": ["train", "eval"]}),
+        "bytes": pd.DataFrame({"caption": [b"\xff", b"a"], "split": ["train", "eval"]}),
+        "no_caption": pd.DataFrame({"text": ["a"], "split": ["train"]}),
+        "empty": pd.DataFrame({"caption": pd.Series([], dtype=str), "split": pd.Series([], dtype=str)}),
+    }
+    for name, table in odd.items():
+        for path, needs, act in (
+            ("prompts.parquet", ("prompts.parquet",), lambda: read_prompts("prompts.parquet")),
+            ("corpus.parquet", ("corpus.txt", "corpus.parquet"), read_corpora),
+        ):
+            wanted = "either" if (name, path) == ("empty", "prompts.parquet") else "error"
+            spoil = lambda table=table, path=path: table.to_parquet(path)  # noqa: E731
+            yield Case("prompts", f"{path}_{name}", needs, spoil, act, wanted, (path,))
+    made = VideoShards("videos").fingerprint
+    for name, row in {
+        "unknown_key": f"z,yes,anna,{made}",
+        "twice": f"a,yes,anna,{made}\na,no,anna,{made}",
+        "maybe": f"a,maybe,anna,{made}",
+        "other_videos": "a,yes,anna,0123456789abcdef",
+        "ragged": f"a,yes,{made}",
+        "quote": f'"a,yes,anna,{made}',
+    }.items():
+        spoil = lambda row=row: Path("judgements.csv").write_text(f"key,good,judge,videos\n{row}\n")  # noqa: E731
+        yield Case(
+            "labels",
+            f"judgements_{name}",
+            ("videos", "judgements.csv"),
+            spoil,
+            read_judgements,
+            "error",
+            ("judgements.csv",),
+        )
+
+
+def in_room() -> Iterator[Case]:
+    """No file may be larger than this, as on a disk that fills up; what was there before is whole afterwards."""
+    for room in (1024, 4096):
+        for name, line, needs in (
+            (
+                "reconstruct",
+                [*RECONSTRUCT, "--video", "o.mp4", "--cutout", "o.png", "--video-size", "16"],
+                ("w", "photo.png"),
+            ),
+            ("render", [*RENDER[:-1], "new"], ("mine.yaml",)),
+            ("train", [*TRAIN[:-1], "new"], ("mine.yaml", "shards")),
+        ):
+            spoil = lambda: Path("o.glb").write_text("before")  # noqa: E731
+            small = ("o.mp4", "o.png")
+            yield Case("room", f"{name}_{room}_bytes", needs, spoil, line, "error", ("new", "o."), small, room)
+
+
+def in_locks() -> Iterator[Case]:
+    """Somebody else writes there."""
+    for name, line, needs in (
+        ("shards", [*RENDER, "--overwrite", "--seed=1"], ("shards", "mine.yaml")),
+        ("out", TRAIN, ("out", "shards", "mine.yaml")),
+    ):
+        hold = lambda name=name: LOCKED.append(open_locked(Path(name, ".lock"), "a+b"))  # noqa: E731
+        yield Case("run_folders", f"locked_{name}", needs, hold, line, "error", (name,))
+
+
 def in_values() -> Iterator[Case]:
     needs = ("mine.yaml", "shards", "w", "photo.png")
     lines = {
         "render": (
             [*RENDER[:-1], "new"],
-            ("--count", "--views", "--size", "--workers", "--seed", "--shard", "--shards"),
+            (
+                *(
+                    "--count",
+                    "--views",
+                    "--size",
+                    "--workers",
+                    "--seed",
+                    "--shard",
+                    "--shards",
+                    "--backend",
+                    "--objects",
+                ),
+                *("--profile", "--run-dir"),
+            ),
         ),
         "reconstruct": (
             RECONSTRUCT,
-            ("--resolution", "--video-size", "--elevation", "--device", "--background", "--format"),
+            (
+                *("--resolution", "--video-size", "--elevation", "--device", "--background", "--format", "--faces"),
+                *("--threshold", "--texture", "--weights"),
+            ),
         ),
-        "train": ([*TRAIN[:-1], "new"], ("--seed",)),
+        "meshes": (MESHES, ("--time-limit", "--memory-limit", "--up")),
+        "train": ([*TRAIN[:-1], "new"], ("--seed", "--data", "--weights")),
+        "prompts": (
+            shlex.split("prompts --profile mine.yaml --run-dir none"),
+            ("--corpus", "--eval-prompts", "--seed"),
+        ),
+        "finetune-video": (shlex.split("finetune-video --profile mine.yaml --run-dir none"), ("--objects", "--seed")),
+        "generate": (shlex.split("generate --profile mine.yaml --run-dir none"), ("--shard", "--shards", "--seed")),
+        "curate": (shlex.split("curate --profile mine.yaml --run-dir none"), ("--shard", "--judgements", "--seed")),
         "evaluate": (
             shlex.split("evaluate --profile mine.yaml --weights w --data shards -o e.csv"),
             ("--size", "--seed"),
@@ -511,14 +762,14 @@ def _child(case: Case, said: Path) -> None:
             os.dup2(os.open(said / name, os.O_WRONLY | os.O_CREAT), number)
         os.setsid()
         resource.setrlimit(resource.RLIMIT_DATA, (2 * MEMORY, 2 * MEMORY))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (case.room, case.room))
         if isinstance(case.act, list):
             code = command(case.act)
         else:
             try:
                 case.act()
                 code = 0
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, RuntimeError) as error:
                 print(f"vfusion3d api: {error}", file=sys.stderr)
                 code = 1
     except SystemExit as end:
@@ -593,7 +844,11 @@ def main() -> int:
             in_good(),
             in_files(rng),
             in_shards(),
+            in_tensors(),
+            in_tables(),
             in_answers(),
+            in_room(),
+            in_locks(),
             in_values(),
             in_outputs(),
             in_names(),

@@ -382,7 +382,10 @@ def test_in_a_browser_from_a_dropped_picture_to_a_glb_with_no_address_but_the_pa
         mesh = trimesh.load(browser.downloaded("a_toy.glb"), force="mesh")
         assert f"{len(mesh.faces):,} faces" in browser.js("at('about').textContent")
         assert browser.js("at('error').textContent") == ""
-        assert len(browser.problems) == 1, browser.problems
+        browser.drop([tmp_path / "letter.png"], "#drop")  # what is on the page stays
+        browser.wait("at('error').textContent.startsWith('Letter.png')")
+        assert browser.js("isCut && !at('make').disabled && !at('result').hidden && picture.name") == "a toy.png"
+        assert len(browser.problems) == 2, browser.problems
         assert {url for url in browser.requests if not url.startswith((page.server.address(), "data:"))} == set()
     finally:
         browser.close()

@@ -334,6 +334,15 @@ run()
     assert (process.returncode, process.stdout, process.stderr) == (130, "", "vfusion3d: interrupted\n")
 
 
+@pytest.mark.parametrize("arguments", [["~nobody-here/a.png"], ["b.png", "--weights", "~nobody-here/w"]])
+def test_the_home_of_nobody_is_no_place_and_is_named(arguments, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (photos / "a good one.png").rename("b.png")
+    assert run("reconstruct", *arguments, "-o", "x.glb") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search("~nobody-here/(a.png|w): no such file", line)
+
+
 def test_elevation_is_given_in_degrees(photos, tmp_path, weights, monkeypatch):
     from vfusion3d import ImageTo3DPipeline
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -16,13 +17,16 @@ from vfusion3d.learning import muon
 from vfusion3d.learning.draws import drawn, sample_generators
 from vfusion3d.learning.loop import (
     CHECKPOINT,
+    LOG,
     PREVIOUS,
     LoopSettings,
     TrainingError,
     WeightAverage,
+    load_checkpoint,
     load_weights,
     read_log,
     samples_of_step,
+    save_checkpoint,
     share_of,
     train,
 )
@@ -183,15 +187,6 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_p
 def test_a_number_of_nothing_is_no_setting(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
         settings(**{"steps": 10, name: 0})
-
-
-def test_an_average_of_another_shape_is_named(tmp_path):
-    run(tmp_path, 20, average=0.9)
-    tensors = load_file(tmp_path / CHECKPOINT)
-    tensors["average/0.weight"] = tensors["average/0.weight"][:1].clone()
-    save_file(tensors, tmp_path / CHECKPOINT, metadata={"step": "14"})
-    with pytest.raises(TrainingError, match=r"the average in .*checkpoint\.safetensors .* 0\.weight \[1, 4\]"):
-        run(tmp_path, 20, average=0.9)
 
 
 def test_a_gpu_that_is_not_there_is_an_error_and_not_a_slow_training(tmp_path):
@@ -360,6 +355,54 @@ def test_a_run_that_is_told_to_end_leaves_a_checkpoint_of_that_step_and_goes_on(
     resumed, done = run(tmp_path / "halves", 20)
     assert done
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+MOMENT = "optimizer/weight/exp_avg"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (MOMENT, None, "is missing"),
+        (MOMENT, torch.ones(2, 2), r"has the shape \[2, 2\]"),
+        (MOMENT, torch.ones(1, 4, dtype=torch.int64), "is torch.int64"),
+        (MOMENT, torch.full((1, 4), torch.nan), "is no number of training"),
+        (f"{MOMENT}_sq", -torch.ones(1, 4), "is no number of training"),
+        ("optimizer/weight/step", torch.ones(3), "has the shape"),
+        ("average/weight", None, "is missing"),
+        ("average/weight", torch.full((1, 4), torch.inf), "is no number of training"),
+        ("average/weight", torch.ones(2, 4), r"has the shape \[2, 4\]"),
+        ("model/weight", torch.ones(1, 4, dtype=torch.float16), "is torch.float16"),
+        ("model/weight", torch.full((1, 4), torch.nan), "is no number of training"),
+        ("other", torch.ones(1), "tensors, not"),
+    ],
+)
+def test_a_checkpoint_with_any_tensor_that_no_training_wrote_is_named_and_left_alone(tmp_path, name, value, said):
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    save_checkpoint(tmp_path, 3, model, optimizer, WeightAverage(model, 0.9))
+    path = tmp_path / CHECKPOINT
+    with safe_open(path, framework="pt") as file:
+        known = file.metadata()
+    tensors = load_file(path)
+    assert load_checkpoint(tmp_path, model, optimizer, WeightAverage(model, 0.9)) == 3
+    tensors.pop(name, None)
+    save_file(tensors | ({} if value is None else {name: value}), path, known)
+    before = [weight.clone() for weight in model.parameters()]
+    with pytest.raises(ReadingError, match=f"{CHECKPOINT}.*{said}.*delete it"):
+        load_checkpoint(tmp_path, model, optimizer, WeightAverage(model, 0.9))
+    assert all(map(torch.equal, model.parameters(), before))
+
+
+@pytest.mark.parametrize("log", ["step,other\n1,2\n", 'step,loss\n"1\n",2\n'])
+def test_no_row_is_added_to_a_log_of_other_columns_or_in_which_a_row_takes_two_lines(tmp_path, log):
+    run(tmp_path, 10)
+    (tmp_path / LOG).write_text(log)
+    with pytest.raises(ReadingError, match=f"{LOG}.*delete it"):
+        run(tmp_path, 20)
+    assert (tmp_path / LOG).read_text() == log
 
 
 def test_a_broken_last_checkpoint_is_named_and_the_one_before_goes_on_to_the_same_weights(tmp_path, capsys):

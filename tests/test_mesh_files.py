@@ -179,6 +179,8 @@ def test_transforms_of_a_scene_are_applied(tmp_path):
         ("a.obj", b"v 1 1 1\nv 1 1 1\nv 1 1 1\nf 1 2 3\n", "single point"),
         ("a.obj", b"v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n", "no area"),
         ("a.obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", "cannot be read|not there"),
+        ("a.obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n\xfff 3 2 1\n", "line 5 is no text"),
+        ("a.obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\n\0\0f 1 2 3\nf 3 2 1\n", "line 4 is no text"),
         ("a.fbx", b"Kaydara", "known are"),
     ],
 )

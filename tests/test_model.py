@@ -44,6 +44,15 @@ def test_a_saved_model_comes_back_the_same(inputs, tmp_path):
     torch.testing.assert_close(model(*inputs), again(*inputs))  # other memory, other rounding
 
 
+def test_a_model_with_a_radius_comes_back_the_same(inputs, tmp_path):
+    sizes = {name: value for name, value in tiny_model().config.items() if name[0] != "_"}
+    model = VFusion3D(**sizes | {"radius": 0.8}).eval()
+    model.save_pretrained(tmp_path)
+    again = VFusion3D.from_pretrained(tmp_path)
+    assert again.config.radius == 0.8
+    torch.testing.assert_close(model(*inputs), again(*inputs))
+
+
 def test_half_precision_weights_load_as_float32_or_as_asked(inputs, tmp_path):
     tiny_model().half().save_pretrained(tmp_path)
     assert VFusion3D.from_pretrained(tmp_path, torch_dtype=torch.float32).dtype == torch.float32

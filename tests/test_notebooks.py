@@ -301,6 +301,40 @@ def test_a_notebook_without_parameters_is_refused(tmp_path):
         run_notebook(source, "smoke", root=tmp_path)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b'{"cells"',
+        b"\xff",
+        b"[" * 100_000,
+        b'{"cells": [], "metadata": {}, "nbformat": 3, "nbformat_minor": 0}',
+    ]
+    + [
+        nbformat.writes(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])).replace(*change).encode()
+        for change in (
+            ('"metadata": {}', '"metadata": {"tags": 7}'),
+            ('"source": [', '"source": [7,'),
+            ('"code"', '"x"'),
+        )
+    ],
+)
+def test_a_notebook_that_is_none_is_one_line_that_names_it(tmp_path, capsys, content):
+    broken = tmp_path / "broken.ipynb"
+    broken.write_bytes(content)
+    assert main([str(broken), "--profile", "smoke", "--root", str(tmp_path)]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert str(broken) in said[0]
+
+
+def test_a_folder_in_the_way_of_an_executed_copy_is_named_before_a_cell_runs(tmp_path, capsys):
+    (tmp_path / "papermill_runs/smoke" / SOURCES[0].name).mkdir(parents=True)
+    assert main([str(SOURCES[0]), "--profile", "smoke", "--root", str(tmp_path)]) == 1
+    assert "is a folder, in the way" in capsys.readouterr().err
+
+
 def test_scrubbing_leaves_pictures_and_other_words_alone():
     home = str(Path.home())
     output = nbformat.v4.new_output("display_data", data={"image/png": ONE_PIXEL, "text/plain": f"{home}/abc"})

@@ -188,6 +188,17 @@ def test_an_unusable_file_is_named_with_the_reason_in_one_line(tmp_path, name, c
         load_image(content)
 
 
+def test_a_png_that_pillow_decodes_to_other_pixels_is_damaged():
+    pixels = np.full((96, 96, 3), 255, np.uint8)
+    pixels[24:72, 30:66] = (200, 40, 40)
+    whole = encoded(Image.fromarray(pixels))
+    middle = len(whole) // 2
+    spoiled = whole[:middle] + b"\0\0" + whole[middle:]
+    assert np.any(np.asarray(Image.open(io.BytesIO(spoiled))) != pixels)  # without a word
+    with pytest.raises(ImageError, match=r"is damaged or cut short \(.*checksum"):
+        load_image(spoiled)
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
@@ -231,6 +242,23 @@ def test_16_bit_files_are_read_by_the_bits_that_they_hold(tmp_path, bits, kind, 
     assert np.abs(seen[..., 2] - (expected if kind == "grey" else expected / 2)).max() < 1.5
     notices = prepare(tmp_path / f"deep{suffix}", 64, background="keep").notices
     assert notices == (() if bits == 16 else (f"its 16-bit file holds values of {bits} bits, which are stretched",))
+
+
+def test_a_deep_picture_is_upright_too(tmp_path):
+    deep = np.zeros((20, 30, 3), np.uint16)
+    deep[:, :10] = 4095
+    cv2.imwrite(str(tmp_path / "deep.png"), deep)
+    with Image.open(tmp_path / "deep.png") as flat:
+        exif = flat.getexif()
+    exif[0x0112] = 6  # the camera was turned: the first row is the right side
+    content = (tmp_path / "deep.png").read_bytes()
+    chunk = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "turned.png").write_bytes(content[:33] + chunk + content[33:])
+    seen = np.asarray(load_image(tmp_path / "turned.png"))
+    assert seen.shape == (30, 20, 4)
+    assert (seen[:10, :, 0] == 255).all()
+    assert (seen[10:, :, 0] == 0).all()
 
 
 def test_a_dark_picture_of_8_bits_is_not_made_brighter():

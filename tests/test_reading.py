@@ -150,6 +150,13 @@ def test_a_parquet_file_is_read_and_checked_as_csv_is(tmp_path):
         read_table(tmp_path / "t.parquet", {"n": int})
 
 
+def test_an_error_shows_no_more_of_a_value_than_fits_into_a_line():
+    wide = {f"{number}" * 9: {f"{inner}" * 9: list(range(9)) for inner in range(9)} for number in range(9)}
+    with pytest.raises(ReadingError, match=r"must be a list, not \{.*\.\.\.$") as error:
+        read_value(list[int], wide)
+    assert len(str(error.value)) < 120
+
+
 def test_any_kind_lets_everything_through():
     assert read_value(Any, [object]) == [object]
 

@@ -476,6 +476,17 @@ def test_an_answer_that_is_none_is_named_by_file_and_line(run_dir):
         read_answers(path.parent)
 
 
+def test_a_strangers_file_under_a_raters_name_stays_as_it_is_and_no_study_starts_on_it(run_dir):
+    items, folder = load_items(run_dir), run_dir / "user_study"
+    folder.mkdir(exist_ok=True)
+    (folder / "anna.csv").write_text("a table of\nsomebody, without an end")
+    with pytest.raises(StudyError, match=r"anna\.csv holds no answers"):
+        add_answer(folder, "anna", comparisons(items, "anna")[0], "left")
+    assert (folder / "anna.csv").read_text() == "a table of\nsomebody, without an end"
+    with pytest.raises(StudyError, match=r"anna\.csv holds no answers"):
+        Study(items, folder)
+
+
 @pytest.mark.parametrize(
     "row",
     [

@@ -11,9 +11,10 @@
     GET  /view/ID/viewer.html               the object, to turn
     GET  /file?id=...&suffix=.glb           a file to keep
 
-Notable: no Gradio. Its release of today (6.31) cannot be installed beside Pillow 13, brings 15 packages and 80 MB, asks
-fonts.googleapis.com, cdn.babylonjs.com and its own api.gradio.app unless each is switched off, and has no box to draw
-on a picture. The server of the study's page was here already. Who may ask, and the token, are its (`local_server.py`).
+Notable: no Gradio. Version 6.31 wants Pillow below 13, which this package is above, comes with 15 more packages (80 MB
+by itself), and its files name fonts.googleapis.com, cdn.babylonjs.com and, for analytics that are on by default,
+api.gradio.app. The server of the study's page was here already: who may ask, and the token, are its
+(`runs/local_server.py`).
 """
 
 import json

@@ -9,13 +9,15 @@ The executed copy appears under its name only when every cell has run, and says 
 import argparse
 import base64
 import contextlib
+import json
 import os
 import re
 import sys
 import tempfile
+import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import nbformat
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
@@ -23,9 +25,10 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from vfusion3d.runs.claim import full_disk, naming_a_full_disk, write_whole
 from vfusion3d.runs.lock import hold
 from vfusion3d.runs.pictures import smaller_png
-from vfusion3d.runs.profiles import FOLDER, ProfileError, load_profile, profile_path
+from vfusion3d.runs.profiles import FOLDER, load_profile, profile_path
 from vfusion3d.runs.progress import TEXT
 from vfusion3d.runs.ranges import in_range
+from vfusion3d.runs.reading import REMEDY, ReadingError, read_json
 
 WIDGET = "application/vnd.jupyter.widget-view+json"  # of progress bars: what is stored is their first moment
 CURSOR_UP = "\x1b[A"  # what tqdm writes between bars that stand below one another
@@ -50,7 +53,7 @@ def run_notebook(notebook: str | Path, profile: str | Path, root: str | Path = "
     notebook = Path(notebook)
     root = Path(root)
     name = load_profile(profile).name
-    if not any("parameters" in cell.metadata.get("tags", []) for cell in nbformat.read(notebook, 4).cells):
+    if not any("parameters" in cell.metadata.get("tags", []) for cell in read_notebook(notebook).cells):
         raise NotebookError(f"{notebook} has no cell tagged `parameters`, so it cannot be told its profile")
 
     run_dir = root / "runs" / name
@@ -60,6 +63,8 @@ def run_notebook(notebook: str | Path, profile: str | Path, root: str | Path = "
         folder.mkdir(parents=True, exist_ok=True)
     if os.path.realpath(notebook) in (os.path.realpath(unfinished), os.path.realpath(executed)):
         raise NotebookError(f"{notebook} would be replaced by its executed copy: give the one in notebooks/")
+    if in_the_way := [path for path in (unfinished, executed) if path.is_dir()]:
+        raise NotebookError(f"{in_the_way[0]} is a folder, in the way of the executed copy: move it away")
     parameters = _parameters(notebook, profile, run_dir, seed)
     with hold(unfinished.with_name(f".{notebook.name}.lock")):
         try:
@@ -72,7 +77,7 @@ def run_notebook(notebook: str | Path, profile: str | Path, root: str | Path = "
                     kernel_name="python3",
                     language="python",
                     progress_bar=False,
-                    extra_arguments=["--log-level=ERROR"],  # the kernel warns of every reader it does not know
+                    extra_arguments=["--log-level=CRITICAL"],  # of readers it does not know, of interrupts
                     stdout_file=sys.stdout,
                     stderr_file=sys.stderr,
                 )
@@ -96,6 +101,30 @@ def run_notebook(notebook: str | Path, profile: str | Path, root: str | Path = "
         write_whole(executed, partial(nbformat.write, finished))
         unfinished.unlink()
     return executed
+
+
+class _Notebook(TypedDict):
+    cells: list[dict[str, Any]]
+    metadata: dict[str, Any]
+    nbformat: Literal[4]
+    nbformat_minor: int
+
+
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """A notebook of format 4. Raises ReadingError that names the file where it is broken, OSError where there is none.
+
+    nbformat by itself only logs what is wrong, or trips over it.
+    """
+    content = read_json(path, _Notebook)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of ids of cells, which it adds
+            nbformat.validate(content)
+        return nbformat.reads(json.dumps(content), 4)
+    except (nbformat.ValidationError, AttributeError, TypeError, ValueError) as error:
+        raise ReadingError(
+            f"{path} is no whole notebook ({str(error).strip().splitlines()[0][:200]}): {REMEDY}"
+        ) from error
 
 
 def _as_it_is(path: Path) -> str:
@@ -218,7 +247,7 @@ def main(arguments: list[str] | None = None) -> int:
             else:
                 executed = run_notebook(notebook, options.profile, options.root, options.seed)
                 print(f"{notebook} ran; executed copy in {executed}")
-        except (NotebookError, ProfileError, OSError) as error:
+        except (NotebookError, ValueError, OSError) as error:
             print(error, file=sys.stderr)
             return 1
         except KeyboardInterrupt:

@@ -2,10 +2,11 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfusion3d.cli.page import add_part, add_run, check_outputs, new_page, part_of, run_of
+from vfusion3d.cli.page import add_part, add_run, check_outputs, new_page, one_line, part_of, run_of
 from vfusion3d.runs import layout
 from vfusion3d.runs.ranges import in_range
 
@@ -131,7 +132,12 @@ def _say_what_became_of(index: Path) -> int:
     _print_list(f'drawn without all that the file asks for (in each sample\'s metadata, "left_out"): {len(less)}', less)
     _print_list(f'skipped (the list is "skipped" in {index}): {len(skipped)}', list(skipped.values()))
     _print_list(f"passed over, in formats that are not read (export them as GLB): {len(other)}", other)
-    return 1 if skipped else 0
+    if not skipped:
+        return 0
+    first = next(iter(skipped.values()))
+    more = f", and {len(skipped) - 1} more: see above" if len(skipped) > 1 else ""
+    print(f"vfusion3d render: left out: {one_line(first)}{more}", file=sys.stderr)
+    return 1
 
 
 def _print_list(title: str, lines: list[str], most: int = 20) -> None:

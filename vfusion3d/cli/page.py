@@ -111,7 +111,7 @@ def check_outputs(
 
 
 def _place(path: str | Path) -> Path:
-    return Path(os.path.realpath(Path(path).expanduser()))
+    return Path(os.path.realpath(os.path.expanduser(path)))
 
 
 def _inode(place: Path) -> tuple[int, int] | None:

@@ -158,7 +158,7 @@ def run_reconstruct(options: argparse.Namespace) -> int:
     failed = len(empty)
     for folder in empty:
         print(f"vfusion3d reconstruct: {folder}: has no pictures ({' '.join(PICTURE_SUFFIXES)})", file=sys.stderr)
-    if not any(Path(picture).expanduser().is_file() or "://" in picture for picture in pictures):
+    if not any(os.path.isfile(os.path.expanduser(picture)) or "://" in picture for picture in pictures):
         for picture in pictures:
             print(f"vfusion3d reconstruct: {picture}: no such file; check the path", file=sys.stderr)
         return 1
@@ -252,7 +252,7 @@ def _make(
         pipeline = _pipeline(options)
         bar.reset()  # loading does not count as a step, nor in the rate
         for number, (picture, files) in enumerate(jobs):
-            bar.set_postfix_str(f"{number + 1} of {len(jobs)}: {Path(picture).name}")
+            bar.set_postfix_str(f"{number + 1} of {len(jobs)}: {one_line(Path(picture).name)}")
             start = time.perf_counter()
             entry = {"picture": picture}
             try:

@@ -38,7 +38,7 @@ from vfusion3d.runs.layout import curation_models
 from vfusion3d.runs.lock import only_writer
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.progress import tqdm
-from vfusion3d.runs.reading import ReadingError, read_json
+from vfusion3d.runs.reading import ReadingError, read_json, regular_file
 from vfusion3d.world.catalogue import ObjectSpec
 
 QUALITY, ELEVATION, HELD_OUT = "quality.skops", "elevation.skops", "held_out.json"
@@ -343,7 +343,7 @@ def load_model(path: str | Path, kind: type[Model] | None = None) -> Model:
     """
     import skops.io
 
-    Path(path).open("rb").close()
+    regular_file(path)
     try:
         foreign = set(skops.io.get_untrusted_types(file=path)) - set(TRUSTED)
         model = None if foreign else skops.io.load(path, trusted=list(TRUSTED))

@@ -145,6 +145,8 @@ class Judgements:
 
 
 def _read(path: Path) -> list[tuple[int, _Row]]:
+    if not path.is_file():
+        raise JudgementError(f"{path} is no file: judgements are a CSV table, move it away")
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:  # a table editor may begin a file with a mark
             reader = csv.reader(file, strict=True)

@@ -5,6 +5,7 @@ common habit is y for OBJ and z for PLY and STL (`UP`); `up` overrides it. What 
 not draw is written in the mesh's metadata, in words, under "left_out".
 """
 
+import codecs
 import io
 import re
 from pathlib import Path
@@ -366,6 +367,9 @@ def _cut_concave(outline) -> np.ndarray:
 def _read_obj(path: Path) -> tuple[list[trimesh.Trimesh], list[str]]:
     """By trimesh, after concave polygons were cut; colours of vertices beside a material are kept as "colour"."""
     content = path.read_bytes()
+    if odd := re.search(rb"\x00|^[ \t]*(?!#)[!-~]*[\x80-\xff]", content.removeprefix(codecs.BOM_UTF8), re.MULTILINE):
+        line = content.count(b"\n", 0, odd.start()) + 1
+        raise ValueError(f"line {line} is no text of an OBJ file")
     left_out, masks = _linked_files(path, content)
     resolver = trimesh.resolvers.FilePathResolver(str(path))
     cut = _without_concave_polygons(content)

@@ -37,6 +37,7 @@ BLOCK = tarfile.BLOCKSIZE
 LAST_MEMBER = "json"
 PICTURE = re.compile(r"(?:view|frame|mask)(\d{2,6})\.(?:png|jpg)")
 KEY = re.compile(r"[^./\\\s\x00]+")
+LONG_NAME = re.compile(rb"\d (?:path|size)=")  # what an extended header of a tar archive may say of a file
 SHARD = re.compile(r"shard-\d{6,}\.tar")
 PNG = (".png", cv2.IMWRITE_PNG_COMPRESSION, 1)
 JPEG = (".jpg", cv2.IMWRITE_JPEG_QUALITY, 95)
@@ -349,7 +350,7 @@ class Shards:
     def _check(self, shard: dict, verify: bool) -> None:
         path = self.folder / shard["name"]
         index = self.folder / "index.json"
-        if not SHARD.fullmatch(shard["name"]) or path.resolve().parent != self.folder.resolve():
+        if not SHARD.fullmatch(shard["name"]):  # a link to another disk is its owner's doing, a path in an index is not
             raise ShardError(f"{index}: {shown(shard['name'])} is no shard of its folder: make the data again")
         try:
             places = [place for sample in shard["samples"] for place in sample["members"].values()]
@@ -462,8 +463,15 @@ def _scan(path: Path) -> tuple[dict[str, dict[str, tuple[int, int]]], int]:
             if position > length:
                 break
             key, _, name = header.name.partition(".")
+            if header.type == tarfile.XHDTYPE and not LONG_NAME.search(file.read(header.size)):
+                continue  # Python's and WebDataset's archives keep a file's time so
+            if header.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or header.size < 0 or not KEY.fullmatch(key):
+                what = f"{shown(header.name)}, which is no file of a sample (KEY.NAME, 100 letters at most)"
+                raise ShardError(f"{path} holds {what}: delete it and make it again")
             if key in samples:
                 raise ShardError(f"{path} holds the sample {key} twice: delete it and make it again")
+            if name in current:
+                raise ShardError(f"{path} holds {header.name} twice: delete it and make it again")
             current[name] = (offset, header.size)
             if name == LAST_MEMBER:
                 samples[key] = current

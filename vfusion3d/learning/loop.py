@@ -53,7 +53,9 @@ from vfusion3d.runs.reading import ReadingError, check_tensors, read_table, read
 
 Recipe = TypeVar("Recipe")  # a dataclass with a field `mixed_precision`
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"  # the last two
-STEP = re.compile(r"\d{1,15}")
+STEP = re.compile(r"[0-9]{1,15}")
+NEW_LOG = "delete it: training goes on, with a new log"
+BEFORE = "delete it, and training goes on from the one before, or from nothing"
 LOG = "log.csv"
 MODEL = "model"  # of a run that is over: the folder beside them
 _WEIGHTS = tuple(
@@ -451,7 +453,7 @@ def save_checkpoint(
 
     def write(partial: Path) -> None:
         room.mkdir(exist_ok=True)
-        save_file(tensors, room / CHECKPOINT, metadata={"step": str(step)})
+        save_file(tensors, room / CHECKPOINT, metadata={"step": str(step), "tensors": str(len(tensors))})
         os.replace(room / CHECKPOINT, partial)
         if _is_whole(folder / CHECKPOINT):  # a broken one must not take the place of a good one
             os.replace(folder / CHECKPOINT, folder / PREVIOUS)
@@ -470,46 +472,91 @@ def load_checkpoint(
     Where it is broken, a line on stderr says so and the one before it is taken. Raises ReadingError where both are, and
     TrainingError for a checkpoint of another model.
     """
-    found = _last_checkpoint(folder)
+    found = _last_checkpoint(folder, model, optimizer, average)
     if found is None:
         return 0
-    path, step, tensors = found
-    parts = {kind: _beginning_with(f"{kind}/", tensors) for kind in ("model", "average", "optimizer")}
-    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    try:
-        check_tensors(parts["model"], shapes, path)
-        if average and parts["average"]:
-            check_tensors(parts["average"], {name: shapes[name] for name in average.weights}, f"the average in {path}")
-    except ReadingError as error:
-        raise TrainingError(f"{path} is of another model: use a new folder for a new model ({error})") from error
+    _, step, parts = found
     model.load_state_dict(parts["model"])
     for name, parameter in model.named_parameters():
         if average:
-            average.weights[name] = parts["average"].get(name, parameter.detach().clone()).to(parameter.device)
+            average.weights[name] = parts["average"][name].to(parameter.device)
         if moments := _beginning_with(f"{name}/", parts["optimizer"]):
-            if any(value.ndim and value.shape != parameter.shape for value in moments.values()):
-                raise TrainingError(f"{path}: optimizer/{name} has another shape than {name}: delete it")
             # AdamW keeps its step counter on the CPU, moments and momentum stand beside the parameter.
             optimizer.state[parameter] = {k: t if k == "step" else t.to(parameter.device) for k, t in moments.items()}
     return step
 
 
-def _last_checkpoint(folder: Path) -> tuple[Path, int, dict[str, Tensor]] | None:
-    """The newer of the two checkpoints that can be read, its step and its tensors; None where there is none."""
+def _last_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    average: WeightAverage | None = None,
+) -> tuple[Path, int, dict[str, dict[str, Tensor]]] | None:
+    """The newer of the two checkpoints that can be gone on with, its step and its parts; None where there is none.
+
+    Parts: the tensors of "model", "average" and "optimizer". Without an optimizer only weights are wanted of it.
+    """
     there = [folder / name for name in (CHECKPOINT, PREVIOUS) if (folder / name).exists()]
     for path in there:
         try:
-            tensors, known = read_tensors(path, "delete it, and training goes on from the one before, or from nothing")
+            tensors, known = read_tensors(path, BEFORE)
             if not STEP.fullmatch(known.get("step", "")):
                 raise ReadingError(
-                    f"{path}: step must be a number in its metadata, not {shown(known.get('step'))}: delete it"
+                    f"{path}: step must be a number in its metadata, not {shown(known.get('step'))}: {BEFORE}"
                 )
-            return path, int(known["step"]), tensors
+            parts = {kind: _beginning_with(f"{kind}/", tensors) for kind in ("model", "average", "optimizer")}
+            _check_model(path, model, parts["model"])
+            if damage := list(_damage(tensors, known, parts, model, optimizer, average)):
+                more = f" and {len(damage) - 1} more" if damage[1:] else ""
+                raise ReadingError(f"{path} is damaged ({damage[0]}{more}): {BEFORE}")
+            return path, int(known["step"]), parts
         except ReadingError as error:
             if path == there[-1]:
                 raise
             print(f"{error}; going on from {there[-1].name}", file=sys.stderr)
     return None
+
+
+def _check_model(path: Path, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raise TrainingError where names and shapes of the weights, whatever they are, are not the model's."""
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    try:
+        check_tensors({name: torch.zeros(()).expand(value.shape) for name, value in weights.items()}, shapes, path)
+    except ReadingError as error:
+        raise TrainingError(f"{path} is of another model: use a new folder for a new model ({error})") from error
+
+
+def _damage(
+    tensors: Mapping[str, Tensor],
+    known: Mapping[str, str],
+    parts: Mapping[str, Mapping[str, Tensor]],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    average: WeightAverage | None,
+) -> Iterator[str]:
+    """What keeps a checkpoint of this model from being gone on with."""
+    parameters = dict(model.named_parameters())
+    names = {parameter: name for name, parameter in parameters.items()}
+    like = {f"model/{name}": value for name, value in model.state_dict().items()}
+    for group in optimizer.param_groups if optimizer else ():
+        kept = ("momentum",) if group.get("muon") else ("exp_avg", "exp_avg_sq")
+        for parameter in group["params"]:
+            name = f"optimizer/{names[parameter]}"
+            if there := {key for key in ("step", *kept) if f"{name}/{key}" in tensors}:
+                yield from (f"{name}/{key} is missing" for key in ("step", *kept) if key not in there)
+            like |= {f"{name}/{key}": parameter for key in kept} | {f"{name}/step": torch.zeros(())}
+    if average or parts["average"]:
+        yield from (f"average/{name} is missing" for name in parameters if name not in parts["average"])
+        like |= {f"average/{name}": value for name, value in parameters.items()}
+    for name, value in tensors.items():
+        if name in like and value.dtype != like[name].dtype:
+            yield f"{name} is {value.dtype}, not {like[name].dtype}"
+        elif name in like and value.shape != like[name].shape:
+            yield f"{name} has the shape {list(value.shape)}, not {list(like[name].shape)}"
+        elif not value.isfinite().all() or (name.endswith(("/step", "_sq")) and value.min() < 0):
+            yield f"{name} holds what is no number of training"
+    if known.get("tensors", str(len(tensors))) != str(len(tensors)):  # older ones do not say how many
+        yield f"{len(tensors)} tensors, not {known['tensors'][:20]}"
 
 
 def _is_whole(path: Path) -> bool:
@@ -533,22 +580,20 @@ def _beginning_with(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Ten
 def load_weights(folder: str | Path, model: nn.Module) -> int:
     """Put the weights of a run that is not done yet into a model: their average, where it has one. Returns the step.
 
-    Raises FileNotFoundError where the folder has no checkpoint.
+    Raises FileNotFoundError where the folder has no checkpoint, TrainingError for one of another model, ReadingError
+    for one that is broken.
     """
-    found = _last_checkpoint(Path(folder))
+    found = _last_checkpoint(Path(folder), model)
     if found is None:
         raise FileNotFoundError(f"{Path(folder) / CHECKPOINT} does not exist: train first")
-    path, step, tensors = found
-    try:
-        model.load_state_dict({**_beginning_with("model/", tensors), **_beginning_with("average/", tensors)})
-    except RuntimeError as error:
-        raise TrainingError(f"{path} is of another model") from error
+    _, step, parts = found
+    model.load_state_dict({**parts["model"], **parts["average"]})
     return step
 
 
 def read_log(folder: str | Path):
     """The log of a run as a DataFrame, one row a logged step."""
-    return read_table(Path(folder) / LOG, {"step": int}, "delete it: training goes on, with a new log")
+    return read_table(Path(folder) / LOG, {"step": int}, NEW_LOG)
 
 
 def _groups(model: nn.Module, settings: LoopSettings) -> list[dict]:
@@ -586,8 +631,11 @@ class _Keeper:
         if log.exists():
             lines = log.read_bytes().splitlines(keepends=True)
             if lines and not lines[-1].endswith(b"\n"):  # a full disk tore it
-                log.write_bytes(b"".join(lines[:-1]))
+                lines.pop()
+                log.write_bytes(b"".join(lines))
             steps = read_log(self.folder).step if lines[1:] else []
+            if len(steps) != len(lines[1:]):
+                raise ReadingError(f"{log}: {len(steps)} rows in {len(lines) - 1} lines: {NEW_LOG}")
             kept = [line for line, step in zip(lines[1:], steps) if step <= self.start]
             if kept:
                 write_whole(log, partial(Path.write_bytes, data=b"".join([lines[0], *kept])))
@@ -607,7 +655,7 @@ class _Keeper:
             self.bar.set_postfix({"loss": f"{values['loss']:.4f}"}, refresh=False)
             values |= {"learning_rate": self.settings.learning_rate(done - 1), "gradient_norm": float(norm)}
             with naming_a_full_disk(self.folder):
-                _write_rows(self.folder / LOG, [{"step": done, **values}])
+                _write_row(self.folder / LOG, {"step": done, **values})
                 for name, value in values.items():
                     self.events.add_scalar(name, value, done)
         if last or ending or done % self.settings.checkpoint_every == 0:
@@ -619,10 +667,12 @@ class _Keeper:
             self.model.train()
 
 
-def _write_rows(path: Path, rows: list[dict], mode: str = "a") -> None:
-    headed = mode == "a" and path.exists()
-    with path.open(mode, newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        if not headed:
+def _write_row(path: Path, row: Mapping[str, Any]) -> None:
+    with path.open("a+", newline="") as file:
+        file.seek(0)
+        if (head := file.readline().strip()) not in ("", ",".join(row)):
+            raise ReadingError(f"{path} has the columns {head[:200]}, not {', '.join(row)}: {NEW_LOG}")
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        if not head:
             writer.writeheader()
-        writer.writerows(rows)
+        writer.writerow(row)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -96,7 +97,7 @@ def check_folder(model_class: type, folder: Path) -> None:
 
 def not_a_folder(name: str) -> str | None:
     """Why this is neither a folder here nor a name on the hub; None where it may be one of the hub."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_file():
         with open(path, "rb") as file:
             begin = file.read(2)

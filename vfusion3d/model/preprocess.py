@@ -27,6 +27,7 @@ from vfusion3d.foundations.background_removal import MIN_SIDE, ImageError, cut_o
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 ImageSource = str | os.PathLike | bytes | Image.Image | ndarray | Tensor
+ORIENTATION = 0x0112  # in EXIF
 DEPTHS = (8, 10, 12, 14, 16)  # bits of what 16-bit files hold
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 MAX_PIXELS = 100_000_000  # refused from the header: a small file can decode to any size
@@ -107,7 +108,7 @@ def _read(source: str | os.PathLike | bytes, name: str) -> tuple[Image.Image, li
     else:
         if name.startswith(("http://", "https://", "ftp://")):
             raise ImageError(f"{name}: is a web address; download the picture and pass its file")
-        file = Path(name).expanduser()
+        file = Path(os.path.expanduser(name))
         if file.is_dir():
             raise ImageError(f"{name}: is a folder; pass a picture in it")
         if not file.is_file():
@@ -129,10 +130,22 @@ def _read(source: str | os.PathLike | bytes, name: str) -> tuple[Image.Image, li
         raise ImageError(f"{name}: cannot be opened ({_line(error)}); save it as PNG or JPEG") from error
     with image:
         deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # Pillow keeps the upper half of them
+        orientation = image.getexif().get(ORIENTATION, 1)
         rgba, notices = _to_rgba(image, name)
+    if image.format == "PNG":
+        _check_png(file, name)
     if deep and not notices and max(high for _, high in rgba.convert("RGB").getextrema()) < 64:
-        return _deep_colours(file, name)
+        return _deep_colours(file, name, orientation)
     return rgba, notices
+
+
+def _check_png(file: Path | BytesIO, name: str) -> None:
+    """Raise ImageError where a checksum is wrong: Pillow decodes a damaged PNG without a word, to other pixels."""
+    try:
+        with Image.open(file, formats=["PNG"]) as again:
+            again.verify()
+    except Exception as error:
+        raise ImageError(f"{name}: is damaged or cut short ({_line(error)}); download or export it again") from error
 
 
 def _to_rgba(image: Image.Image, name: str) -> tuple[Image.Image, list[str]]:
@@ -173,7 +186,7 @@ def _to_8_bit(values: ndarray) -> tuple[ndarray, list[str]]:
     return (np.clip(values / top, 0, 1) * 255 + 0.5).astype(np.uint8), notices
 
 
-def _deep_colours(file: Path | BytesIO, name: str) -> tuple[Image.Image, list[str]]:
+def _deep_colours(file: Path | BytesIO, name: str, orientation: int) -> tuple[Image.Image, list[str]]:
     """A colour picture of 16 bits whose upper halves are nearly black, by OpenCV, which reads them whole."""
     content = file.getvalue() if isinstance(file, BytesIO) else file.read_bytes()
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -181,11 +194,13 @@ def _deep_colours(file: Path | BytesIO, name: str) -> tuple[Image.Image, list[st
         raise ImageError(f"{name}: is damaged or cut short; download or export it again")
     colours, notices = _to_8_bit(pixels[..., 2::-1])
     opacity = [_to_8_bit(pixels[..., 3:])[0]] if pixels.shape[2] == 4 else []
-    return Image.fromarray(np.concatenate([colours, *opacity], axis=-1)).convert("RGBA"), notices
+    picture = Image.fromarray(np.concatenate([colours, *opacity], axis=-1))
+    picture.getexif()[ORIENTATION] = orientation
+    return ImageOps.exif_transpose(picture).convert("RGBA"), notices
 
 
 def _is_heif(file: Path | BytesIO) -> bool:
-    start = file.getvalue()[:12] if isinstance(file, BytesIO) else file.open("rb").read(12)
+    start = file.getvalue()[:12] if isinstance(file, BytesIO) else file.read_bytes()[:12]
     return start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS
 
 

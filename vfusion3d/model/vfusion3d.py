@@ -8,6 +8,7 @@ how it becomes a mesh in `mesh.py`.
 """
 
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +154,7 @@ class VFusion3D(ModelMixin, ConfigMixin):
                 raise ValueError(f"{name} is loaded by from_released, which does not know {', '.join(options)}")
             return cls.from_released(name).to(dtype or torch.float32)
         bundled = {path.name: path for path in BUNDLED.iterdir() if path.is_dir()}
-        source = Path(bundled.get(str(name), name)).expanduser()
+        source = Path(os.path.expanduser(bundled.get(str(name), name)))
         if source.is_dir():
             check_folder(cls, source)
         elif reason := not_a_folder(str(name).partition("@")[0]):
@@ -258,7 +259,8 @@ def tokens_within(size: int, radius: float) -> Bool[Tensor, "size*size"]:
     Each covers two texels a side, and interpolation reads half a texel further.
     """
     side = 2 / size
-    nearest = ((torch.arange(size) + 0.5) * side - 1).abs() - side / 2 - side / 4
+    places = torch.arange(size, device="cpu")  # also where only shapes are asked for, on the meta device
+    nearest = ((places + 0.5) * side - 1).abs() - side / 2 - side / 4
     nearest = nearest.clamp(min=0).square()
     return (nearest[:, None] + nearest < radius**2).flatten()
 

@@ -37,7 +37,10 @@ _repr.maxlevel, _repr.maxstring, _repr.maxother = 3, 60, 60
 
 
 class ReadingError(ValueError):
-    """A file that cannot be read; the message names the file, the key and what to do."""
+    """A file that cannot be read; the message names, in one line, the file, the key and what to do."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(line.strip() for line in message.splitlines()))  # those of libraries have several
 
 
 def read_json(path: str | Path, kind: Any = Any, remedy: str = REMEDY) -> Any:
@@ -45,7 +48,7 @@ def read_json(path: str | Path, kind: Any = Any, remedy: str = REMEDY) -> Any:
 
     Raises ReadingError, and OSError where there is no such file.
     """
-    return parse_json(_file(path).read_bytes(), path, kind, remedy)
+    return parse_json(regular_file(path).read_bytes(), path, kind, remedy)
 
 
 def parse_json(data: bytes, name: str | Path, kind: Any = Any, remedy: str = REMEDY) -> Any:
@@ -68,7 +71,7 @@ def read_yaml(path: str | Path, kind: Any = Any) -> Any:
 
     Raises ReadingError, also for NaN and for a key that stands twice; OSError where there is no such file.
     """
-    data = _file(path).read_bytes()
+    data = regular_file(path).read_bytes()
     try:
         value = yaml.load(data.decode("utf-8-sig"), _EachKeyOnce)
         _check_values(value)
@@ -90,7 +93,7 @@ def read_table(
     rows of a Parquet file in which this column holds that text. Raises ReadingError that names file, line and column;
     OSError where there is no such file.
     """
-    path = _file(path)
+    path = regular_file(path)
     try:
         table = _parquet(path, columns, where) if path.suffix == ".parquet" else _csv(path, columns)
         for column, kind in columns.items():
@@ -110,7 +113,7 @@ def read_tensors(path: str | Path, remedy: str = REMEDY) -> "tuple[dict[str, Ten
     """
     from safetensors import SafetensorError, safe_open
 
-    _file(path)
+    regular_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -183,9 +186,10 @@ def read_value(kind: Any, value: Any, key: str = "") -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value as an error shows it: in some sixty characters, however much it is."""
+    """A value as an error shows it: in eighty characters, however much it is."""
     try:
-        return _repr.repr(value)
+        text = _repr.repr(value)
+        return text if len(text) <= 80 else f"{text[:77]}..."
     except ValueError:  # Python writes no number of more than 4300 digits
         return "a number of thousands of digits"
 
@@ -236,7 +240,7 @@ def _check_values(value: Any) -> None:
     check(value, "")
 
 
-def _file(path: str | Path) -> Path:
+def regular_file(path: str | Path) -> Path:
     """The path of a file that can be opened; the system's error names it. A pipe would be waited for."""
     path = Path(path)
     if path.exists() and not path.is_file() and not path.is_dir():

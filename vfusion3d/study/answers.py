@@ -199,7 +199,7 @@ def add_answer(folder: str | Path, rater: str, comparison: Comparison, choice: s
     """Write one answer, "left" or "right", to the end of the rater's file, and see it on the disk.
 
     What a crash left of a line is cut off first. A question may be answered again: the last answer counts. Several
-    processes may write at once.
+    processes may write at once. Raises StudyError for a choice that is none and where the file holds something else.
     """
     if choice not in ("left", "right"):
         raise StudyError(f"the answer is left or right, not {choice[:40]!r}")
@@ -207,6 +207,8 @@ def add_answer(folder: str | Path, rater: str, comparison: Comparison, choice: s
     path.parent.mkdir(parents=True, exist_ok=True)
     winner = comparison.left if choice == "left" else comparison.right
     with hold(path.with_name(f".{path.name}.lock"), wait=10.0), naming_a_full_disk(path):
+        if path.exists():
+            _answers_in(path)  # nothing is cut off of a file that is none of ours
         with path.open("a+b") as file:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)

@@ -42,7 +42,7 @@ ASKED = {
 class Study:
     """What is asked, and what was answered: the state behind the page, for any number of raters.
 
-    Raises StudyError where there is nothing to ask.
+    Raises StudyError where there is nothing to ask, and where `folder` holds answers that are none.
     """
 
     def __init__(self, items: list[Item], folder: str | Path, seed: int = 0):
@@ -50,6 +50,7 @@ class Study:
         self.folder = Path(folder)
         self.seed = seed
         self.order: dict[str, dict[str, Comparison]] = {}
+        read_answers(self.folder)
         if not comparisons(items, "anyone", seed):
             raise StudyError(f"the study has no questions: there are {len(items)} items, and no method but {OURS}")
 
