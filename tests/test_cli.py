@@ -189,6 +189,19 @@ def test_a_log_gets_a_line_for_each_picture_and_no_bar(photos, tmp_path, weights
     assert said.err == ""
 
 
+def test_of_the_processes_of_torchrun_the_first_talks_and_each_names_its_error(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    said = []
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        assert main(["experiment", "--list"]) == 0
+        said.append(capsys.readouterr().out)
+        assert main(["evaluate", "--profile", str(tmp_path / "none.yaml")]) == 1
+        assert "none.yaml" in capsys.readouterr().err
+    assert "table_4" in said[0]
+    assert said[1] == ""
+
+
 def test_a_page_of_help_tells_only_defaults_that_say_something():
     pages = next(action for action in build_parser()._actions if action.choices).choices
     assert len(pages) > 10
