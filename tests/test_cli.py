@@ -19,6 +19,8 @@ from tiny_model import tiny_model
 
 from vfusion3d.cli.main import build_parser, main
 from vfusion3d.cli.reconstruct import BACKGROUNDS
+from vfusion3d.foundations.image_features import dino_features
+from vfusion3d.foundations.loading import BUNDLED
 from vfusion3d.runs.lock import only_writer
 from vfusion3d.runs.profiles import profile_path
 
@@ -162,17 +164,51 @@ def test_a_record_without_settings_of_today_says_so(photos, tmp_path, weights, c
     assert "b.glb is there, made with weights None" in capsys.readouterr().out
 
 
-def test_one_bar_counts_pictures_meshes_and_frames(photos, tmp_path, weights, monkeypatch):
+def test_one_bar_counts_pictures_meshes_and_frames_and_is_there_at_once(photos, tmp_path, weights, monkeypatch, capsys):
     import vfusion3d.runs.progress as progress
 
     bars = []
     real = progress.tqdm.__init__
     monkeypatch.setattr(progress.tqdm, "__init__", lambda self, *a, **how: bars.append(self) or real(self, *a, **how))
     monkeypatch.setattr("vfusion3d.cli.reconstruct.TURN", 2)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     video = ["--video", tmp_path / "v", "--video-size", 16, "--texture", 0]
     assert run("reconstruct", photos, "-o", tmp_path / "m", *video, weights=weights) == 1
     shown = [bar for bar in bars if getattr(bar, "unit", None) == "step"]
     assert [(bar.total, bar.n) for bar in shown] == [(4 * (3 + 2), 4 * (3 + 2))], "broken pictures count as well"
+    bars_and_errors = capsys.readouterr().err
+    assert bars_and_errors.index("0/20") < bars_and_errors.index(f"loading {weights}") < bars_and_errors.index("1 of 4")
+
+
+def test_a_log_gets_a_line_for_each_picture_and_no_bar(photos, tmp_path, weights, capsys):
+    for broken in set(photos.iterdir()) - {photos / "b.jpg"}:
+        broken.unlink()
+    assert run("reconstruct", photos, "-o", tmp_path, "--texture", 0, weights=weights) == 0
+    said = capsys.readouterr()
+    assert "b.jpg -> " in said.out
+    assert said.err == ""
+
+
+def test_of_the_processes_of_torchrun_the_first_talks_and_each_names_its_error(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    said = []
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        assert main(["experiment", "--list"]) == 0
+        said.append(capsys.readouterr().out)
+        assert main(["evaluate", "--profile", str(tmp_path / "none.yaml")]) == 1
+        assert "none.yaml" in capsys.readouterr().err
+    assert "table_4" in said[0]
+    assert said[1] == ""
+
+
+def test_a_page_of_help_tells_only_defaults_that_say_something():
+    pages = next(action for action in build_parser()._actions if action.choices).choices
+    assert len(pages) > 10
+    for page in pages.values():
+        assert "(default: False)" not in page.format_help()
+        assert "(default: [" not in page.format_help()
+    assert "(default: mini base)" in " ".join(pages["app"].format_help().split())
 
 
 def test_a_record_of_something_else_is_named(photos, weights, capsys):
@@ -618,3 +654,13 @@ warnings.warn_explicit("of ours", UserWarning, "x.py", 1, module="vfusion3d.clip
 """
     made = subprocess.run([sys.executable, "-c", script], cwd=repository, capture_output=True, text=True, check=True)
     assert made.stderr.strip().splitlines() == ["x.py:1: UserWarning: of ours"]
+
+
+def test_a_bundled_network_shows_no_bar_in_a_program_that_asked_for_nothing_and_others_still_do(monkeypatch, capsys):
+    from transformers.utils import logging
+
+    monkeypatch.setattr(logging, "_tqdm_active", True)
+    dino_features(str(BUNDLED / "image_features"))
+    assert capsys.readouterr().err == ""
+    list(logging.tqdm(range(3)))
+    assert "3/3" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """Plans: what each notebook would do, in counts and hours that follow from the paper's, without doing any of it."""
 
+import re
+
 import pytest
 import yaml
 from test_notebooks import SOURCES, code_cells, each_notebook
@@ -129,6 +131,13 @@ def test_plans_of_several_notebooks_are_printed_one_after_the_other(tmp_path, ca
     printed = capsys.readouterr().out
     assert printed.index(f"{SOURCES[0]} at profile paper") < printed.index(f"{SOURCES[1]} at profile paper")
     assert "3200000" in printed
+    some = [SOURCES[1], SOURCES[3], SOURCES[6]]
+    assert main([*map(str, some), "--profile", "paper", "--dry-run"]) == 0
+    hours = [plan(source.stem, PAPER)["device_hours"] for source in some]
+    cores, gpus = (sum(made.get(f"total on {kind}", 0) for made in hours) for kind in ("cores", "GPUs"))
+    line = r"all 3 notebooks: ([\d,.]+) hours of one GPU and ([\d,.]+) hours of one core, .* GB of disk"
+    said = re.fullmatch(line, capsys.readouterr().out.splitlines()[-1])
+    assert [float(text.replace(",", "")) for text in said.groups()] == pytest.approx([gpus, cores], rel=0.005)
 
 
 def test_a_dry_run_opens_no_notebook_and_names_one_without_a_plan(tmp_path, capsys):

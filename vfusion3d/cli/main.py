@@ -5,7 +5,10 @@ in a stack trace.
 """
 
 import argparse
+import io
+import os
 import sys
+from contextlib import nullcontext, redirect_stdout
 from importlib.metadata import version
 
 from vfusion3d.cli import app, data, model, reconstruct, video
@@ -17,8 +20,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0, 1 where something failed, 130 interrupted (2: wrong command line)."""
     options = build_parser().parse_args(arguments)
     quiet_libraries()
+    one_of_many = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0"
     try:
-        return options.run(options)
+        with redirect_stdout(io.StringIO()) if one_of_many else nullcontext():  # torchrun: the first process talks
+            return options.run(options)
     except KeyboardInterrupt:
         print("vfusion3d: interrupted", file=sys.stderr)
         return 130

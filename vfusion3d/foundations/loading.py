@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ import torch
 from vfusion3d.runs.claim import short_name
 from vfusion3d.runs.memory import check_memory
 from vfusion3d.runs.profiles import Profile, ProfileError
-from vfusion3d.runs.quiet import keep_quiet
+from vfusion3d.runs.quiet import keep_quiet, without_bars
 from vfusion3d.runs.reading import ReadingError, read_json
 
 Model = TypeVar("Model")
@@ -132,7 +132,8 @@ def is_open_clip(name: str) -> bool:
 def pretrained(kind: Any, source: str | Path, **options: Any) -> Any:
     """`kind.from_pretrained` of a folder, or of a model of the hub at its commit (`hub_commit`)."""
     if Path(source).exists():
-        return kind.from_pretrained(str(source), **options)
+        with without_bars() if Path(source).is_relative_to(BUNDLED) else nullcontext():
+            return kind.from_pretrained(str(source), **options)
     name, revision = hub_commit(str(source))
     return kind.from_pretrained(name, **options, **({"revision": revision} if revision else {}))
 

@@ -31,7 +31,9 @@ def rembg_session(source: str, device: torch.device | str = "cpu", dtype: torch.
     ValueError for a folder with no network or several, and for a name that rembg does not know.
     """
     import onnxruntime
-    import rembg
+
+    with _nothing_compiled():
+        import rembg
 
     on_gpu = torch.device(device).type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     providers = [*(["CUDAExecutionProvider"] if on_gpu else []), "CPUExecutionProvider"]
@@ -46,7 +48,7 @@ def rembg_session(source: str, device: torch.device | str = "cpu", dtype: torch.
 
 
 def photo_weights() -> Path | None:
-    """The file of the first of `PHOTO_MODELS` that is on this machine already."""
+    """The file of the first of `PHOTO_MODELS` that is on this machine already, where rembg looks."""
     home = Path.home()
     folders = [os.environ.get("U2NET_HOME"), os.environ.get("REMBG_HOME"), home / ".rembg", home / ".u2net"]
     if data := os.environ.get("XDG_DATA_HOME"):
@@ -63,6 +65,18 @@ def photo_weights() -> Path | None:
 def photo_session(weights: Path) -> "BaseSession":
     """The session of a file that `photo_weights` found, loaded once a process."""
     return rembg_session(str(weights))
+
+
+@contextmanager
+def _nothing_compiled():
+    """rembg imports pymatting, of which nothing is used here, and numba would compile that for a minute."""
+    import numba
+
+    before, numba.config.DISABLE_JIT = numba.config.DISABLE_JIT, 1
+    try:
+        yield
+    finally:
+        numba.config.DISABLE_JIT = before
 
 
 @contextmanager

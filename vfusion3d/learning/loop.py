@@ -121,7 +121,10 @@ class LoopSettings:
 def share_of(batch_size: int, rank: int, processes: int) -> range:
     """The places in a batch that a process computes. Raises ValueError where they cannot be shared evenly."""
     if batch_size % processes:
-        raise ValueError(f"{processes} processes cannot share batches of {batch_size}: one must divide the other")
+        raise ValueError(
+            f"{processes} processes cannot share batches of {batch_size}: start a number that divides it, "
+            "or change batch_size in the profile"
+        )
     share = batch_size // processes
     return range(rank * share, (rank + 1) * share)
 

@@ -7,6 +7,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
 LIBRARIES = {"diffusers": "DIFFUSERS", "transformers": "TRANSFORMERS", "huggingface_hub": "HF_HUB"}
@@ -29,6 +31,18 @@ def quiet_libraries() -> None:
             import_module(f"{library}.utils.logging").disable_progress_bar()
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", module=r"(?!vfusion3d|__main__)")  # ours are meant for people
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No bar of transformers in here, whoever asks: for a bundled network, which is read in a moment."""
+    from transformers.utils import logging
+
+    before = logging.set_tqdm_hook(lambda bar, given, how: bar(*given, **how | {"disable": True}))
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(before)
 
 
 def keep_quiet() -> None:

@@ -103,8 +103,8 @@ def load_items(
             raise StudyError(
                 f"against {name!r}: it cannot be compared with {OURS}: name folders of {run_dir}/views or methods"
             )
-    for task in tasks:
-        problems += filter(None, (made.missing(run_dir, task) for made in (evaluation_items, rendered_views)))
+    needed = ((evaluation_items.missing(run_dir, task) or rendered_views.missing(run_dir, task)) for task in tasks)
+    problems += filter(None, needed)
     _stop(problems)
     if against is None:
         against = sorted(set.intersection(*(set(_methods(run_dir, task)) for task in tasks)) - {OURS})
