@@ -572,7 +572,7 @@ def in_values() -> Iterator[Case]:
                     "--backend",
                     "--objects",
                 ),
-                *("--profile", "--run-dir"),
+                "--profile",
             ),
         ),
         "reconstruct": (
@@ -609,9 +609,12 @@ def in_values() -> Iterator[Case]:
                     ("--shard", "0"),
                     ("--elevation", "0"),
                     ("--elevation", "-1"),
+                    ("--faces", "0"),
+                    ("--faces", str(10**30)),
+                    ("--texture", "0"),
                 }
                 wanted = "ok" if fine else "error"
-                spoken = (option, option.strip("-"), "items")
+                spoken = (option, option.strip("-"), "items", "is no folder here")
                 yield Case(
                     "values",
                     f"{name}{option}_{value!a}",
