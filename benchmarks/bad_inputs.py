@@ -586,11 +586,11 @@ def in_values() -> Iterator[Case]:
         "train": ([*TRAIN[:-1], "new"], ("--seed", "--data", "--weights")),
         "prompts": (
             shlex.split("prompts --profile mine.yaml --run-dir none"),
-            ("--corpus", "--eval-prompts", "--seed"),
+            ("--corpus", "--eval-prompts"),
         ),
-        "finetune-video": (shlex.split("finetune-video --profile mine.yaml --run-dir none"), ("--objects", "--seed")),
-        "generate": (shlex.split("generate --profile mine.yaml --run-dir none"), ("--shard", "--shards", "--seed")),
-        "curate": (shlex.split("curate --profile mine.yaml --run-dir none"), ("--shard", "--judgements", "--seed")),
+        "finetune-video": (shlex.split("finetune-video --profile mine.yaml --run-dir none"), ("--objects",)),
+        "generate": (shlex.split("generate --profile mine.yaml --run-dir none"), ("--shard", "--shards")),
+        "curate": (shlex.split("curate --profile mine.yaml --run-dir none"), ("--shard", "--judgements")),
         "evaluate": (
             shlex.split("evaluate --profile mine.yaml --weights w --data shards -o e.csv"),
             ("--size", "--seed"),
@@ -614,7 +614,7 @@ def in_values() -> Iterator[Case]:
                     ("--texture", "0"),
                 }
                 wanted = "ok" if fine else "error"
-                spoken = (option, option.strip("-"), "items", "is no folder here")
+                spoken = (option, option.strip("-"), "items", "is no folder here", "does not exist", "no such file")
                 yield Case(
                     "values",
                     f"{name}{option}_{value!a}",
