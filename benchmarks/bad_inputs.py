@@ -589,8 +589,8 @@ def in_values() -> Iterator[Case]:
             ("--corpus", "--eval-prompts"),
         ),
         "finetune-video": (shlex.split("finetune-video --profile mine.yaml --run-dir none"), ("--objects",)),
-        "generate": (shlex.split("generate --profile mine.yaml --run-dir none"), ("--shard", "--shards")),
-        "curate": (shlex.split("curate --profile mine.yaml --run-dir none"), ("--shard", "--judgements")),
+        "generate": (shlex.split("generate --profile mine.yaml --run-dir none"), ("--shards",)),
+        "curate": (shlex.split("curate --profile mine.yaml --run-dir none"), ("--shards", "--judgements")),
         "evaluate": (
             shlex.split("evaluate --profile mine.yaml --weights w --data shards -o e.csv"),
             ("--size", "--seed"),
