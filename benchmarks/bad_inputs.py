@@ -1,6 +1,6 @@
 """Hundreds of bad or odd inputs through the real commands: what became of each.
 
-    python benchmarks/bad_inputs.py                    all of them, in about ten minutes on one core
+    python benchmarks/bad_inputs.py                    all of them, in about twenty minutes on one core
     python benchmarks/bad_inputs.py answers shards     some kinds
     python benchmarks/bad_inputs.py --csv bad.csv --seed 1
 
