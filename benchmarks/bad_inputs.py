@@ -1,6 +1,6 @@
 """Hundreds of bad or odd inputs through the real commands: what became of each.
 
-    python benchmarks/bad_inputs.py                    all of them, in about ten minutes on one core
+    python benchmarks/bad_inputs.py                    all of them, in about twenty minutes on one core
     python benchmarks/bad_inputs.py answers shards     some kinds
     python benchmarks/bad_inputs.py --csv bad.csv --seed 1
 
@@ -76,6 +76,7 @@ TRAIN = shlex.split("train --profile mine.yaml --data shards -o out")
 PLAN = shlex.split("experiment table_4 --plan --profile mine.yaml")
 MAY_BE = {  # that is: what a kill may leave, and what is made anew
     *(("answers", name) for name in ("empty", "cut", "cut_to_a_byte", "gone")),
+    ("meshes", "a_folder"),
     *((kind, "gone") for kind in ("run_folders", "meshes", "gallery")),
     *(("records", name) for name in ("gone", "a_link_to_itself", "a_link_to_nothing")),
 }
@@ -341,7 +342,7 @@ def in_files(rng: random.Random) -> Iterator[Case]:
         ("notebooks", "nb.ipynb", ("nb.ipynb",), lambda: read_notebook(Path("nb.ipynb"))),
         ("gallery", "done/reconstructions.json", ("w", "photos", "done"), GALLERY),
         ("answers", "answers/anna.csv", ("answers",), rate_answers),
-        ("study_page", "run/user_study/anna.csv", ("run",), read_study),
+        ("answers", "run/user_study/anna.csv", ("run",), read_study),
         ("study_page", "run/items/image_to_3d/captions.csv", ("run",), read_study),
         ("study_page", "run/items/image_to_3d/a.png", ("run",), read_study),
         ("study_page", f"run/views/image_to_3d/{OURS}/a.mp4", ("run",), read_study),
@@ -354,7 +355,7 @@ def in_files(rng: random.Random) -> Iterator[Case]:
         for name, spoil in spoils(path):
             any_text = path.endswith(".txt")
             wanted = "either" if outputs or any_text or (kind, name) in MAY_BE else "error"
-            label = f"{Path(path).name}_{name}"
+            label = f"{path.replace('/', '_')}_{name}"
             shown = () if wanted == "either" else (Path(path).name, Path(path).parent.name)
             yield Case(kind, label, needs, spoil, act, wanted, shown, outputs)
         if Path(path).suffix in (".json", ".yaml", ".ipynb", ".gltf"):
@@ -363,7 +364,7 @@ def in_files(rng: random.Random) -> Iterator[Case]:
             pairs = [(at, value) for at in leaves(content) for value in VALUES]
             for at, value in rng.sample(pairs, min(20 if act is MESHES else 60, len(pairs))):
                 text = write(changed(content, at, VALUES[value]))
-                label = f"{Path(path).name}_{'.'.join(map(str, at))}_{value}"
+                label = f"{path.replace('/', '_')}_{'.'.join(map(str, at))}_{value}"
                 spoil = lambda path=path, text=text: Path(path).write_text(text)  # noqa: E731
                 shown = (Path(path).name, str(at[-1]), Path(path).parent.name)
                 yield Case(kind, label, needs, spoil, act, "either", shown, outputs)
@@ -571,7 +572,7 @@ def in_values() -> Iterator[Case]:
                     "--backend",
                     "--objects",
                 ),
-                *("--profile", "--run-dir"),
+                "--profile",
             ),
         ),
         "reconstruct": (
@@ -585,11 +586,11 @@ def in_values() -> Iterator[Case]:
         "train": ([*TRAIN[:-1], "new"], ("--seed", "--data", "--weights")),
         "prompts": (
             shlex.split("prompts --profile mine.yaml --run-dir none"),
-            ("--corpus", "--eval-prompts", "--seed"),
+            ("--corpus", "--eval-prompts"),
         ),
-        "finetune-video": (shlex.split("finetune-video --profile mine.yaml --run-dir none"), ("--objects", "--seed")),
-        "generate": (shlex.split("generate --profile mine.yaml --run-dir none"), ("--shard", "--shards", "--seed")),
-        "curate": (shlex.split("curate --profile mine.yaml --run-dir none"), ("--shard", "--judgements", "--seed")),
+        "finetune-video": (shlex.split("finetune-video --profile mine.yaml --run-dir none"), ("--objects",)),
+        "generate": (shlex.split("generate --profile mine.yaml --run-dir none"), ("--shards",)),
+        "curate": (shlex.split("curate --profile mine.yaml --run-dir none"), ("--shards", "--judgements")),
         "evaluate": (
             shlex.split("evaluate --profile mine.yaml --weights w --data shards -o e.csv"),
             ("--size", "--seed"),
@@ -608,9 +609,12 @@ def in_values() -> Iterator[Case]:
                     ("--shard", "0"),
                     ("--elevation", "0"),
                     ("--elevation", "-1"),
+                    ("--faces", "0"),
+                    ("--faces", str(10**30)),
+                    ("--texture", "0"),
                 }
                 wanted = "ok" if fine else "error"
-                spoken = (option, option.strip("-"), "items")
+                spoken = (option, option.strip("-"), "items", "is no folder here", "does not exist", "no such file")
                 yield Case(
                     "values",
                     f"{name}{option}_{value!a}",

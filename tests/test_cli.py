@@ -380,6 +380,9 @@ def test_elevation_is_given_in_degrees(photos, tmp_path, weights, monkeypatch):
         (["a.png", "--threshold", "0"], "must be a density over 0"),
         (["a.png", "--threshold", "nan"], "must be a density over 0"),
         (["a.png", "--background", "blue"], "invalid choice: 'blue'"),
+        (["a.png", "--weights", ""], "--weights is given without a value"),
+        (["a.png", "--weights="], "--weights is given without a value"),
+        (["a.png", ""], "an argument is given without a value"),
         ([], "IMAGE"),
     ],
 )

@@ -397,12 +397,14 @@ def test_a_checkpoint_with_any_tensor_that_no_training_wrote_is_named_and_left_a
 
 
 @pytest.mark.parametrize("log", ["step,other\n1,2\n", 'step,loss\n"1\n",2\n'])
-def test_no_row_is_added_to_a_log_of_other_columns_or_in_which_a_row_takes_two_lines(tmp_path, log):
+def test_no_row_is_added_to_a_log_of_other_columns_or_in_which_a_row_takes_two_lines(tmp_path, capsys, log):
     run(tmp_path, 10)
     (tmp_path / LOG).write_text(log)
+    capsys.readouterr()
     with pytest.raises(ReadingError, match=f"{LOG}.*delete it"):
         run(tmp_path, 20)
     assert (tmp_path / LOG).read_text() == log
+    assert capsys.readouterr().err.endswith("\n"), "or the message would stand behind the bar"
 
 
 def test_a_broken_last_checkpoint_is_named_and_the_one_before_goes_on_to_the_same_weights(tmp_path, capsys):

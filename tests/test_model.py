@@ -169,6 +169,7 @@ def test_weights_that_do_not_fit_are_one_line_and_no_library_s_notes(tmp_path, c
     for change, message in (
         ({"transformer.deconv.weight": None}, "missing: transformer.deconv.weight$"),
         ({"more": torch.zeros(1)}, "unknown: more$"),
+        ({"transformer.deconv.bias": tensors["transformer.deconv.bias"].long()}, r"of whole numbers: transformer"),
         ({"transformer.deconv.bias": torch.zeros(1)}, r"of another shape: transformer\.deconv\.bias \[1\], not"),
         (
             {"transformer.deconv.bias": tensors["transformer.deconv.bias"] * math.nan},

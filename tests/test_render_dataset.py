@@ -150,19 +150,24 @@ def test_a_folder_of_mesh_files_goes_on_past_what_cannot_be_used_and_the_last_li
     (files / "d.obj").write_text("mtllib gone.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 1\nf 1 2 3\n")
     (files / "e.obj").write_text("v 0 0 0\nv 1 0 0\nv 1 0 0.0001\nf 1 2 3\n")  # as thin as a hair
     (files / "f.fbx").write_bytes(b"Kaydara")
+    (files / "g.obj").symlink_to("on a disk that is not there")
+    os.mkfifo(files / "a_red_box.txt")  # which would be waited for
     how = ["--views", "4", "--size", "24", "--seed", "7", "--workers", "1", "--up", "y"]
     assert main(["render", "--objects", str(files), "-o", str(folder), *how]) == 1
-    said = capsys.readouterr().out
+    said, told = capsys.readouterr()
+    last = told.rstrip().splitlines()[-1]
+    assert last.startswith(f"vfusion3d render: left out: {files / 'b.obj'}: ")
+    assert last.endswith(", and 2 more: see above")
     data = MultiviewShards(folder)
     assert [sample.caption for sample in data] == ["a red box", "a grey box", "d"]
     assert [sample.metadata["file"] for sample in data] == ["a_red_box.ply", "c.ply", "d.obj"]
     wide, high = ((data[0].rgba[0, 3] > 127).any(side).sum() for side in (0, 1))
     assert wide > 1.5 * high  # its long side is not its height: --up y lays it down
     assert data[2].metadata["left_out"] == ["the materials of gone.mtl, which is missing"]
-    assert set(data.index["skipped"]) == {"00000001", "00000004"}
+    assert set(data.index["skipped"]) == {"00000001", "00000004", "00000005"}
     assert data.index["passed_over"] == ["f.fbx"]
     for words in (
-        "used 3 of 5",
+        "used 3 of 6",
         "b.obj: ",
         "d.obj: the materials of",
         "nothing to see in 4 of its 4",

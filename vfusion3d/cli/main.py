@@ -6,6 +6,7 @@ in a stack trace.
 
 import argparse
 import io
+import itertools
 import os
 import sys
 from contextlib import nullcontext, redirect_stdout
@@ -18,7 +19,9 @@ from vfusion3d.runs.quiet import quiet_libraries
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0, 1 where something failed, 130 interrupted (2: wrong command line)."""
-    options = build_parser().parse_args(arguments)
+    parser = build_parser()
+    _check_given(parser, list(map(str, sys.argv[1:] if arguments is None else arguments)))
+    options = parser.parse_args(arguments)
     quiet_libraries()
     one_of_many = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0"
     try:
@@ -30,6 +33,15 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         print(f"vfusion3d {options.command}: {one_line(error)}", file=sys.stderr)
         return 1
+
+
+def _check_given(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    """End the program where a value is empty, as that of a shell's variable which is not set: it has no meaning."""
+    for before, argument in itertools.pairwise(["", *arguments]):
+        option, equals, value = argument.partition("=")
+        if argument == "" or (option.startswith("--") and equals and not value):
+            named = option or (before if before.startswith("-") else "an argument")
+            parser.error(f"{named} is given without a value: leave it out, or say what it is")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -162,6 +162,8 @@ def run_curate(options: argparse.Namespace) -> int:
     from vfusion3d.foundations.perceptual import perceptual_distance
     from vfusion3d.stand_ins.judge import judge_videos
 
+    if options.judgements is not None and not options.judgements.is_file():
+        raise FileNotFoundError(f"--judgements {options.judgements}: no such file; notebook 05 makes one")
     profile, run_dir = run_of(options)
     objects = layout.objects_3d.need(run_dir, profile=options.profile)
     videos = VideoShards(layout.synthetic_data.need(run_dir, profile=options.profile))
@@ -169,8 +171,6 @@ def run_curate(options: argparse.Namespace) -> int:
     labels = layout.synthetic_labels(run_dir)
     check_outputs(options, [("--judgements", options.judgements or "")], folders=[("the folder of the labels", labels)])
     if options.judgements is not None:
-        if not options.judgements.is_file():
-            raise FileNotFoundError(f"--judgements {options.judgements}: no such file; notebook 05 makes one")
         judgements = Judgements(options.judgements, videos)
     else:
         judgements = Judgements(models / JUDGEMENTS, videos, set_aside=options.overwrite)

@@ -195,9 +195,12 @@ def outwards(points, faces) -> np.ndarray:
 
 
 def mesh_paths(folder: str | Path) -> list[Path]:
-    """The mesh files of a folder and its subfolders, sorted. FileNotFoundError where there are none."""
+    """The mesh files of a folder and its subfolders, sorted; links to nothing, too, which are to be said aloud.
+
+    Raises FileNotFoundError where there are none.
+    """
     folder = Path(folder)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in UP and path.is_file())
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in UP and not path.is_dir())
     if not paths:
         other = passed_over(folder)
         there = f"; {other[0].name} and its like are not read: export them as GLB" if other else ""

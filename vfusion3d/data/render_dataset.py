@@ -65,7 +65,7 @@ class MeshFolder:
         path = self.paths[index]
         beside = path.with_suffix(".txt")
         caption = path.stem.replace("_", " ")
-        if beside.exists():
+        if beside.is_file():
             caption = beside.read_text(encoding="utf-8", errors="replace").strip()
         known = {"category": "file", "file": path.relative_to(self.folder).as_posix()}
         mesh = load_mesh(path, self.up)

@@ -49,7 +49,7 @@ from vfusion3d.runs.claim import (
 from vfusion3d.runs.lock import LOCK, only_writer
 from vfusion3d.runs.progress import tqdm
 from vfusion3d.runs.ranges import check_ranges
-from vfusion3d.runs.reading import ReadingError, check_tensors, read_table, read_tensors, shown
+from vfusion3d.runs.reading import ReadingError, check_tensors, read_table, read_tensors, regular_file, shown
 
 Recipe = TypeVar("Recipe")  # a dataclass with a field `mixed_precision`
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"  # the last two
@@ -286,7 +286,7 @@ def train(
     if rank != 0:
         keeper = nullcontext()
     batches = _drawn_ahead(batch_of, bar, pieces, settings.steps, accelerator.device)
-    with closing(batches), keeper, _told_to_end() as told:
+    with bar, closing(batches), keeper, _told_to_end() as told:
         sums: dict[str, Tensor] = {}
         for step, places, batch in batches:
             last = places is pieces[-1]
@@ -629,7 +629,7 @@ class _Keeper:
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / LOG
         if log.exists():
-            lines = log.read_bytes().splitlines(keepends=True)
+            lines = regular_file(log).read_bytes().splitlines(keepends=True)
             if lines and not lines[-1].endswith(b"\n"):  # a full disk tore it
                 lines.pop()
                 log.write_bytes(b"".join(lines))

@@ -130,8 +130,8 @@ def _read(source: str | os.PathLike | bytes, name: str) -> tuple[Image.Image, li
         raise ImageError(f"{name}: cannot be opened ({_line(error)}); save it as PNG or JPEG") from error
     with image:
         deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # Pillow keeps the upper half of them
-        orientation = image.getexif().get(ORIENTATION, 1)
         rgba, notices = _to_rgba(image, name)
+        orientation = image.getexif().get(ORIENTATION, 1)  # not before: it decodes a PNG
     if image.format == "PNG":
         _check_png(file, name)
     if deep and not notices and max(high for _, high in rgba.convert("RGB").getextrema()) < 64:

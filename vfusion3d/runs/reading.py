@@ -122,7 +122,7 @@ def read_tensors(path: str | Path, remedy: str = REMEDY) -> "tuple[dict[str, Ten
 
 
 def check_tensors(tensors: "Mapping[str, Tensor]", shapes: Mapping[str, tuple[int, ...]], name: Any) -> None:
-    """Raise ReadingError that lists what is missing, too much, of another shape, or not finite."""
+    """Raise ReadingError that lists what is missing, too much, of another shape, no floating point, or not finite."""
     wrong = {
         "missing": [tensor for tensor in shapes if tensor not in tensors],
         "unknown": [tensor for tensor in tensors if tensor not in shapes],
@@ -133,6 +133,7 @@ def check_tensors(tensors: "Mapping[str, Tensor]", shapes: Mapping[str, tuple[in
         ],
     }
     if not any(wrong.values()):
+        wrong["of whole numbers"] = [tensor for tensor, value in tensors.items() if not value.is_floating_point()]
         wrong["not finite"] = [tensor for tensor, value in tensors.items() if not value.isfinite().all()]
     said = [
         f"{what}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
