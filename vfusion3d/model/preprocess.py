@@ -200,7 +200,8 @@ def _deep_colours(file: Path | BytesIO, name: str, orientation: int) -> tuple[Im
 
 
 def _is_heif(file: Path | BytesIO) -> bool:
-    start = file.getvalue()[:12] if isinstance(file, BytesIO) else file.read_bytes()[:12]
+    with BytesIO(file.getvalue()) if isinstance(file, BytesIO) else file.open("rb") as opened:
+        start = opened.read(12)
     return start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS
 
 
