@@ -29,3 +29,13 @@ def no_network(monkeypatch):
         raise socket.gaierror("there is no network")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> str:
+    """A folder of a tiny model, as `from_pretrained` takes it."""
+    from tiny_model import tiny_model
+
+    folder = tmp_path_factory.mktemp("weights") / "tiny"
+    tiny_model().save_pretrained(folder)
+    return str(folder)

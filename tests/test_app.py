@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import trimesh
 from PIL import Image
-from tiny_model import tiny_model
 
 from vfusion3d.app import workshop
 from vfusion3d.app.server import LARGEST, app_server
@@ -22,13 +21,6 @@ from vfusion3d.app.workshop import FILES, KEPT, Workshop
 from vfusion3d.foundations.background_removal import ImageError, cut_out
 
 RED, BLUE = (200, 40, 90), (40, 60, 220)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("weights") / "tiny"
-    tiny_model().save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture

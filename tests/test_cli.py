@@ -15,7 +15,6 @@ import pytest
 import trimesh
 import yaml
 from PIL import Image
-from tiny_model import tiny_model
 
 from vfusion3d.cli.main import build_parser, main
 from vfusion3d.cli.reconstruct import BACKGROUNDS
@@ -37,13 +36,6 @@ COMMANDS = (
     "study",
     "experiment",
 )
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("weights") / "tiny"
-    tiny_model().save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture
