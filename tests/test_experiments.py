@@ -498,7 +498,7 @@ def test_both_tests_of_section_4_3_are_evaluated_on_the_same_questions(run_dir):
 
     profile = dataclasses.replace(PROFILE, experiments=dataclasses.replace(PROFILE.experiments, views=1))
     model = VFusion3D.from_pretrained("base")
-    model.register_to_config(samples_per_ray=8)
+    model.config = dataclasses.replace(model.config, samples_per_ray=8)
     scores = run.evaluate_variant(profile, run_dir, model)
     seen, told = scores[scores["test"] == "3d"], scores[scores["test"] == "text"]
     assert (len(seen), len(told)) == (2, 2)

@@ -12,7 +12,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
@@ -120,6 +120,23 @@ def hub_commit(name: str) -> tuple[str, str | None]:
         return repository, HfApi().model_info(repository, revision=revision, timeout=10).sha
     except Exception:  # no network, no such model, no right to see it
         return repository, known[2]
+
+
+def hub_folder(name: str, files: Sequence[str]) -> Path:
+    """The folder with these files of a model of the hub at its commit (`hub_commit`), downloaded where it has to be.
+
+    Raises OSError that says why they cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repository, revision = hub_commit(name)
+    try:
+        *_, path = (hf_hub_download(repository, file, revision=revision) for file in files)
+        return Path(path).parent
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:300].rstrip(". ")
+        raise OSError(f"{name} is not here, and could not be downloaded from the hub ({reason})") from error
 
 
 def is_open_clip(name: str) -> bool:

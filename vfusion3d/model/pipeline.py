@@ -60,8 +60,7 @@ class ImageTo3DPipeline:
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "ImageTo3DPipeline":
         """Move the model, and return the pipeline."""
-        # diffusers' own `to` warns of float32 modules, of which there are none
-        torch.nn.Module.to(self.model, device=device, dtype=dtype)
+        self.model.to(device=device, dtype=dtype)
         return self
 
     @torch.no_grad()
