@@ -214,7 +214,8 @@ class TriplaneTransformer(nn.Module):
         read = None if radius is None else tokens_within(size, radius).repeat(3).nonzero().flatten()
         self.register_buffer("read", read, persistent=False)
         self.gradient_checkpointing = False
-        self.pos_embed = nn.Parameter(torch.randn(1, 3 * size * size, width) * width**-0.5)
+        self.pos_embed = nn.Parameter(torch.empty(1, 3 * size * size, width))
+        nn.init.trunc_normal_(self.pos_embed, std=width**-0.5)  # normal_ imports sympy where only shapes are asked for
         self.layers = nn.ModuleList(TransformerLayer(width, heads, image_width, camera_width) for _ in range(layers))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.deconv = nn.ConvTranspose2d(width, channels, kernel_size=2, stride=2)
