@@ -91,9 +91,10 @@ class VFusion3D(nn.Module):
         planes: Float[Tensor, "1 3 channels resolution resolution"],
         resolution: int = 256,
         threshold: float = 1.0,
+        coloured: bool = True,
     ) -> trimesh.Trimesh:
         """The closed surface where the density crosses `threshold`, with vertex colours: see `mesh.extract_mesh`."""
-        return extract_mesh(self.field, planes, resolution, threshold, self.config.radius, closed=True)
+        return extract_mesh(self.field, planes, resolution, threshold, self.config.radius, True, coloured)
 
     def outline_threshold(
         self,
