@@ -105,8 +105,8 @@ def hub_commit(name: str) -> tuple[str, str | None]:
 
     name: `owner/model` or `owner/model@revision`. A revision that was downloaded before stays what it was then on this
     machine; one that was not, the hub is asked about. What is no name of the hub comes back as it is, without a commit,
-    and so does a revision that the hub does not know: loading it will say why. Raises OSError where there is no network,
-    at once: loading would try for half a minute, and blame the model.
+    and so does a revision that the hub does not know: loading it will say why. Raises OSError at once where there is no
+    network: loading would try for half a minute, and blame the model.
     """
     known = HUB_NAME.fullmatch(name)
     if not known:
