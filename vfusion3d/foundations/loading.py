@@ -138,8 +138,8 @@ def hub_folder(name: str, files: Sequence[str]) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    repository, revision = hub_commit(name)
     try:
+        repository, revision = hub_commit(name)
         *_, path = (hf_hub_download(repository, file, revision=revision) for file in files)
         return Path(path).parent
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
