@@ -24,6 +24,7 @@ from torch import Tensor
 
 from vfusion3d import evaluation, experiments
 from vfusion3d.book.plan import plan
+from vfusion3d.data.render_dataset import MeshFolder
 from vfusion3d.data.shards import MultiviewShards, VideoShards
 from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.foundations.roles import Roles
@@ -31,6 +32,7 @@ from vfusion3d.runs import layout
 from vfusion3d.runs.claim import write_whole
 from vfusion3d.runs.profiles import Profile, load_profile
 from vfusion3d.runs.quiet import quiet_libraries
+from vfusion3d.video.prompts import evaluation_prompts
 
 if TYPE_CHECKING:
     from vfusion3d.evaluation.protocol import Predictor
@@ -98,6 +100,31 @@ class Notebook:
     def unseen(self) -> MultiviewShards:
         """The rendered objects of the test (notebook 01)."""
         return MultiviewShards(self.need("test_data"))
+
+    @cached_property
+    def validation(self) -> MultiviewShards:
+        """The rendered objects on which recipes are chosen (notebook 01)."""
+        return MultiviewShards(self.need("validation_data"))
+
+    @cached_property
+    def halves(self) -> dict[str, str]:
+        """Of each unseen object, by key: "common" or "uncommon"; "all" where nobody knows, as of mesh files."""
+        names = {True: "common", False: "uncommon", None: "all"}
+        known = [self.unseen.metadata(index).get("common") for index in range(len(self.unseen))]
+        return dict(zip(self.unseen.keys, map(names.get, known), strict=True))
+
+    @property
+    def from_files(self) -> bool:
+        """Whether the 3D data are there and were made of mesh files, by `vfusion3d render --objects FOLDER`."""
+        if layout.objects_3d.missing(self.folder):
+            return False
+        made_of = MultiviewShards(self.path("objects_3d")).index.get("settings", {}).get("objects", {})
+        return made_of.get("name") == MeshFolder.__name__
+
+    @cached_property
+    def eval_prompts(self) -> list[str]:
+        """The prompts of the text-to-3D table: those that notebook 02 held out."""
+        return evaluation_prompts(self.profile, self.folder)
 
     @property
     def videos(self) -> VideoShards:

@@ -19,8 +19,8 @@ from typing import Any
 import pandas as pd
 
 from vfusion3d.book.summary import PARTS
+from vfusion3d.data.views import NOVEL_VIEWS, TEST_VIEWS
 from vfusion3d.evaluation.methods import TURN_FRAMES
-from vfusion3d.evaluation.protocol import NOVEL_VIEWS, TEST_VIEWS
 from vfusion3d.evaluation.single_images import ORBIT_VIEWS
 from vfusion3d.experiments.plan import Planned, Training, finetuning, main_videos, planned_runs, pretraining
 from vfusion3d.experiments.variants import load_experiments

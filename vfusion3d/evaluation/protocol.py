@@ -27,6 +27,7 @@ from torch import Tensor
 
 from vfusion3d.cameras import camera_vector, turn_to_input
 from vfusion3d.data.images import on_white, resize
+from vfusion3d.data.views import NOVEL_VIEWS
 from vfusion3d.evaluation.metrics import PerceptualDistance, lpips, psnr, ssim
 from vfusion3d.runs.progress import tqdm
 from vfusion3d.runs.ranges import check_ranges
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from vfusion3d.foundations.clip import Clip
     from vfusion3d.model.vfusion3d import VFusion3D
 
-NOVEL_VIEWS = 32
-TEST_VIEWS = NOVEL_VIEWS + 1
 NEAREST = 30  # degrees between the input and the nearest of a few novel views
 METRIC_CHUNK = 8  # views whose metrics are computed at once: bounds the memory of the perceptual trunk
 

@@ -28,7 +28,7 @@ from vfusion3d.runs.claim import SETTINGS, changes, record, short_name, write_wh
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.reading import read_json, read_table
 from vfusion3d.training.train import training_lesson
-from vfusion3d.world.unseen import eval_prompts
+from vfusion3d.video.prompts import evaluation_prompts
 
 RESULT, SCORES = "result.json", "scores.csv"
 METRICS = ("psnr", "ssim", "lpips", "clip_text", "clip_image")
@@ -118,7 +118,7 @@ def evaluate_variant(profile: Profile, run_dir: Path, model: VFusion3D) -> pd.Da
     """
     roles = Roles(profile)
     shards = MultiviewShards(layout.test_data.need(run_dir))
-    prompts = eval_prompts(profile.data.eval_prompts)
+    prompts = evaluation_prompts(profile, run_dir)
     views = profile.experiments.views
     model = model.to(roles.device).eval()
     size = min(model.config.image_size, shards.read(0, [0]).rgba.shape[-1])
@@ -163,7 +163,7 @@ def _evaluated(roles: Roles, run_dir: Path, name: str, seed: int, path: Path, fa
     settings = {
         "model": fingerprint(model),
         "test": MultiviewShards(layout.test_data.need(run_dir)).fingerprint,
-        "prompts": short_name("\n".join(eval_prompts(profile.data.eval_prompts))),
+        "prompts": short_name("\n".join(evaluation_prompts(profile, run_dir))),
         "views": profile.experiments.views,
         "nearest": NEAREST,
         "clip": name_of(profile, "clip"),

@@ -62,8 +62,9 @@ INDEX = ("index.json",)  # of shards
 MODEL = ("model",)  # of a training: a folder that `from_pretrained` reads
 TASKS = {"image_to_3d": "08_image_to_3d", "text_to_3d": "09_text_to_3d"}  # of single pictures (section 4.2)
 
-# Shards of the rendered objects: the 3D data to learn from, and the unseen ones to test on.
+# Shards of the rendered objects: the 3D data to learn from, and unseen ones to choose recipes and to test on.
 objects_3d = Artifact("data/train_3d", INDEX, "01_render_3d_data", "render")
+validation_data = Artifact("data/validation", INDEX, "01_render_3d_data", "render")
 test_data = Artifact("data/test", INDEX, "01_render_3d_data", "render")
 prompt_table = Artifact("data/prompts", ("prompts.parquet",), "02_prompts", "prompts")
 video_model = Artifact("video_model", MODEL, "03_finetune_video_model", "finetune-video")

@@ -34,6 +34,7 @@ class Data:
     judged_videos: int  # judged by hand, for the filter
     render_size: int  # pixels a side of a stored view
     views_3d: int = 32
+    validation_objects: int = 40  # unseen objects on which recipes are chosen, never on those of the test
 
     def __post_init__(self):
         _positive(self, *(count.name for count in fields(self)))
