@@ -1,4 +1,4 @@
-"""Nothing is in two sets: training, validation, test and what the video model learns from, objects and captions alike."""
+"""Nothing is in two sets: training, validation, test, and what the video model learns from."""
 
 import dataclasses
 import itertools

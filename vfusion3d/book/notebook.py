@@ -9,7 +9,7 @@
 Nothing is loaded before it is asked for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from vfusion3d import evaluation, experiments
+from vfusion3d import VFusion3D, evaluation, experiments
 from vfusion3d.book.plan import plan
 from vfusion3d.data.render_dataset import MeshFolder
 from vfusion3d.data.shards import MultiviewShards, VideoShards
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from vfusion3d.evaluation.protocol import Predictor
     from vfusion3d.experiments.run import Result
 
-TURNING = ("VFusion3D", "3D data only", "nearest training object")  # of the methods, those worth a full turn
+RELEASED = "VFusion3D, released"
+TURNING = ("VFusion3D", "3D data only", "nearest training object", RELEASED)  # of the methods, those worth a full turn
 
 
 def begin(name: str, profile: str, run_dir: str | Path, seed: int = 0) -> "Notebook":
@@ -173,6 +174,21 @@ class Notebook:
             print(f"No row for 3D data only: {layout.experiment.missing(self.folder, 'only_3d', self.seed)}.")
         return found | {"mini (bundled)": "mini", "base (bundled)": "base"}
 
+    def models(self, released: str | Path | None = None) -> dict[str, "VFusion3D"]:
+        """The models of `weights`, and the authors', where `released` says what `VFusion3D.from_released` loads."""
+        found = {name: VFusion3D.from_pretrained(where) for name, where in self.weights().items()}
+        if released is not None:
+            found[RELEASED] = VFusion3D.from_released(released)
+        return {name: model.to(self.device).eval() for name, model in found.items()}
+
+    def told(self, models: Mapping[str, "VFusion3D"], methods: Iterable[str], size: int) -> dict[str, dict[str, float]]:
+        """What `around` is told of each method: where its weights, or else the first's, expect a picture's camera."""
+        configs = {name: models.get(name, next(iter(models.values()))).config for name in methods}
+        return {
+            name: {"size": size, "elevation": one.source_elevation, "distance": one.source_distance}
+            for name, one in configs.items()
+        }
+
     def export(self, task: str, images: Float[Tensor, "n 3 side side"], captions: Sequence[str]) -> list[str]:
         """Write the pictures of a task for other programs to read, and their captions. Returns their keys."""
         keys = evaluation.methods.item_keys(captions)
@@ -185,20 +201,21 @@ class Notebook:
         predictors: Mapping[str, "Predictor"],
         images: Float[Tensor, "n 3 side side"],
         keys: Sequence[str],
-        told: Mapping[str, Any],
+        told: Mapping[str, Mapping[str, Any]],
     ) -> tuple[dict[str, Mapping[str, Tensor]], list[str]]:
         """A full turn around what each method makes of each picture, and which methods came from folders.
 
         Of `predictors`, those of `TURNING`, written as videos for the study; and whoever has a folder of the task.
-        told: what `around` is told. The turns: by method and key, (32 views, 3, size, size) in [0, 1].
+        told: what `around` is told of each. The turns: by method and key, (32 views, 3, size, size) in [0, 1].
         """
         found = {}
         folder = self.path("rendered_views", task)
         methods = evaluation.methods
         for name in (name for name in TURNING if name in predictors):
-            method = evaluation.around(predictors[name], views=methods.TURN_FRAMES, **told)
+            method = evaluation.around(predictors[name], views=methods.TURN_FRAMES, **told[name])
             found[name] = methods.render_turns(method, images, keys, folder / name, device=self.device)
-        others = methods.method_folders(self.path("other_methods", task), keys, size=told["size"])
+        size = next(iter(told.values()))["size"]
+        others = methods.method_folders(self.path("other_methods", task), keys, size=size, images=images)
         print("from folders:", ", ".join(others) or "nobody")
         return found | others, list(others)
 

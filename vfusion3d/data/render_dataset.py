@@ -53,8 +53,8 @@ class MeshFolder:
     """The mesh files of a folder, in the order of their names; a caption is read from a `.txt` of the same name.
 
     up: the up axis of all of them ("x", "y" or "z"), by default that of each one's format (`load_mesh`). part: only the
-    files of one part of the folder; held_out: how many files its parts "validation" and "test" hold. Which ones hangs on
-    the names and captions alone. Files with the same caption or the same bytes are never in two parts.
+    files of one part of the folder, of which held_out says how many "validation" and "test" hold. Which ones hangs on
+    names and captions alone; files with the same caption or the same bytes are never in two parts.
     """
 
     folder: str

@@ -20,5 +20,6 @@ SIZES = {
         "source_distance": 1.5,
         "source_elevation": math.pi / 8,
     },
-    "released": {},  # the defaults of VFusion3D
+    # the defaults of VFusion3D, but for where its training data has its cameras
+    "released": {"source_distance": 1.5, "source_elevation": math.pi / 8},
 }

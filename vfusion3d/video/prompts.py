@@ -123,7 +123,8 @@ def read_prompts(path: str | Path, split: str = "train") -> list[str]:
 def held_out_captions(profile: Profile, run_dir: str | Path, own: str | Path | None = None) -> dict[str, list[str]]:
     """What a run never trains on, for `collect_prompts`: the evaluation prompts, and the captions of unseen objects.
 
-    own: a file of prompts to evaluate with (`read_captions`); by default `evaluation_prompts`. Raises MissingArtifact where the objects are not rendered, CorpusError for a file that cannot be read.
+    own: a file of prompts to evaluate with (`read_captions`); by default `evaluation_prompts`. Raises MissingArtifact
+    where the objects are not rendered, CorpusError for a file that cannot be read.
     """
     chosen = evaluation_prompts(profile, run_dir)
     if own is not None:
