@@ -69,6 +69,7 @@ def quickstart(run_dir: Path) -> dict[str, float]:
 def rendered(run_dir: Path) -> dict[str, float]:
     return {
         "views of 3D training objects": pictures_in(run_dir / "data" / "train_3d"),
+        "views of validation objects": pictures_in(run_dir / "data" / "validation"),
         "views of unseen objects": pictures_in(run_dir / "data" / "test"),
     }
 
@@ -116,8 +117,12 @@ def finetuned(run_dir: Path, directory: Path, notebook: str) -> dict[str, float]
     }
 
 
+def figures_of(run_dir: Path) -> Path:
+    return run_dir.parents[1] / "figures" / run_dir.name
+
+
 def image_to_3d(run_dir: Path) -> dict[str, float]:
-    novel = pd.read_csv(run_dir / "unseen_objects.csv")["views"].sum()
+    novel = pd.read_csv(figures_of(run_dir) / "08_unseen_objects_scores.csv.gz")["views"].sum()
     return {**turns(run_dir, "image_to_3d"), "novel views of unseen objects": novel}
 
 
@@ -166,7 +171,7 @@ def ablation(table: str, run_dir: Path) -> dict[str, float]:
             if (folder / part / "model").exists():
                 found[f"{label}: {what}"] += samples(folder / part)
         views = json.loads((folder / "result.json").read_text())["settings"]["views"]
-        found["evaluation of the variants"] += views * len(pd.read_csv(folder / "scores.csv"))
+        found["evaluation of the variants"] += views * len(pd.read_csv(folder / "scores.csv.gz"))
     return dict(found)
 
 

@@ -32,6 +32,7 @@ from vfusion3d.runs import layout
 from vfusion3d.runs.claim import write_whole
 from vfusion3d.runs.profiles import Profile, load_profile
 from vfusion3d.runs.quiet import quiet_libraries
+from vfusion3d.runs.reading import read_table
 from vfusion3d.video.prompts import evaluation_prompts
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from vfusion3d.experiments.run import Result
 
 RELEASED = "VFusion3D, released"
+ONLY_3D = "only_3d_as_both"  # the variant of the row 3D data only: as many steps as VFusion3D took
 TURNING = ("VFusion3D", "3D data only", "nearest training object", RELEASED)  # of the methods, those worth a full turn
 
 
@@ -162,16 +164,21 @@ class Notebook:
         evaluation.tables.write_table(table, self.figures / name, caption)
         return Markdown(evaluation.tables.to_markdown(table))
 
+    def scores(self, scores: pd.DataFrame, name: str) -> pd.DataFrame:
+        """Write scores, a row an item, as NAME_scores.csv.gz beside the tables; returned as that file holds them."""
+        path = evaluation.tables.write_scores(scores, self.figures / f"{name}_scores.csv.gz")
+        return read_table(path, {"key": str})
+
     # single pictures (notebooks 08 and 09)
 
     def weights(self) -> dict[str, Path | str]:
         """The models that take part, by the names of their rows; says so where the one of 3D data only is missing."""
         found = {"VFusion3D": self.need("finetuned_model") / "model"}
-        only_3d = self.path("experiment", "only_3d", self.seed) / "trained" / "model"
+        only_3d = self.path("experiment", ONLY_3D, self.seed) / "trained" / "model"
         if only_3d.exists():
             found["3D data only"] = only_3d
         else:
-            print(f"No row for 3D data only: {layout.experiment.missing(self.folder, 'only_3d', self.seed)}.")
+            print(f"No row for 3D data only: {layout.experiment.missing(self.folder, ONLY_3D, self.seed)}.")
         return found | {"mini (bundled)": "mini", "base (bundled)": "base"}
 
     def models(self, released: str | Path | None = None) -> dict[str, "VFusion3D"]:

@@ -98,6 +98,7 @@ def _render(profile: Profile, shares: Shares) -> list[Step]:
     data = profile.data
     return [
         Step("views of 3D training objects", data.objects_3d * data.views_3d, "render view", "view"),
+        Step("views of validation objects", data.validation_objects * TEST_VIEWS, "render view", "view"),
         Step("views of unseen objects", data.test_objects * TEST_VIEWS, "render view", "view"),
     ]
 

@@ -8,6 +8,7 @@ from: "paper", the profile ours were measured at, and that profile's standard de
     >>> write_table(table, folder / "table_4", caption="...")
 """
 
+import gzip
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -189,6 +190,12 @@ def write_table(table: pd.DataFrame, path: str | Path, caption: str = "") -> lis
         write_whole(path.with_name(path.name + suffix), partial(Path.write_text, data=text, encoding="utf-8"))
         for suffix, text in texts.items()
     ]
+
+
+def write_scores(scores: pd.DataFrame, path: str | Path) -> Path:
+    """Write scores, a row an item, as a compressed table (.csv.gz) of seven digits; the same scores, the same bytes."""
+    text = scores.to_csv(index=False, lineterminator="\n", float_format="%.7g")
+    return write_whole(path, partial(Path.write_bytes, data=gzip.compress(text.encode(), mtime=0)))
 
 
 @cache

@@ -82,5 +82,7 @@ other_methods = Artifact("methods/{}", ())
 # The answers of the user study, a CSV a rater; those of simulated raters in the folder `simulated`.
 user_study = Artifact("user_study", (), "10_user_study", "study")
 # Of a variant of the ablations and a seed: its trainings and scores. Of all 3D objects: the ranking of Table 5.
-experiment = Artifact("experiments/{}/seed-{}", ("result.json", "scores.csv"), "", "experiment {} --seed {} --seeds 1")
+experiment = Artifact(
+    "experiments/{}/seed-{}", ("result.json", "scores.csv.gz"), "", "experiment {} --seed {} --seeds 1"
+)
 aesthetic_scores = Artifact("experiments/aesthetic", ("scores.csv",), "13_ablation_3d_finetuning")
