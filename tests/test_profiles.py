@@ -7,7 +7,7 @@ import yaml
 
 from vfusion3d.runs.profiles import FOLDER, ProfileError, load_profile
 
-NAMES = ["smoke", "laptop", "gpu", "paper"]
+NAMES = ["smoke", "laptop", "overnight", "gpu", "paper"]
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def edited(tmp_path):
     return write
 
 
-def test_the_four_profiles_are_the_bundled_ones():
+def test_the_five_profiles_are_the_bundled_ones():
     assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == sorted(NAMES)
     assert all(load_profile(name).name == name for name in NAMES)
 

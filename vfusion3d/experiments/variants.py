@@ -57,9 +57,10 @@ class Variant:
             raise ProfileError("video_objects: say in `generated` how many videos that video model makes")
         if self.steps_of and self.part:
             raise ProfileError(f"steps_of: {self.steps_of} says how many steps; part would say it too")
-        if self.untrained and self != Variant(untrained=True):
+        learns = given or self.recipe or self.part or self.steps_of or self.data == "3d"
+        if self.untrained and (learns or self.start or self.finetuning):
             raise ProfileError("untrained: nothing is trained, so nothing else can be said of it")
-        if self.start and (given or self.recipe or self.part or self.steps_of or self.data == "3d"):
+        if self.start and learns:
             raise ProfileError(f"start: {self.start} is trained already; data and recipe stand there")
         if self.start and self.finetuning is None:
             raise ProfileError(f"start: the same model as {self.start}; say in `finetuning` what it goes on with")

@@ -1,6 +1,6 @@
 """One word sets the scale of everything: the profile.
 
-A profile is a YAML file with every number that depends on the machine and none that does not. The four bundled ones
+A profile is a YAML file with every number that depends on the machine and none that does not. The five bundled ones
 stand in `vfusion3d/profiles/`; `load_profile` also takes the path of your own. What a file may hold is exactly what the
 dataclasses below say: an unknown, missing or mistyped key is an error that names it. `paper.yaml` holds the numbers
 that the paper states (sections 3.2, 3.3, 4.1 and 4.3).

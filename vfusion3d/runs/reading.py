@@ -91,8 +91,8 @@ def read_table(
 ) -> "pd.DataFrame":
     """A CSV or Parquet file, with at least these columns: of `str`, `int` or `float` (where an empty cell is NaN).
 
-    A CSV file whose name ends in .gz is packed. The other columns of a CSV file are what pandas takes them for, those of
-    a Parquet file stay unread. where: read the rows of a Parquet file in which this column holds that text. Raises
+    A CSV file whose name ends in .gz is packed. Other columns of a CSV file are what pandas takes them for, those of a
+    Parquet file stay unread. where: read the rows of a Parquet file in which this column holds that text. Raises
     ReadingError that names file, line and column; OSError where there is no such file.
     """
     path = regular_file(path)
