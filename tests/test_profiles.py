@@ -176,7 +176,7 @@ def test_a_file_that_holds_no_profile_is_named(tmp_path, content):
 
 
 def test_a_name_that_is_no_profile_lists_those_there_are():
-    with pytest.raises(ProfileError, match=r"'laptp'.*gpu, laptop, paper, smoke"):
+    with pytest.raises(ProfileError, match=r"'laptp'.*gpu, laptop, overnight, paper, smoke"):
         load_profile("laptp")
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import trimesh
 
+from vfusion3d.cameras import azimuth_elevation_distance
 from vfusion3d.cli.main import main
 from vfusion3d.data.render_dataset import MeshFolder, object_draws
 from vfusion3d.data.shards import MultiviewShards
@@ -16,6 +17,7 @@ from vfusion3d.world.captions import describe, meaning
 from vfusion3d.world.catalogue import COMMON
 from vfusion3d.world.sources import ProceduralObjects, data_sets
 from vfusion3d.world.unseen import UnseenObjects, eval_prompts, held_out, sample_apart
+from vfusion3d.world.web_world import FRAMES, _Job, camera_path, render_web
 
 
 def specs(one, count):
@@ -89,3 +91,23 @@ def test_render_makes_three_sets_of_a_folder_and_says_so_where_it_is_too_small(t
     (meshes / "mesh_3.ply").unlink()
     assert main([*arguments[:-6], "--run-dir", str(tmp_path / "other")]) == 1
     assert "3 mesh files" in capsys.readouterr().err
+
+
+def test_the_second_video_model_sees_nothing_of_the_tests_and_nothing_uncommon_from_behind(tmp_path):
+    job = _Job(FRAMES, 64, 404, curated=True, uncommon_turn=False, apart_from=0)
+    usual = _Job(FRAMES, 64, 404, curated=True)
+    drawn, before = ([one.scene(np.random.default_rng([404, i])) for i in range(120)] for one in (job, usual))
+    said = [{meaning(text) for text in (scene.caption, *map(describe, scene.objects))} for scene in drawn]
+    assert not held_out(0) & set.union(*said)
+    assert sum(meaning(scene.caption) in held_out(0) for scene in before) > 3  # what there would be else
+
+    def turned(short):
+        """How far each of 60 cameras goes round, in degrees."""
+        for seed in range(60):
+            _, cam2world = camera_path(np.random.default_rng(seed), FRAMES, curated=True, short=short)
+            azimuth = np.unwrap(azimuth_elevation_distance(cam2world)[0].numpy())
+            yield np.degrees(np.ptp(azimuth))
+
+    assert max(turned(True)) < 90  # 60 degrees of arc, and what panning aside adds
+    assert np.median(list(turned(False))) > 299
+    assert render_web(tmp_path, 1, size=16, uncommon_turn=False, apart_from=0).exists()

@@ -49,7 +49,9 @@ def one_line(error: Exception | str) -> str:
 
 def add_run(page: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The page with the options that every command of the pipeline has: profile, folder, seed."""
-    page.add_argument("--profile", default="laptop", help="smoke, laptop, overnight, gpu, paper, or a .yaml file of your own")
+    page.add_argument(
+        "--profile", default="laptop", help="smoke, laptop, overnight, gpu, paper, or a .yaml file of your own"
+    )
     page.add_argument("--run-dir", type=Path, metavar="FOLDER", help="where a run's data lives (default: runs/PROFILE)")
     page.add_argument(
         "--seed", type=in_range("seed"), default=0, help="the same seed gives the same bytes on the same machine"
@@ -65,7 +67,19 @@ def run_of(options: argparse.Namespace) -> "tuple[Profile, Path]":
     return profile, options.run_dir or Path("runs") / profile.name
 
 
-WORDS = ("mini", "base", "procedural", "primitives", "common", "uncommon", "smoke", "laptop", "overnight", "gpu", "paper")
+WORDS = (
+    "mini",
+    "base",
+    "procedural",
+    "primitives",
+    "common",
+    "uncommon",
+    "smoke",
+    "laptop",
+    "overnight",
+    "gpu",
+    "paper",
+)
 Named = tuple[str, str | Path]  # how a command line names a path, and the path
 
 

@@ -138,7 +138,8 @@ def _planned(
         good = round(share * generated)
         samples = min(max(FEWEST, good), scaled.videos or generated)
         whole = scaled.generated is None and FEWEST <= good == samples
-        data = ("videos",) if whole else ("videos", scaled.video_objects, scaled.generated, samples, seed)
+        made_by = (scaled.video_objects, variant.second_video_model)
+        data = ("videos",) if whole else ("videos", made_by, scaled.generated, samples, seed)
         trainings = (Training(scaled.training.on(samples), samples, data, seed),)
     if scaled.finetuning is not None:
         asked = variant.finetuning

@@ -37,6 +37,7 @@ class Variant:
     generated: int | None = None
     videos: int | None = None
     video_objects: int | None = None
+    second_video_model: bool = False
     recipe: dict = field(default_factory=dict)
     part: bool = False
     steps_of: str | None = None
@@ -55,6 +56,8 @@ class Variant:
             raise ProfileError("generated and videos: count the videos before the filter or after it, not both")
         if self.video_objects and not self.generated:
             raise ProfileError("video_objects: say in `generated` how many videos that video model makes")
+        if self.second_video_model and not self.video_objects:
+            raise ProfileError("second_video_model: say in `video_objects` how many 3D objects it learns from")
         if self.steps_of and self.part:
             raise ProfileError(f"steps_of: {self.steps_of} says how many steps; part would say it too")
         learns = given or self.recipe or self.part or self.steps_of or self.data == "3d"
@@ -72,6 +75,11 @@ class Variant:
         fine-tuning on fewer objects takes no fewer steps than one on all, so that data is all that differs.
         """
         everything = profile.data.objects_3d
+        if self.second_video_model and profile.experiments.second_video_model is None:
+            raise ProfileError(
+                f"profile {profile.name} has no second video model: name one in experiments.second_video_model "
+                "(vfusion3d/weights/README.md says how the miniature of one is made)"
+            )
         recipe = changed(profile.training, self.recipe)
         if self.finetuning and profile.finetuning is None:
             raise ProfileError(f"profile {profile.name} has no finetuning: give it a recipe")

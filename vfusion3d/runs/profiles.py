@@ -203,6 +203,7 @@ class ExperimentSize:
     scaling_seeds: int = 3  # of each point of Figure 7
     steps: int | None = None  # of training on a part of the synthetic data; null: what the recipe's epochs make
     views: int = 32  # compared, of each unseen object and of each prompt's
+    second_video_model: str | None = None  # another one for image_to_video, a folder or a hub name; null: no such rows
 
     def __post_init__(self):
         _positive(self, "seeds", "scaling_seeds", "views")
