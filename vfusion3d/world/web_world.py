@@ -71,10 +71,10 @@ def render_web(
 ) -> Path:
     """Make `count` captioned videos of `frames` frames, or pictures (frames=1), as shards for `VideoShards`.
 
-    size: pixels a side. curated: single objects on white in even light, seldom anything but arcs. uncommon_turn: without
-    it, no camera goes more than 60° round anything of an uncommon category, which leaves of them what the web has beside
-    turntables. apart_from: a run's seed; no caption and no object is of what that run holds out (`held_out`). workers, shard_size,
-    overwrite: as for `write_shards`, which can be interrupted and goes on. Returns the index's path.
+    size: pixels a side. curated: single objects on white in even light, seldom anything but arcs. uncommon_turn: False:
+    no camera goes more than 60° round anything of an uncommon category, which leaves of them what the web has
+    beside turntables. apart_from: a run's seed; no caption and no object is of what that run holds out (`held_out`). workers,
+    shard_size, overwrite: as for `write_shards`, which can be interrupted and goes on. Returns the index's path.
     """
     job = _Job(frames, size, seed, curated, uncommon_turn, apart_from)
     known = {"source": "web world", "count": count, "shard_size": shard_size, **dataclasses.asdict(job)}
