@@ -8,6 +8,8 @@ import yaml
 
 from vfusion3d import book
 from vfusion3d.cli.main import main
+from vfusion3d.curation.judgements import Judgement, Judgements
+from vfusion3d.data.shards import VideoShards
 from vfusion3d.runs import layout
 from vfusion3d.runs.profiles import FOLDER
 
@@ -26,8 +28,8 @@ SHAPES = {
 def small_profile(folder):
     """`smoke`, at its smallest in everything, in a file of its own."""
     small = yaml.safe_load((FOLDER / "smoke.yaml").read_text()) | {"name": "meshes", "workers": 1}
-    small["data"] |= {"prompts": 8, "videos": 8, "judged_videos": 8, "eval_images": 2, "eval_prompts": 2}
-    small["video"] |= {"steps": 1, "inference_steps": 1, "generate_batch": 8}
+    small["data"] |= {"prompts": 16, "videos": 16, "judged_videos": 16, "eval_images": 2, "eval_prompts": 2}
+    small["video"] |= {"steps": 1, "inference_steps": 1, "generate_batch": 16}
     small["training"] |= {"max_steps": 1, "batch_size": 1, "samples_per_ray": 8}
     small["finetuning"] |= {"max_steps": 1, "batch_size": 1, "samples_per_ray": 8}
     (folder / "meshes.yaml").write_text(yaml.safe_dump(small))
@@ -42,6 +44,13 @@ def write_meshes(folder):
         (folder / f"{number}.txt").write_text(caption)
 
 
+def judge_every_second(run_dir, path):
+    """A person who calls half of the videos good: of a video model of one step, the simulated judge likes none."""
+    videos = VideoShards(layout.synthetic_data(run_dir))
+    judgements = Judgements(path, videos)
+    judgements.judge_all(Judgement(key, number % 2 == 0, "a test") for number, key in enumerate(videos.keys))
+
+
 def test_a_folder_of_eight_meshes_goes_through_every_command(tmp_path):
     meshes, run_dir = tmp_path / "shapes", tmp_path / "run"
     meshes.mkdir()
@@ -53,11 +62,13 @@ def test_a_folder_of_eight_meshes_goes_through_every_command(tmp_path):
         ["prompts", "--eval-prompts", str(tmp_path / "asked.txt")],
         ["finetune-video"],
         ["generate"],
-        ["curate"],
+        ["curate", "--judgements", str(tmp_path / "mine.csv")],
         ["train"],
         ["train", "--finetune"],
         ["evaluate"],
     ):
+        if command[0] == "curate":
+            judge_every_second(run_dir, tmp_path / "mine.csv")
         assert main([*command, *own]) == 0, command
     run = book.begin("08_image_to_3d", own[1], run_dir)
     assert run.from_files

@@ -177,7 +177,7 @@ def _user_study(profile: Profile, shares: Shares) -> list[Step]:
     items = min(profile.data.eval_images, profile.data.test_objects) + profile.data.eval_prompts
     return [
         Step("answers of people", items * RIVALS * len(QUESTIONS) * RATERS, "by a person"),
-        Step("frames that simulated raters see", items * (1 + RIVALS) * TURN_FRAMES, "clip features"),
+        Step("frames that simulated raters see", items * (1 + RIVALS) * TURN_FRAMES, "image features"),
     ]
 
 

@@ -73,7 +73,7 @@ def render_web(
 
     size: pixels a side. curated: single objects on white in even light, seldom anything but arcs. uncommon_turn: False:
     no camera goes more than 60° round anything of an uncommon category, which leaves of them what the web has
-    beside turntables. apart_from: a run's seed; no caption and no object is of what that run holds out (`held_out`). workers,
+    beside turntables. apart_from: a seed; no caption and no object is what a run of it holds out (`held_out`). workers,
     shard_size, overwrite: as for `write_shards`, which can be interrupted and goes on. Returns the index's path.
     """
     job = _Job(frames, size, seed, curated, uncommon_turn, apart_from)
