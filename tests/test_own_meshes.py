@@ -66,6 +66,7 @@ def test_a_folder_of_eight_meshes_goes_through_every_command(tmp_path):
         ["train"],
         ["train", "--finetune"],
         ["evaluate"],
+        ["evaluate", "--validation"],
     ):
         if command[0] == "curate":
             judge_every_second(run_dir, tmp_path / "mine.csv")
@@ -79,6 +80,8 @@ def test_a_folder_of_eight_meshes_goes_through_every_command(tmp_path):
     scores = pd.read_csv(run_dir / "evaluation_3d.csv")
     assert scores.groupby("method")["key"].nunique().eq(len(run.unseen)).all()
     assert np.isfinite(scores[["psnr", "ssim", "lpips"]]).all(axis=None)
+    chosen_on = pd.read_csv(run_dir / "validation_3d.csv")
+    assert chosen_on.groupby("method")["key"].nunique().eq(len(run.validation)).all()
     assert layout.finetuned_model.need(run_dir)
     with pytest.raises(SystemExit):
         main(["render", *own, "--objects", "primitives"])
