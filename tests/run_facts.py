@@ -20,6 +20,7 @@ from vfusion3d.data.shards import Shards
 from vfusion3d.experiments.variants import VARIANTS
 
 FILTER_FRAMES = 8  # of a video (section 3.2)
+SINGLE = {"image_to_3d": "table_1_scores.csv.gz", "text_to_3d": "table_2_scores.csv.gz"}
 TABLES = {"11": "table_3", "12": "table_4", "13": "table_5", "14": "table_6", "15": "figure_7"}
 
 
@@ -134,7 +135,7 @@ def text_to_3d(run_dir: Path) -> dict[str, float]:
 def turns(run_dir: Path, task: str) -> dict[str, float]:
     return {
         "full turns": sum(map(frames_in, (run_dir / "views" / task).glob("*/*.mp4"))),
-        "views that CLIP compares": pd.read_csv(run_dir / f"{task}.csv")["views"].sum(),
+        "views that CLIP compares": pd.read_csv(figures_of(run_dir) / SINGLE[task])["views"].sum(),
     }
 
 
@@ -151,7 +152,8 @@ def ablation(table: str, run_dir: Path) -> dict[str, float]:
     found, before = Counter(), set()
     for other, rows in content["tables"].items():
         labels = {name: row for row, name in rows.items()}
-        names = {*labels, *(content["variants"][name].get("start") for name in labels)} - {None}
+        others = ("start", "steps_of")  # what a variant waits for
+        names = {*labels, *(content["variants"][name].get(key) for name in labels for key in others)} - {None}
         made = {
             folder
             for name in names

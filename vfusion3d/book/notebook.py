@@ -174,11 +174,10 @@ class Notebook:
     def weights(self) -> dict[str, Path | str]:
         """The models that take part, by the names of their rows; says so where the one of 3D data only is missing."""
         found = {"VFusion3D": self.need("finetuned_model") / "model"}
-        only_3d = self.path("experiment", ONLY_3D, self.seed) / "trained" / "model"
-        if only_3d.exists():
-            found["3D data only"] = only_3d
+        if missing := layout.experiment.missing(self.folder, ONLY_3D, self.seed):
+            print(f"No row for 3D data only: {missing}.")
         else:
-            print(f"No row for 3D data only: {layout.experiment.missing(self.folder, ONLY_3D, self.seed)}.")
+            found["3D data only"] = experiments.run.read_result(self.folder, ONLY_3D, self.seed).model
         return found | {"mini (bundled)": "mini", "base (bundled)": "base"}
 
     def models(self, released: str | Path | None = None) -> dict[str, "VFusion3D"]:
