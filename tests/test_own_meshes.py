@@ -30,7 +30,7 @@ def small_profile(folder):
     small = yaml.safe_load((FOLDER / "smoke.yaml").read_text()) | {"name": "meshes", "workers": 1}
     small["data"] |= {"prompts": 16, "videos": 16, "judged_videos": 16, "eval_images": 2, "eval_prompts": 2}
     small["video"] |= {"steps": 1, "inference_steps": 1, "generate_batch": 16}
-    small["training"] |= {"max_steps": 1, "batch_size": 1, "samples_per_ray": 8}
+    small["training"] |= {"max_steps": 1, "batch_size": 2, "samples_per_ray": 8}
     small["finetuning"] |= {"max_steps": 1, "batch_size": 1, "samples_per_ray": 8}
     (folder / "meshes.yaml").write_text(yaml.safe_dump(small))
     return folder / "meshes.yaml"

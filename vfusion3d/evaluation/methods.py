@@ -35,6 +35,7 @@ from vfusion3d.foundations.captioner import Captioner
 from vfusion3d.model.asset import write_mp4
 from vfusion3d.model.preprocess import frame_whole, load_image, prepare
 from vfusion3d.runs.claim import write_whole
+from vfusion3d.runs.pictures import PICTURE_SUFFIXES
 from vfusion3d.runs.progress import tqdm
 from vfusion3d.runs.reading import read_table
 
@@ -137,9 +138,9 @@ def own_pictures(
     ImageError for a picture that cannot be used.
     """
     folder = Path(folder)
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.name[0] != ".")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.name[0] != ".")
     if not paths:
-        raise MethodFolderError(f"{folder} holds no pictures ({', '.join(PICTURES)})")
+        raise MethodFolderError(f"{folder} holds no pictures ({', '.join(PICTURE_SUFFIXES)})")
     listed = folder / "captions.csv"
     known = read_table(listed, {"key": str, "caption": str}) if listed.exists() else {"key": (), "caption": ()}
     of_key = dict(zip(known["key"], known["caption"], strict=True))

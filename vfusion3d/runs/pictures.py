@@ -1,4 +1,4 @@
-"""Pictures that are kept in a repository have 32 levels a channel: a contact sheet is less than half as large then."""
+"""Which files are pictures; and those kept in a repository have 32 levels a channel, which halves a contact sheet."""
 
 import io
 
@@ -6,6 +6,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+PICTURE_SUFFIXES = (  # of what is looked for in a folder of pictures
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".bmp", ".gif", ".tif", ".tiff"),
+)
 STEP = 8  # between two levels; steps of 16 begin to show, and a palette of 256 colours shows more
 
 
