@@ -772,7 +772,7 @@ def test_the_command_lists_and_plans_without_any_data(capsys, tmp_path):
 
 def test_the_command_names_what_is_wrong(capsys, tmp_path):
     assert main(["experiment", "table_9", "--run-dir", str(tmp_path)]) == 1
-    assert "there is no variant 'table_9': choose of engine_10k" in capsys.readouterr().err
+    assert "there is no variant 'table_9': choose of before_training" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
         main(["experiment"])
     assert stopped.value.code == 2

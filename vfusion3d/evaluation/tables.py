@@ -132,10 +132,13 @@ def compare(
 
     ours: indexed by the rows' names, a column per metric and optionally `METRIC_std` (`mean_over_objects` gives this).
     paper: rows of `name` and metrics (`paper_table(...).rows`). profile: where ours were measured.
-    The paper's rows come first and in its order, then the rows that only we have.
+    The rows stand in our order where we have all of the paper's; else the paper's come first, then those that only we
+    have.
     """
     published = pd.DataFrame(paper).set_index("name") if paper else pd.DataFrame()
     names = [*published.index, *(name for name in ours.index if name not in published.index)]
+    if set(published.index) <= set(ours.index):
+        names = list(ours.index)
     columns = {}
     for metric in METRICS:
         if metric in published:
