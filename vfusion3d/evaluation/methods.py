@@ -44,6 +44,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 TURN_FRAMES = 32  # of the turns that we write
 TURN_FPS = 16
 COMPARED = 32  # pixels a side at which frames are compared with the input
+STARTS = 60  # frames, at equal distances, among which the one is looked for with which a turn begins
 SAME_COLOUR = 24  # of 255: what compression does to a background
 SHARED = 0.9  # of the rims' pixels have the background's colour, where there is one
 SMALLEST_VIDEO = 128  # pixels: smaller frames are enlarged, for H.264 stores colour at half of the resolution
@@ -134,10 +135,12 @@ def own_pictures(
     """The pictures of a folder as a model sees them (`preprocess.prepare`), by their names, and a caption of each.
 
     A caption is what NAME.txt beside the picture says, or captions.csv (key, caption), or the captioner (describe,
-    generator); "" where that is a stand-in, which cannot see. Raises MethodFolderError for a folder without pictures,
-    ImageError for a picture that cannot be used.
+    generator); "" where that is a stand-in, which cannot see. Raises MethodFolderError where there is no folder or no
+    picture in it, ImageError for a picture that cannot be used.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise MethodFolderError(f"{folder}: no such folder; name one that holds pictures")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.name[0] != ".")
     if not paths:
         raise MethodFolderError(f"{folder} holds no pictures ({', '.join(PICTURE_SUFFIXES)})")
@@ -251,9 +254,10 @@ def _read_pictures(
         background = shared_background(few)
         first = 0
         if start is not None:
-            framed = (frame_whole(onto_white(load_image(path), background), COMPARED)[0] for path in paths)
             wanted = _close_up(start)
-            first = int(torch.stack([(_close_up(one) - wanted).square().mean() for one in framed]).argmin())
+            asked = uniform_frames(len(paths), min(STARTS, len(paths)))
+            framed = (frame_whole(onto_white(load_image(paths[i]), background), COMPARED)[0] for i in asked)
+            first = asked[int(torch.stack([(_close_up(one) - wanted).square().mean() for one in framed]).argmin())]
         turned = few if first == 0 else [load_image(paths[(first + number) % len(paths)]) for number in chosen]
         return torch.stack([frame_whole(onto_white(picture, background), size)[0] for picture in turned])
     except ImageError as error:
@@ -289,9 +293,8 @@ def onto_white(picture: Image.Image, background: np.ndarray | None) -> Image.Ima
     further_in = ndimage.grey_dilation(unlike * inside, (5, 5))  # how unlike the object is a little further in
     soft = np.divide(unlike, further_in, out=np.ones_like(unlike), where=further_in > 0).clip(0, 1)
     alpha = np.where(inside, 1, solid * soft)[..., None]
-    return Image.fromarray((pixels + (1 - alpha) * (255 - background)).clip(0, 255).round().astype(np.uint8)).convert(
-        "RGBA"
-    )
+    whitened = (pixels + (1 - alpha) * (255 - background)).clip(0, 255).round().astype(np.uint8)
+    return Image.fromarray(whitened).convert("RGBA")
 
 
 def _close_up(picture: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 small small"]:
