@@ -13,10 +13,10 @@ BLENDER_STAMP := .venv-blender/.installed-$(shell cksum < requirements-blender.l
 TEST_ENVIRONMENT := MPLBACKEND=Agg PYVISTA_OFF_SCREEN=true HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce plan summary test lab lint format blender bench lock
+.PHONY: help setup reproduce plan summary book test lab labs grade lab-data lint format blender bench lock
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## make .venv and install everything in the versions of requirements.lock
 
@@ -45,6 +45,15 @@ test: $(STAMP) ## run the tests, among them every notebook at the smoke profile
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+
+labs: $(STAMP) ## write labs/student/ (exercises with holes) and labs/solutions/ from labs/source/
+	$(BIN)/python labs/labs.py make
+
+grade: $(STAMP) ## mark what students handed in: make grade SUBMISSIONS=folder (a folder for each student)
+	$(BIN)/python labs/labs.py grade --submissions "$(SUBMISSIONS)"
+
+lab-data: $(STAMP) ## write labs/data/, what lab 3 compares
+	$(BIN)/python labs/labs.py data --run-dir runs/$(PROFILE)
 
 lint: $(STAMP) ## check style and common errors
 	$(BIN)/ruff check .
