@@ -40,6 +40,9 @@ plan: $(STAMP) ## print what every notebook would do at PROFILE: counts, hours, 
 summary: $(STAMP) ## write papermill_runs/PROFILE/index.html: all tables and figures at once (reproduce does so too)
 	$(BIN)/python -m vfusion3d.book.summary --profile $(PROFILE)
 
+book: $(STAMP) ## write _book/html/index.html: notebooks, tables, glossary and docstrings as one book that opens from the disk
+	PROFILE=$(PROFILE) $(BIN)/sphinx-build -q -j auto docs _book/html
+
 test: $(STAMP) ## run the tests, among them every notebook at the smoke profile
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest
 
