@@ -9,11 +9,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml requirements.lock | cksum | cut -d' ' -f1)
 BLENDER_STAMP := .venv-blender/.installed-$(shell cksum < requirements-blender.lock | cut -d' ' -f1)
 
-# What was downloaded is enough for the tests, and no window opens.
-TEST_ENVIRONMENT := MPLBACKEND=Agg PYVISTA_OFF_SCREEN=true HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+# What was downloaded is enough for the tests, and no window opens. Files of tests run side by side, a thread each.
+TEST_ENVIRONMENT := OMP_NUM_THREADS=1 MPLBACKEND=Agg PYVISTA_OFF_SCREEN=true HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce plan summary book test lab labs grade lab-data lint format blender bench lock
+.PHONY: help setup reproduce plan summary book test fuzz lab labs grade lab-data lint format blender bench lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -44,7 +44,10 @@ book: $(STAMP) ## write _book/html/index.html: notebooks, tables, glossary and d
 	PROFILE=$(PROFILE) $(BIN)/sphinx-build -q -j auto docs _book/html
 
 test: $(STAMP) ## run the tests, among them every notebook at the smoke profile
-	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+fuzz: $(STAMP) ## try other inputs on every reader of files, MINUTES=10 each
+	$(TEST_ENVIRONMENT) $(BIN)/python benchmarks/fuzz.py --minutes $(or $(MINUTES),10)
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
