@@ -31,6 +31,8 @@ extensions = ["myst_nb", "sphinx.ext.autodoc"]
 html_theme = "sphinx_book_theme"
 html_title = "VFusion3D"
 html_theme_options = {"show_navbar_depth": 1, "home_page_in_toc": True, "use_download_button": False}
+html_context = {"default_mode": "auto"}
+html_show_search_summary = False  # it would fetch pages, which no browser does from the disk
 html_css_files = ["book.css"]
 html_static_path = ["static"]
 html_math_renderer = "mathml"
@@ -55,6 +57,7 @@ def take_notebooks(*_) -> None:
         if not executed.exists():
             title, _, rest = notebook.cells[0].source.partition("\n")
             notebook.cells[0].source = f"{title}\n\n{NOT_RUN}{rest}"
+        notebook.cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
         for cell in notebook.cells:
             cell.source = cell.source.replace("](../../notebooks/solutions.md)", "](solutions.md)")
             if cell.source == "run.plan()":
