@@ -49,6 +49,7 @@ def done(notebook: str, directory: Path) -> dict[str, float]:
         "03": lambda run: {"fine-tuning of the video model": samples(run / "video_model", "video")},
         "04": lambda run: generated(run / "data" / "synthetic"),
         "05": curated,
+        "05b": lambda run: {"picture to mesh": len(list((run / "inside").glob("*.glb")))},
         "06": lambda run: {"pre-training": samples(run / "vfusion3d"), "evaluation": compared(directory, notebook)},
         "07": lambda run: finetuned(run, directory, notebook),
         "08": image_to_3d,

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from IPython.display import Markdown
+from IPython.display import HTML, Markdown
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from vfusion3d import VFusion3D, evaluation, experiments
+from vfusion3d.book.drawings import pipeline_map
 from vfusion3d.book.plan import plan
 from vfusion3d.data.render_dataset import MeshFolder
 from vfusion3d.data.shards import MultiviewShards, VideoShards
@@ -61,9 +62,9 @@ class Notebook:
 
     # what it is about
 
-    def diagram(self, stage: str) -> Figure:
-        """Where we are in the pipeline (`figures.PIPELINE`)."""
-        return evaluation.figures.pipeline_diagram(stage)
+    def diagram(self, stage: str) -> HTML:
+        """Where we are in the pipeline, `stage` of Figure 2 (one of `drawings.PIPELINE`): a map of links."""
+        return HTML(pipeline_map(stage, self.name))
 
     def plan(self) -> pd.DataFrame:
         """What the notebook does at this profile: counts, hours, disk."""

@@ -231,6 +231,7 @@ STEPS: dict[str, Callable[[Profile, Shares], list[Step]]] = {
     "03_finetune_video_model": _finetune_video,
     "04_generate_synthetic_data": _generate,
     "05_filter_and_label": _curate,
+    "05b_inside_the_model": lambda profile, shares: [Step("picture to mesh", 1, "reconstruct")],
     "06_train_vfusion3d": _pretrain,
     "07_finetune_on_3d_data": _finetune,
     "08_image_to_3d": _image_to_3d,
