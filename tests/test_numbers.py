@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 NUMBER = re.compile(r"(?<![\w.,])[-+−]?(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?(?![\w]|[.,]\d)")
 PAIR = re.compile(r"(?<![\w.])([-+−]?\d*\.?\d+) ± (\d*\.?\d+)")
 HELD_IN = ("figures/*/*.csv", "vfusion3d/**/*.csv", "vfusion3d/**/*.yaml", "vfusion3d/weights/**/*.json")
-PROSE = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))} | {"README": ROOT / "README.md"}
+PROSE = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+PROSE |= {path.stem: path for path in (ROOT / "README.md", ROOT / "docs" / "results.md")}
 
 
 def value(text: str) -> tuple[float, int]:
@@ -59,6 +60,8 @@ def held_together(first: str, second: str) -> bool:
 
 
 def prose_of(path: Path) -> str:
+    if path.stem == "results":
+        return path.read_text()
     if path.suffix == ".md":
         (section,) = re.findall(r"## The bundled weights\n(.*?)\n## ", path.read_text(), re.DOTALL)
         return section
