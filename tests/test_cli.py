@@ -424,8 +424,8 @@ def test_render_writes_shards_that_training_can_read(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--objects", "primitives"], "belong together"),
-        (["-o", "shards"], "belong together"),
+        (["--objects", "primitives"], "--objects without -o takes a folder of mesh files"),
+        (["-o", "shards"], "-o is for --objects"),
         (["--shard", "2", "--shards", "2"], "K must be from 0 to N - 1"),
     ],
 )

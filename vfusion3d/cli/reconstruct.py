@@ -22,10 +22,8 @@ from vfusion3d.cli.gallery import (
     write_views,
 )
 from vfusion3d.cli.page import check_outputs, new_page, one_line
+from vfusion3d.runs.pictures import PICTURE_SUFFIXES
 
-PICTURE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".bmp", ".gif", ".tif", ".tiff"),
-)
 MESH_SUFFIXES = (".glb", ".obj", ".ply", ".stl")
 VIDEO_SUFFIXES = (".mp4", ".gif")
 TURN = 48  # frames of a video

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool3d, softplus
 
 from vfusion3d.cameras import default_intrinsics, pixel_centres, rays_through
-from vfusion3d.model.rendering import Field, ball_interval, cube_interval, ray_weights
+from vfusion3d.model.rendering import Field, interval, ray_weights
 from vfusion3d.runs.memory import check_memory
 
 COARSE_POINTS = 64  # the first grid has at least as many points along a side: parts thinner than its spacing get lost
@@ -104,7 +104,7 @@ def outline_threshold(
     cameras = cam2world.to(planes.device, torch.float32)
     intrinsics = default_intrinsics(len(cam2world)).to(planes.device)
     origins, directions = (rays.flatten(0, 2) for rays in rays_through(pixels, cameras[None], intrinsics[None]))
-    near, far = cube_interval(origins, directions) if radius is None else ball_interval(origins, directions, radius)
+    near, far = interval(origins, directions, radius)
     meets = far > near
     origins, directions, near, far = origins[meets], directions[meets], near[meets], far[meets]
     t = near[:, None] + (far - near)[:, None] * torch.linspace(0, 1, OUTLINE_SAMPLES, device=planes.device)

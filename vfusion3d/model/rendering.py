@@ -248,7 +248,7 @@ def render_rays(
         moved, placed = jitter.chunk(2, dim=1)
     batch = torch.arange(b, device=origins.device).repeat_interleave(n)
     origins, directions = origins.reshape(-1, 3), directions.reshape(-1, 3)
-    near, far = cube_interval(origins, directions) if radius is None else ball_interval(origins, directions, radius)
+    near, far = interval(origins, directions, radius)
     coarse = stratified_samples(near, far, samples // 2, moved)
 
     hit = far > near
@@ -283,6 +283,13 @@ def render_rays(
             a.index_copy(0, alive, v) for a, v in ((rgb, colour), (opacity, seen), (depth, distance))
         )
     return rgb.view(b, n, 3), opacity.view(b, n, 1), depth.view(b, n, 1)
+
+
+def interval(
+    origins: Float[Tensor, "rays 3"], directions: Float[Tensor, "rays 3"], radius: float | None
+) -> tuple[Tensor, Tensor]:
+    """Distances at which rays enter and leave what is rendered: the ball of that radius, or without one the cube."""
+    return cube_interval(origins, directions) if radius is None else ball_interval(origins, directions, radius)
 
 
 def cube_interval(origins: Float[Tensor, "rays 3"], directions: Float[Tensor, "rays 3"]) -> tuple[Tensor, Tensor]:

@@ -93,5 +93,6 @@ SIZES = {
         "source_distance": 1.5,
         "source_elevation": math.pi / 8,
     },
-    "released": {},  # the defaults
+    # the defaults, but for where its training data has its cameras
+    "released": {"source_distance": 1.5, "source_elevation": math.pi / 8},
 }

@@ -224,19 +224,30 @@ class TriplaneTransformer(nn.Module):
     def forward(
         self, image_tokens: Float[Tensor, "batch tokens image_width"], camera: Float[Tensor, "batch camera_width"]
     ) -> Float[Tensor, "batch 3 channels resolution resolution"]:
-        tokens = self.pos_embed if self.read is None else self.pos_embed[:, self.read]
-        x = tokens.expand(len(image_tokens), -1, -1)  # planes, then rows, then columns
+        x = self.start(len(image_tokens))
         for layer in self.layers:
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, image_tokens, camera, use_reentrant=False)
             else:
                 x = layer(x, image_tokens, camera)
-        x = self.norm(x)
-        if self.read is not None:
-            x = x.new_zeros(len(x), *self.pos_embed.shape[1:]).index_copy(1, self.read, x)
-        x = x.unflatten(1, (3, self.size, self.size))
+        return self.planes(x)
+
+    def start(self, batch: int) -> Float[Tensor, "batch read width"]:
+        """The learned tokens, before they have seen any image: planes, then rows, then columns."""
+        tokens = self.pos_embed if self.read is None else self.pos_embed[:, self.read]
+        return tokens.expand(batch, -1, -1)
+
+    def planes(self, x: Float[Tensor, "batch read width"]) -> Float[Tensor, "batch 3 channels resolution resolution"]:
+        """What the last layer leaves of the tokens, as planes."""
+        x = self.on_planes(self.norm(x))
         planes = self.deconv(x.flatten(0, 1).permute(0, 3, 1, 2))  # (batch * 3, channels, 2 size, 2 size)
         return planes.unflatten(0, (-1, 3))
+
+    def on_planes(self, x: Float[Tensor, "batch read numbers"]) -> Float[Tensor, "batch 3 size size numbers"]:
+        """Numbers of each token where it lies on the planes; 0 where no token is computed."""
+        if self.read is not None:
+            x = x.new_zeros(len(x), 3 * self.size**2, x.shape[-1]).index_copy(1, self.read, x)
+        return x.unflatten(1, (3, self.size, self.size))
 
 
 def tokens_within(size: int, radius: float) -> Bool[Tensor, "size*size"]:
@@ -277,17 +288,25 @@ class Attention(nn.MultiheadAttention):
     def forward(
         self, x: Float[Tensor, "batch queries width"], seen: Float[Tensor, "batch keys seen_width"]
     ) -> Float[Tensor, "batch queries width"]:
+        return self.out_proj(attend(*self.heads(x, seen)).transpose(1, 2).flatten(2))
+
+    def heads(self, x: Tensor, seen: Tensor) -> tuple[Tensor, ...]:
+        """Queries of x, keys and values of what is seen, (batch, heads, tokens, head_dim) each."""
         if self.in_proj_weight is None:
             weights = self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
         else:
             weights = self.in_proj_weight.chunk(3)
-        inputs = (x, seen, seen)
-        heads = (self.num_heads, self.head_dim)
-        q, k, v = (
-            nn.functional.linear(one, weight).unflatten(-1, heads).transpose(1, 2)
-            for one, weight in zip(inputs, weights, strict=True)
+        return tuple(
+            nn.functional.linear(one, weight).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+            for one, weight in zip((x, seen, seen), weights, strict=True)
         )
-        return self.out_proj(attend(q, k, v).transpose(1, 2).flatten(2))
+
+    def shares(
+        self, x: Float[Tensor, "batch queries width"], seen: Float[Tensor, "batch keys seen_width"]
+    ) -> Float[Tensor, "batch heads queries keys"]:
+        """softmax(q k^T / sqrt(head_dim)): how each query's attention is divided among what is seen. To look at."""
+        q, k, _ = self.heads(x, seen)
+        return (q @ k.mT * self.head_dim**-0.5).softmax(dim=-1)
 
 
 class ModulatedLayerNorm(nn.Module):
