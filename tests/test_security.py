@@ -138,7 +138,8 @@ def test_a_model_of_the_hub_is_pinned_to_a_commit_which_settings_record(tmp_path
     monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
     assert hub_commit("someone/dino") == ("someone/dino", COMMIT)
     assert hub_commit(f"someone/else@{COMMIT}") == ("someone/else", COMMIT)
-    assert hub_commit("someone/dino@v9") == ("someone/dino", "v9")  # nobody knows of it, and the hub cannot be asked
+    with pytest.raises(OSError, match="the hub cannot be reached, and someone/dino@v9 was not downloaded before"):
+        hub_commit("someone/dino@v9")
     for name in ("vgg", "mini", str(tmp_path)):
         assert hub_commit(name) == (name, None)
     profile = load_profile("smoke")

@@ -126,7 +126,7 @@ def hub_commit(name: str) -> tuple[str, str | None]:
     except HfHubHTTPError:  # no such model, no right to see it
         return repository, known[2]
     except Exception as error:  # of the network's many kinds
-        why = f"the hub cannot be reached, and {repository} was not downloaded before ({error})"
+        why = f"the hub cannot be reached, and {name} was not downloaded before ({error})"
         raise OSError(why) from error
 
 
