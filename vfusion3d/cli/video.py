@@ -119,6 +119,7 @@ def run_generate(options: argparse.Namespace) -> int:
         profile.video,
         drawn_by=name_of(profile, "text_to_image"),
         seed=options.seed,
+        shard_size=profile.data.shard_size,
         part=part,
         overwrite=options.overwrite,
     )
