@@ -13,22 +13,26 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from vfusion3d.book.plan import STEPS, Step, cost, disk, steps, variant_steps
-from vfusion3d.experiments.plan import main_videos
-from vfusion3d.experiments.variants import load_experiments
+from vfusion3d.experiments.plan import finetuning, main_videos, planned_runs, pretraining
+from vfusion3d.experiments.variants import Experiments, load_experiments
 from vfusion3d.runs.profiles import Profile, Recipe, Video, load_profile
 from vfusion3d.runs.reading import ReadingError, read_yaml
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from vfusion3d.book.plan import Step
 
 NOTEBOOKS = Path("workflow") / "notebooks.yaml"
 CLUSTER = NOTEBOOKS.parent / "profiles" / "slurm" / "cluster.yaml"
 LEAST = 30  # minutes that a job may take at least: libraries load, disks are slow
 SLOWER = 2  # how much longer than planned a job may take at its first try
 # What a notebook still computes where its stages went before it; everything else of its plan is theirs.
+SHOWING = ("11", "12", "13", "14", "15")  # notebooks whose work is that of the variants'
 READING = ("evaluate view", "render field", "clip features", "reconstruct", "by a person")
 
 
@@ -55,10 +59,10 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Job:
-    """A job, or `parts` equal ones. name: of its mark. command: of `vfusion3d`. after: the names of other jobs.
+    """A job, or `parts` equal ones. name: of its mark. command: of `vfusion3d`; "" for a notebook, which is run itself.
 
-    notebook: before which it goes. nodes, processes: of each node, where torchrun starts it. gpus, cpus: of a node.
-    hours: of one part on all it has, None where nobody knows.
+    after: the names of other jobs. notebook: before which it goes. runs: the variants and seeds that it trains.
+    nodes, processes: of each node, where torchrun starts it. gpus, cpus: of a node.
     """
 
     name: str
@@ -70,12 +74,12 @@ class Job:
     processes: int = 1
     gpus: int = 0
     cpus: int = 1
-    hours: float | None = 0.0
-    disk_gb: float = 0.0
+    runs: tuple[tuple[str, int], ...] = ()
 
-    def minutes(self, cluster: Cluster, attempt: int = 1) -> int:
+    def minutes(self, profile: Profile, cluster: Cluster, attempt: int = 1) -> int:
         """The limit of its time at this try; what takes longer than any job may goes on in another (`book.job`)."""
-        planned = cluster.longest if self.hours is None else LEAST + math.ceil(60 * SLOWER * self.hours)
+        hours = hours_of(self, profile)
+        planned = cluster.longest if hours is None else LEAST + math.ceil(60 * SLOWER * hours)
         return min(planned * attempt, cluster.longest)
 
     def memory_mb(self, cluster: Cluster, attempt: int = 1) -> int:
@@ -83,53 +87,71 @@ class Job:
         return int(min(1.0, attempt * self.cpus / cluster.cpus) * cluster.memory_gb * 1000)
 
 
+@lru_cache
+def hours_of(job: Job, profile: Profile) -> float | None:
+    """Hours that one part of a job takes as planned, on all that it has; None where nobody knows."""
+    from vfusion3d.book.plan import cost  # takes seconds
+
+    hours = cost(work_of(job, profile), profile)
+    if None in hours.values():
+        return None
+    each = hours.get("GPU", 0.0) / max(1, job.gpus) + hours.get("core", 0.0) / job.cpus
+    return each / job.nodes / job.parts
+
+
+def work_of(job: Job, profile: Profile) -> "list[Step]":
+    """The steps of the plan that fall to a job."""
+    from vfusion3d.book.plan import STEPS, label_steps, steps, variant_steps
+
+    if job.runs:
+        return variant_steps(profile, job.runs)
+    shows = job.notebook.partition("_")[0] in SHOWING
+    if job.notebook not in STEPS or job.name.endswith("-merge") or shows:
+        return []
+    work = [step for step in steps(job.notebook, profile) if (step.rate in READING) == (job.command == "")]
+    if job.name == "curate-learn":
+        return [step for step in work if step not in label_steps(profile)]
+    if job.name == "curate" and job.parts > 1:
+        return label_steps(profile)
+    return work
+
+
 def stage_jobs(profile: Profile, notebooks: Mapping[str, Mapping[str, Any]], cluster: Cluster) -> list[Job]:
     """The jobs that go before the notebooks, in an order that works. notebooks: `notebooks.yaml`."""
     found: list[Job] = []
     last: dict[str, str] = {}  # of each notebook, the job after which what it makes is there
     for notebook, entry in notebooks.items():
-        work = [step for step in steps(notebook, profile) if step.rate not in READING] if "stages" in entry else []
         after = tuple(last.get(other, other) for other in entry["needs"])
         for command in entry.get("stages", ()):
-            job = _stage(command, notebook, after, profile, cluster, work)
+            job = _stage(Job(command.replace(" --", "-"), notebook, command, after), profile, cluster)
+            once = replace(job, parts=1)
             if job.parts > 1 and command == "curate":  # what labels is learned once
-                found.append(
-                    replace(job, name="curate-learn", command="curate --learn", parts=1, hours=None, disk_gb=0)
-                )
+                found.append(replace(once, name="curate-learn", command="curate --learn"))
                 job = replace(job, after=("curate-learn",))
             found.append(job)
             if job.parts > 1:
-                found.append(replace(job, name=f"{job.name}-merge", after=(job.name,), parts=1, hours=0.0, disk_gb=0))
+                found.append(replace(once, name=f"{job.name}-merge", after=(job.name,)))
             after = (found[-1].name,)
             last[notebook] = found[-1].name
     return found
 
 
-def _stage(
-    command: str, notebook: str, after: tuple[str, ...], profile: Profile, cluster: Cluster, work: list[Step]
-) -> Job:
-    job = Job(command.replace(" --", "-"), notebook, command, after)
+def _stage(job: Job, profile: Profile, cluster: Cluster) -> Job:
     recipes = {"finetune-video": profile.video, "train": profile.training, "train --finetune": profile.finetuning}
-    if command in recipes:
-        return _training(job, recipes[command], profile, cluster, work)
-    count = profile.data.objects_3d if command == "render" else main_videos(profile)
-    parts = 1 if command == "prompts" else min(cluster.shards, math.ceil(count / profile.data.shard_size))
-    gpus = int(command != "render" and _has_gpus(profile, cluster))
-    return _planned(replace(job, parts=parts, gpus=gpus, cpus=_cores(cluster, 1)), work, profile)
+    if job.command in recipes:
+        return _training(job, recipes[job.command], profile, cluster)
+    count = profile.data.objects_3d if job.command == "render" else main_videos(profile)
+    parts = 1 if job.command == "prompts" else min(cluster.shards, math.ceil(count / profile.data.shard_size))
+    gpus = int(job.command != "render" and _has_gpus(profile, cluster))
+    return replace(job, parts=parts, gpus=gpus, cpus=_cores(cluster, 1))
 
 
-def notebook_job(notebook: str, entry: Mapping[str, Any], profile: Profile, cluster: Cluster) -> Job:
-    """A notebook, on one GPU; what goes before it is not its work. entry: of `notebooks.yaml`."""
-    work = steps(notebook, profile) if notebook in STEPS else []
-    if "stages" in entry:
-        work = [step for step in work if step.rate in READING]
-    if entry.get("experiments") in load_experiments().tables:
-        work = []
-    gpus = int(_has_gpus(profile, cluster))
-    return _planned(Job(notebook, notebook, "", (), gpus=gpus, cpus=_cores(cluster, 1)), work, profile)
+def notebook_job(notebook: str, profile: Profile, cluster: Cluster) -> Job:
+    """A notebook, on one GPU; what goes before it is not its work."""
+    return Job(notebook, notebook, "", (), gpus=int(_has_gpus(profile, cluster)), cpus=_cores(cluster, 1))
 
 
-def _training(job: Job, recipe: Recipe | Video, profile: Profile, cluster: Cluster, work: list[Step]) -> Job:
+def _training(job: Job, recipe: Recipe | Video, profile: Profile, cluster: Cluster) -> Job:
     """The job on as many processes as share a batch evenly: one a GPU, of many nodes all; without GPUs one a node.
 
     None has less to do than a `micro_batch`, so a batch that is computed at once stays on one GPU.
@@ -137,22 +159,10 @@ def _training(job: Job, recipe: Recipe | Video, profile: Profile, cluster: Clust
     batch, least = recipe.batch_size, recipe.micro_batch or recipe.batch_size
     each = cluster.gpus if _has_gpus(profile, cluster) else 1
     whole = [(nodes, each) for nodes in range(2, cluster.nodes + 1)] + [(1, some) for some in range(1, each + 1)]
-    nodes, processes = max(
-        (one for one in whole if batch % math.prod(one) == 0 and math.prod(one) <= batch // least), key=math.prod
-    )
+    fitting = [one for one in whole if batch % math.prod(one) == 0 and math.prod(one) <= batch // least]
+    nodes, processes = max(fitting, key=math.prod)
     gpus = processes * _has_gpus(profile, cluster)
-    job = replace(job, nodes=nodes, processes=processes, gpus=gpus, cpus=_cores(cluster, processes))
-    return _planned(job, work, profile)
-
-
-def _planned(job: Job, work: list[Step], profile: Profile) -> Job:
-    """The job with the time of one part, and the disk that all of them fill."""
-    hours = cost(work, profile)
-    known = None
-    if None not in hours.values():
-        each = hours.get("GPU", 0.0) / max(1, job.gpus) + hours.get("core", 0.0) / job.cpus
-        known = each / job.nodes / job.parts
-    return replace(job, hours=known, disk_gb=disk(work, profile))
+    return replace(job, nodes=nodes, processes=processes, gpus=gpus, cpus=_cores(cluster, processes))
 
 
 def _has_gpus(profile: Profile, cluster: Cluster) -> bool:
@@ -173,8 +183,8 @@ def variant_jobs(
 ) -> tuple[list[Job], dict[str, list[str]]]:
     """The jobs that train the variants of the notebooks' tables, and which of them each notebook shows.
 
-    stages: of `stage_jobs`. On one machine (no cluster) one job a table, in one process that loads the libraries once; on a cluster one a
-    variant and seed. A job waits for the variant that it starts from, and nothing is trained twice.
+    stages: of `stage_jobs`. On one machine (no cluster) one job a table, in one process that loads the libraries once;
+    on a cluster one a variant and seed. A job waits for the variant that it starts from, and nothing is trained twice.
     """
     experiments = load_experiments()
     last = {job.notebook: job.name for job in stages}
@@ -198,28 +208,39 @@ def variant_jobs(
         starts = {(experiments.variant(variant).start, one) for variant, one in runs}
         after = [last.get(other, other) for other in notebooks[notebook]["needs"]]
         after += sorted({job_of[start] for start in starts if start in job_of and start not in runs})
-        job = Job(name, notebook, command, tuple(after))
+        job = Job(name, notebook, command, tuple(after), runs=tuple(runs))
         if cluster:
-            work = variant_steps(profile, runs)
-            learns = any(step.stored for step in work)  # else another run's model is only evaluated
-            recipe = profile.training if learns else replace(profile.training, micro_batch=None)
-            job = _training(job, recipe, profile, cluster, work)
+            learns = _learns(profile, runs, experiments)
+            job = _training(
+                job, profile.training if learns else replace(profile.training, micro_batch=None), profile, cluster
+            )
         found.append(job)
     return found, shows
 
 
-def table_of(profile: Profile, notebooks: Mapping[str, Mapping[str, Any]], cluster: Cluster) -> pd.DataFrame:
+def _learns(profile: Profile, runs: list[tuple[str, int]], experiments: Experiments) -> bool:
+    """Whether variants are trained, and not only evaluated because another run has come to the same model."""
+    made = {pretraining(profile), finetuning(profile)}
+    needed = [planned_runs(profile, [name], seed, 1, experiments=experiments)[-1].trainings for name, seed in runs]
+    return any(training not in made for trainings in needed for training in trainings)
+
+
+def table_of(profile: Profile, notebooks: Mapping[str, Mapping[str, Any]], cluster: Cluster) -> "DataFrame":
     """All jobs of a cluster, a row each: how many, what each gets, how long it takes as planned; hours of all GPUs."""
+    import pandas as pd
+
+    from vfusion3d.book.plan import disk
+
     stages = stage_jobs(profile, notebooks, cluster)
-    reading = [notebook_job(name, entry, profile, cluster) for name, entry in notebooks.items()]
+    reading = [notebook_job(name, profile, cluster) for name in notebooks]
     rows = []
     for job in [*stages, *variant_jobs(profile, notebooks, stages, cluster)[0], *reading]:
-        gpu_hours = None if job.hours is None else job.hours * job.parts * job.nodes * job.gpus
-        each = {"nodes": job.nodes, "GPUs": job.nodes * job.gpus, "cores": job.nodes * job.cpus, "hours": job.hours}
-        limits = {"minutes": job.minutes(cluster), "memory_gb": job.memory_mb(cluster) // 1000}
-        rows.append(
-            {"job": job.name, "jobs": job.parts, **each, **limits, "gpu_hours": gpu_hours, "disk_gb": job.disk_gb}
-        )
+        hours = hours_of(job, profile)
+        gpu_hours = None if hours is None else hours * job.parts * job.nodes * job.gpus
+        each = {"nodes": job.nodes, "GPUs": job.nodes * job.gpus, "cores": job.nodes * job.cpus, "hours": hours}
+        limits = {"minutes": job.minutes(profile, cluster), "memory_gb": job.memory_mb(cluster) // 1000}
+        stored = disk(work_of(job, profile), profile)
+        rows.append({"job": job.name, "jobs": job.parts, **each, **limits, "gpu_hours": gpu_hours, "disk_gb": stored})
     return pd.DataFrame(rows).set_index("job")
 
 

@@ -12,7 +12,7 @@ notebook has made already. Nothing is read but the profile, the variants and the
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,11 @@ def variant_steps(profile: Profile, runs: Iterable[tuple[str, int]]) -> list[Ste
     return found
 
 
+def label_steps(profile: Profile) -> list[Step]:
+    """Of notebook 05, what is done to every video, once the models that label have learned."""
+    return _labels(profile, main_videos(profile))
+
+
 # ------------------------------------------------------------------------------------------------ what a notebook does
 
 
@@ -131,7 +136,7 @@ def _render(profile: Profile, shares: Shares) -> list[Step]:
 
 
 def _prompts(profile: Profile, shares: Shares) -> list[Step]:
-    kept = shares.get(CAPTIONS) or read_yaml(RATES)["kept"]["captions"]
+    kept = shares.get(CAPTIONS) or _rates()["kept"]["captions"]
     web = max(0, profile.data.prompts - profile.data.objects_3d)
     return [
         Step("captions of 3D objects", min(profile.data.objects_3d, profile.data.prompts), "caption object"),
@@ -318,13 +323,18 @@ def _training(what: str, trainings: list[Training]) -> Step:
     return Step(what, samples, "train VFusion3D", "VFusion3D", len(trainings) / samples)
 
 
+@lru_cache(maxsize=1)
+def _rates() -> dict[str, Any]:
+    return read_yaml(RATES)
+
+
 def _machine(profile: Profile) -> dict[str, Any]:
     size = "paper" if profile.model.size == "released" else "mini"
-    return read_yaml(RATES)["machines"]["cpu" if profile.device == "cpu" else "cluster" if size == "paper" else "gpu"]
+    return _rates()["machines"]["cpu" if profile.device == "cpu" else "cluster" if size == "paper" else "gpu"]
 
 
 def _rows(work: Sequence[Step], profile: Profile) -> list[dict[str, Any]]:
-    known, machine = read_yaml(RATES), _machine(profile)
+    known, machine = _rates(), _machine(profile)
     size = "paper" if profile.model.size == "released" else "mini"
     return [_row(step, known, size, machine) for step in work]
 

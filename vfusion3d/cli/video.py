@@ -136,6 +136,7 @@ def add_curate(commands) -> None:
         metavar="FILE",
         help="judgements: a .csv file with the columns key, good (yes or no), judge, videos",
     )
+    page.add_argument("--learn", action="store_true", help="learn what labels, and label nothing yet")
     page.add_argument("--overwrite", action="store_true", help="delete labels that were made with other settings")
     add_part(page)
 
@@ -154,6 +155,7 @@ def run_curate(options: argparse.Namespace) -> int:
     examples:
       vfusion3d curate --profile laptop
       vfusion3d curate --profile laptop --judgements mine.csv
+      vfusion3d curate --profile paper --judgements mine.csv --learn      (once, before many machines label)
       vfusion3d curate --profile paper --judgements mine.csv --shard 3 --shards 64      (on the 4th of 64 machines)
     """
     part = part_of(options)
@@ -179,6 +181,9 @@ def run_curate(options: argparse.Namespace) -> int:
         judge_videos(judgements, videos, places, perceptual_distance(profile))
     shards = MultiviewShards(objects)
     labeller, settings = new_labeller(profile, models, videos, judgements, shards, options.seed)
+    if options.learn:
+        print(models)
+        return 0
     index = label_videos(
         videos.folder,
         labels,
