@@ -114,7 +114,8 @@ class Slurm:
         )
         (folder / "slurmdbd.conf").chmod(0o600)
         nodes = "".join(
-            f"NodeName=n{i} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2 + i]} CPUs={CPUS} RealMemory={MEMORY}\n"
+            f"NodeName=n{i} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2 + i]} CPUs={CPUS} "
+            f"RealMemory={MEMORY}\n"
             for i in range(1, NODES + 1)
         )
         (folder / "slurm.conf").write_text(
@@ -133,8 +134,8 @@ class Slurm:
         CONFIGURED.symlink_to(folder / "slurm.conf")  # srun in a job asks there, whatever SLURM_CONF says
         os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
         self._start("munged", "--force", "--foreground", "--num-threads=2", f"--key-file={folder}/munge.key",
-                    f"--socket={folder}/munge.sock", f"--pid-file={folder}/munged.pid", f"--log-file={folder}/log/munged",
-                    f"--seed-file={folder}/munged.seed")  # fmt: skip
+                    f"--socket={folder}/munge.sock", f"--pid-file={folder}/munged.pid",
+                    f"--log-file={folder}/log/munged", f"--seed-file={folder}/munged.seed")  # fmt: skip
         shutil.chown(folder / "db", "mysql")
         database = f"--datadir={folder}/db"
         command("mariadb-install-db", "--user=mysql", database, "--skip-test-db", quiet=False)
@@ -310,9 +311,7 @@ def main() -> int:
     worst = compare(folder / "alone" / "runs" / "two_nodes", runs)
     failed = bool(code or alone or worst)
     if options.keep or failed:
-        say(
-            f"left in {folder}: here/log (SLURM's), slurm_run.log and alone.log (Snakemake's), slurm_run/runs/slurm_logs"
-        )
+        say(f"left in {folder}: here/log (SLURM's), slurm_run.log, alone.log (Snakemake's), slurm_run/runs/slurm_logs")
     else:
         shutil.rmtree(folder)
     say("FAILED" if failed else "passed")

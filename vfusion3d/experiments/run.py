@@ -20,8 +20,8 @@ from vfusion3d.experiments.data import finetuning_data, training_data
 from vfusion3d.experiments.variants import Experiments, load_experiments
 from vfusion3d.foundations.loading import name_of
 from vfusion3d.foundations.roles import Roles
-from vfusion3d.learning.processes import main_first, several_processes
 from vfusion3d.learning.loop import Lesson, fingerprint, learn, remove_checkpoints
+from vfusion3d.learning.processes import main_first, several_processes
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs import layout
 from vfusion3d.runs.claim import SETTINGS, changes, record, short_name, write_whole

@@ -1,4 +1,4 @@
-"""The processes that torchrun starts for one command: which is which, and who waits for whom. Without it, there is one."""
+"""The processes that torchrun starts for one command (else there is one): which is which, who waits for whom."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ PATIENCE = timedelta(days=7)  # that processes wait for one another: one may hav
 
 
 def several_processes(device: str | None = None) -> PartialState:
-    """Join the other processes, each with a GPU of its own unless `device` is "cpu"; to be called before all loading."""
+    """Join the other processes, each with a GPU of its own unless `device` is "cpu"; before anything is loaded."""
     return PartialState(cpu=device == "cpu", timeout=PATIENCE)
 
 
