@@ -1,7 +1,7 @@
 """The workflow on a real SLURM of two nodes on this machine, with a node, the driver and a job's time lost on the way.
 
     make cluster-test                                                        # Debian or Ubuntu, as root
-    python workflow/cluster_test.py --until 01_render_3d_data                # so far only
+    python workflow/cluster_test.py --until 03_finetune_video_model          # so far only
 
 Starts munged, MariaDB, slurmdbd, slurmctld and two slurmd in a folder of its own (and nothing where a SLURM is here
 already), runs the graph at `smoke` once as jobs and once without SLURM, says of every result whether both are the same,
@@ -204,6 +204,7 @@ def write_profiles(folder: Path) -> None:
     """The profile `smoke` with batches that two processes share, and the cluster; a profile of Snakemake for it."""
     profile = yaml.safe_load((FOLDER / "smoke.yaml").read_text())
     profile |= {"name": "two_nodes", "scale": 100_000}
+    profile["video"]["steps"] = 40  # long enough for something to happen meanwhile
     profile["training"] |= {"micro_batch": 2, "max_steps": 24}
     profile["finetuning"] |= {"micro_batch": 2}
     (folder / "two_nodes.yaml").write_text(yaml.safe_dump(profile))
@@ -216,8 +217,9 @@ def write_profiles(folder: Path) -> None:
     (folder / "slurm" / "config.yaml").write_text(yaml.safe_dump(config))
 
 
-def driver(folder: Path, where: str, targets: list[str], *more: str) -> subprocess.Popen:
+def driver(folder: Path, where: str, until: list[str], *more: str) -> subprocess.Popen:
     """Snakemake at work in `folder`/`where`."""
+    targets = [f"runs/two_nodes/done/{name}" for name in until] or ["all"]
     (folder / where).mkdir(exist_ok=True)
     words = [
         sys.executable,
@@ -277,7 +279,10 @@ def lose_the_driver(old: subprocess.Popen, rule: str, started, again) -> subproc
 def main() -> int:
     """The command line. Returns 1 where something differs."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--until", nargs="+", default=[], metavar="JOB", help="not the whole graph: only these marks")
+    parser.add_argument(
+        "--until", nargs="+", default=[], metavar="JOB", help="not the whole graph: as far as these jobs"
+    )
+    parser.add_argument("--alone", nargs="+", default=[], metavar="NOTEBOOK", help="the same of the run without SLURM")
     parser.add_argument("--keep", action="store_true", help="leave the folder of the test")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("cluster-test: told to end"))
@@ -285,11 +290,9 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="cluster-test-"))
     write_profiles(folder)
     runs = folder / "slurm_run" / "runs" / "two_nodes"
-    targets = [f"runs/two_nodes/done/{name}" for name in options.until] or ["all"]
-    as_jobs = ("--profile", str(folder / "slurm"))
 
     def start() -> subprocess.Popen:
-        return driver(folder, "slurm_run", targets, *as_jobs)
+        return driver(folder, "slurm_run", options.until, "--profile", str(folder / "slurm"))
 
     with Slurm(folder / "here") as slurm:
         say(f"SLURM {command('sinfo', '--version').split()[-1]} with {NODES} nodes of {CPUS} cores")
@@ -297,16 +300,16 @@ def main() -> int:
         try:
             lose_a_node(slurm, now, "render", lambda: list((runs / "data").glob("*/shard-*")))
             end_by_time(now, "finetune_video", lambda: (runs / "video_model" / "settings.json").exists())
-            now = lose_the_driver(now, "train", lambda: (runs / "vfusion3d" / "settings.json").exists(), start)
+            now = lose_the_driver(now, "finetune_video", lambda: True, start)
             code = now.wait()
         finally:
             if now.poll() is None:
-                os.killpg(now.pid, signal.SIGTERM)
+                os.killpg(now.pid, signal.SIGKILL)
                 now.wait()
         jobs = command("sacct", "-X", "-n", "-a", "-o", "jobid,state,elapsed,nodelist,comment%40").splitlines()
         say(f"the run on SLURM ended with exit code {code}, after {len(jobs)} jobs")
         print("\n".join(jobs))
-    alone = driver(folder, "alone", targets, "--cores", "all", "--nolock").wait()
+    alone = driver(folder, "alone", options.alone or options.until, "--cores", "all", "--nolock").wait()
     say(f"the run without SLURM ended with exit code {alone}")
     worst = compare(folder / "alone" / "runs" / "two_nodes", runs)
     failed = bool(code or alone or worst)

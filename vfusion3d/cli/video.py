@@ -148,8 +148,8 @@ def run_curate(options: argparse.Namespace) -> int:
     and label every video in RUN_DIR/data/synthetic (made by `vfusion3d generate`) into RUN_DIR/data/labels.
     No video is removed: whoever reads the labels chooses from which score on a video is kept.
     The models and the judgements go to RUN_DIR/curation. Without --judgements the simulated judge looks at
-    as many videos as the profile says; it can where the procedural world drew the pictures. Judgements of your
-    own are made in notebook 05, video by video.
+    as many videos as the profile says, unless people have judged all of them (in notebook 05, video by video); it
+    can where the procedural world drew the pictures.
     Interrupt it at any time: the same command goes on where it stopped.
 
     examples:
@@ -178,7 +178,9 @@ def run_curate(options: argparse.Namespace) -> int:
     else:
         judgements = Judgements(models / JUDGEMENTS, videos, set_aside=options.overwrite)
         places = videos_to_judge(videos, profile.data.judged_videos, options.seed)
-        judge_videos(judgements, videos, places, perceptual_distance(profile))
+        made = [judgements.get(videos.keys[place]) for place in places]
+        if not all(one and not one.simulated for one in made):  # people judge in notebook 05
+            judge_videos(judgements, videos, places, perceptual_distance(profile))
     shards = MultiviewShards(objects)
     labeller, settings = new_labeller(profile, models, videos, judgements, shards, options.seed)
     if options.learn:
