@@ -9,11 +9,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml requirements.lock | cksum | cut -d' ' -f1)
 BLENDER_STAMP := .venv-blender/.installed-$(shell cksum < requirements-blender.lock | cut -d' ' -f1)
 
-# What was downloaded is enough for the tests, and no window opens.
-TEST_ENVIRONMENT := MPLBACKEND=Agg PYVISTA_OFF_SCREEN=true HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+# What was downloaded is enough for the tests, and no window opens. Files of tests run side by side, a thread each.
+TEST_ENVIRONMENT := OMP_NUM_THREADS=1 MPLBACKEND=Agg PYVISTA_OFF_SCREEN=true HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce plan summary test cluster-test lab lint format blender bench lock
+.PHONY: help setup reproduce plan summary test cluster-test fuzz lab lint format blender bench lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -42,7 +42,10 @@ summary: $(STAMP) ## write papermill_runs/PROFILE/index.html: all tables and fig
 	$(BIN)/python -m vfusion3d.book.summary --profile $(PROFILE)
 
 test: $(STAMP) ## run the tests, among them every notebook at the smoke profile
-	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+fuzz: $(STAMP) ## try other inputs on every reader of files, MINUTES=10 each
+	$(TEST_ENVIRONMENT) $(BIN)/python benchmarks/fuzz.py --minutes $(or $(MINUTES),10)
 
 cluster-test: $(STAMP) ## run the workflow on a SLURM of two nodes that is started here (Debian, as root)
 	$(BIN)/python workflow/cluster_test.py

@@ -5,12 +5,19 @@ import socket
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("PYVISTA_OFF_SCREEN", "true")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
+
+# The suite tries the same few inputs each time; `make fuzz` draws others for as long as it is told.
+anything = dict(deadline=None, suppress_health_check=list(HealthCheck), database=None)
+settings.register_profile("few", max_examples=50, derandomize=True, **anything)
+settings.register_profile("many", max_examples=3000, print_blob=True, **anything)
+settings.load_profile("few")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"  # real assets and golden files, which are not ours to ship
 

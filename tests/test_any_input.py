@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tiny_model import tiny_model
 
@@ -22,9 +22,6 @@ from vfusion3d.model.check import check_folder
 from vfusion3d.runs.profiles import load_profile
 from vfusion3d.runs.reading import ReadingError, parse_json, read_table, read_yaml
 
-few = settings(
-    max_examples=50, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["../x", ""])
 values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner))
 
@@ -61,7 +58,6 @@ def value_or_our_error(read, name):
     return None
 
 
-@few
 @given(data=st.binary(max_size=60) | values.map(lambda value: json.dumps(value).encode(errors="surrogatepass")))
 @example(data=b'{"a": 1e999}')
 @example(data=b"[" * 100_000)
@@ -71,7 +67,6 @@ def test_any_bytes_are_json_or_an_error_of_ours(data):
         json.dumps(read, allow_nan=False, ensure_ascii=False).encode()
 
 
-@few
 @given(text=st.text(max_size=60) | values.map(lambda value: yaml.safe_dump(value, allow_unicode=True)))
 @example(text="a: !!int ''")
 @example(text="a: &a [*a]")
@@ -82,7 +77,6 @@ def test_any_text_is_yaml_or_an_error_of_ours(tmp_path, text):
     value_or_our_error(lambda: read_yaml(path), "x.yaml")
 
 
-@few
 @given(data=st.binary(max_size=80) | st.text(alphabet='a,1.\n"-e\r', max_size=80).map(str.encode))
 @example(data=b'step,loss\n"1\n",2\n')
 def test_any_bytes_are_a_table_or_an_error_of_ours(tmp_path, data):
@@ -95,7 +89,6 @@ def test_any_bytes_are_a_table_or_an_error_of_ours(tmp_path, data):
 SMOKE = dataclasses.asdict(load_profile("smoke")) | {"name": "mine"}
 
 
-@few
 @given(data=changed(SMOKE))
 def test_any_profile_is_one_or_an_error_of_ours(tmp_path, data):
     path = tmp_path / "mine.yaml"
@@ -121,7 +114,6 @@ def index_of(folder):
     return json.loads((folder / "index.json").read_text())
 
 
-@few
 @given(draws=st.data())
 def test_any_index_and_any_labels_are_read_whole_or_an_error_of_ours(tmp_path, data, draws):
     copy = tmp_path / "copy"
@@ -139,7 +131,6 @@ def cameras_of(folder):
     return MultiviewShards(folder).json(0, "cameras.json")
 
 
-@few
 @given(draws=st.data())
 def test_any_cameras_are_finite_rotations_one_a_view_or_an_error_of_ours(tmp_path, data, draws):
     content = draws.draw(changed(cameras_of(data)))
@@ -167,7 +158,6 @@ def weights(tmp_path_factory):
     return folder
 
 
-@few
 @given(draws=st.data())
 def test_any_config_of_weights_is_a_model_or_an_error_of_ours(tmp_path, weights, draws):
     copy = tmp_path / "copy"

@@ -1,10 +1,13 @@
 """How a role finds its model: one code path, once a process, and one error that a person can act on."""
 
 import json
+import time
 from dataclasses import fields, replace
 
 import pytest
 import torch
+from huggingface_hub import constants
+from transformers import Dinov2Model
 
 from vfusion3d.foundations import loading
 from vfusion3d.foundations.loading import (
@@ -14,6 +17,7 @@ from vfusion3d.foundations.loading import (
     device_of,
     dtype_of,
     load_once,
+    pretrained,
     source_of,
 )
 from vfusion3d.runs.profiles import Foundations, ProfileError, load_profile
@@ -42,6 +46,15 @@ def test_a_miniature_that_is_not_bundled_says_so(tmp_path, monkeypatch):
 def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path):
     with pytest.raises(ModelUnavailable, match="no such folder"):
         source_of(profile("clip", str(tmp_path / "gone")), "clip")
+
+
+@pytest.mark.parametrize("name", ["someone/model", "someone/model@v2"])
+def test_without_a_network_a_name_of_the_hub_says_so_at_once_and_blames_no_model(name, no_network, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    started = time.monotonic()
+    with pytest.raises(OSError, match="the hub cannot be reached, and someone/model was not downloaded before"):
+        pretrained(Dinov2Model, name)
+    assert time.monotonic() - started < 10  # the library tries five times, for 23 s
 
 
 def test_a_model_is_loaded_once_for_each_source_and_type(tmp_path):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pandas
 import pytest
@@ -19,9 +20,11 @@ from vfusion3d.learning.loop import (
     CHECKPOINT,
     LOG,
     PREVIOUS,
+    Lesson,
     LoopSettings,
     TrainingError,
     WeightAverage,
+    learn,
     load_checkpoint,
     load_weights,
     read_log,
@@ -405,6 +408,20 @@ def test_no_row_is_added_to_a_log_of_other_columns_or_in_which_a_row_takes_two_l
         run(tmp_path, 20)
     assert (tmp_path / LOG).read_text() == log
     assert capsys.readouterr().err.endswith("\n"), "or the message would stand behind the bar"
+
+
+def test_a_run_is_found_elsewhere_and_a_broken_one_there_stops_nothing_but_itself(tmp_path):
+    def learned(folder):
+        model, batch_of, losses_of = regression()
+        lesson = Lesson(model, batch_of, losses_of, {"seed": 0}, settings(2), save=Path.mkdir)
+        return learn(lesson, folder, elsewhere=[tmp_path / "first", tmp_path / "second"], device="cpu")
+
+    assert learned(tmp_path / "second") == learned(tmp_path / "third") == tmp_path / "second" / "model"
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "settings.json").write_text("{")
+    assert learned(tmp_path / "fourth") == tmp_path / "second" / "model"
+    with pytest.raises(ReadingError, match=r"first/settings\.json"):
+        learned(tmp_path / "first")
 
 
 def test_a_broken_last_checkpoint_is_named_and_the_one_before_goes_on_to_the_same_weights(tmp_path, capsys):

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -516,7 +516,6 @@ CELLS = st.sampled_from([*COLUMNS, "anna", "image_to_3d", "007", "other", "quali
 LINES = st.lists(CELLS | st.text(max_size=5), max_size=9).map(",".join)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.binary(max_size=80) | st.lists(LINES, max_size=5).map(lambda lines: "\n".join([*lines, ""]).encode()))
 @example(b",".join(name.encode() for name in COLUMNS) + b"\nanna,image_to_3d,007,other,quality,other,VFusion3D\n")
 def test_any_file_of_answers_gives_answers_or_an_error_that_names_it(tmp_path_factory, content):

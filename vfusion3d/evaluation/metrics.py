@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from jaxtyping import Float
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 PerceptualDistance = Callable[[Tensor, Tensor], Tensor]  # (N, 3, H, W) twice, in [0, 1] -> (N,)
 
@@ -40,6 +39,8 @@ def ssim(image: Float[Tensor, "n 3 h w"], truth: Float[Tensor, "n 3 h w"]) -> Fl
             f"SSIM looks through a window of {SSIM_WINDOW}x{SSIM_WINDOW} pixels, the images have only "
             f"{image.shape[-2]}x{image.shape[-1]}: render them larger"
         )
+    from torchmetrics.functional.image import structural_similarity_index_measure  # seconds, for one function
+
     _, similarity = structural_similarity_index_measure(
         image, truth, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
     )

@@ -85,12 +85,15 @@ def name_of(profile: Profile, role: str) -> str:
     """What settings record of the model that plays a role: its name; of a Python file, its name and what it holds.
 
     Of a model of the hub, its name and the commit that is used (`hub_commit`). Raises ModelUnavailable where there is
-    no such file.
+    no such file, and where the hub cannot be reached.
     """
     name = getattr(profile.foundations, role)
     if not name.endswith(".py"):
         elsewhere = Path(name).expanduser().exists() or (role == "clip" and is_open_clip(name))
-        return name if elsewhere else "@".join(filter(None, hub_commit(name)))
+        try:
+            return name if elsewhere else "@".join(filter(None, hub_commit(name)))
+        except OSError as error:
+            raise unavailable(profile, role, str(error)) from error
     path = Path(name).expanduser()
     if not path.is_file():
         raise unavailable(profile, role, "there is no such file")
@@ -102,7 +105,8 @@ def hub_commit(name: str) -> tuple[str, str | None]:
 
     name: `owner/model` or `owner/model@revision`. A revision that was downloaded before stays what it was then on this
     machine; one that was not, the hub is asked about. What is no name of the hub comes back as it is, without a commit,
-    and so does a revision that nobody knows of: loading it will say why.
+    and so does a revision that the hub does not know: loading it will say why. Raises OSError at once where there is no
+    network: loading would try for half a minute, and blame the model.
     """
     known = HUB_NAME.fullmatch(name)
     if not known:
@@ -111,6 +115,7 @@ def hub_commit(name: str) -> tuple[str, str | None]:
     if re.fullmatch("[0-9a-f]{40}", revision):
         return repository, revision
     from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
 
     for file in CONFIGS:
         found = try_to_load_from_cache(repository, file, revision=revision)
@@ -118,8 +123,11 @@ def hub_commit(name: str) -> tuple[str, str | None]:
             return repository, Path(found).parent.name  # of the snapshot
     try:
         return repository, HfApi().model_info(repository, revision=revision, timeout=10).sha
-    except Exception:  # no network, no such model, no right to see it
+    except HfHubHTTPError:  # no such model, no right to see it
         return repository, known[2]
+    except Exception as error:  # of the network's many kinds
+        why = f"the hub cannot be reached, and {repository} was not downloaded before ({error})"
+        raise OSError(why) from error
 
 
 def is_open_clip(name: str) -> bool:

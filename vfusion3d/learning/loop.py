@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -198,8 +198,11 @@ def learn(
     settings = {**lesson.settings, "start": fingerprint(lesson.model) if lesson.given else None}
 
     def finished(*runs: Path) -> Path | None:
-        over = (run / MODEL for run in runs if made_with(run / SETTINGS, settings))
-        return next(filter(Path.is_dir, over), None)
+        for run in runs:
+            with nullcontext() if run == folder else suppress(ReadingError):  # another's, whose command says so
+                if made_with(run / SETTINGS, settings) and (run / MODEL).is_dir():
+                    return run / MODEL
+        return None
 
     found: list[Any] = [None, None]  # a model that is there already, and what is wrong with the folder
     with ExitStack() as held:
