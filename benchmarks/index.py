@@ -47,8 +47,10 @@ def main() -> None:
         before, begun = psutil.Process().memory_info().rss, time.perf_counter()
         found = VideoShards(folder)
         seconds, more = time.perf_counter() - begun, psutil.Process().memory_info().rss - before
-        print(f"{len(found):,} samples in {options.samples // options.shard_size:,} shards: an index of "
-              f"{index.stat().st_size / 1e6:.0f} MB, opened in {seconds:.2f} s with {more / 1e6:.0f} MB of memory")  # fmt: skip
+        print(
+            f"{len(found):,} samples in {options.samples // options.shard_size:,} shards: an index of "
+            f"{index.stat().st_size / 1e6:.0f} MB, opened in {seconds:.2f} s with {more / 1e6:.0f} MB"
+        )
 
 
 if __name__ == "__main__":
