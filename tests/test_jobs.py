@@ -159,17 +159,17 @@ def appear(path: Path) -> None:
 
 
 def test_a_second_job_waits_for_the_first_says_so_and_does_nothing_twice(tmp_path):
-    mark = tmp_path / "train"
-    slowly = "Path('begun').open('a').write('.'); time.sleep(8)".replace("'begun'", repr(str(tmp_path / "begun")))
+    mark, begun, go = tmp_path / "train", tmp_path / "begun", tmp_path / "go"
+    slowly = f"Path({str(begun)!r}).open('a').write('.')\nwhile not Path({str(go)!r}).exists():\n    time.sleep(0.05)"
     first = job(mark, slowly)
-    appear(tmp_path / "begun")
+    appear(begun)
     second = job(mark, slowly)
+    assert "waiting, for" in second.stderr.readline()
+    go.touch()
     assert [first.wait(), second.wait()] == [0, 0]
     assert mark.exists()
-    assert (tmp_path / "begun").read_text() == "."
-    said = second.stderr.read()
-    assert "waiting, for" in said
-    assert "another process did it meanwhile" in said
+    assert begun.read_text() == "."
+    assert "another process did it meanwhile" in second.stderr.read()
 
 
 def test_a_job_that_fails_leaves_no_mark_and_its_exit_code(tmp_path):
