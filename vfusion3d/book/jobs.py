@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 NOTEBOOKS = Path("workflow") / "notebooks.yaml"
 CLUSTER = NOTEBOOKS.parent / "profiles" / "slurm" / "cluster.yaml"
+FINETUNE = "train --finetune"
 LEAST = 30  # minutes that a job may take at least: libraries load, disks are slow
 SLOWER = 2  # how much longer than planned a job may take at its first try
+SHOWING = ("11", "12", "13", "14", "15")  # notebooks whose plan is the work of the variants' jobs
 # What a notebook still computes where its stages went before it; everything else of its plan is theirs.
-SHOWING = ("11", "12", "13", "14", "15")  # notebooks whose work is that of the variants'
 READING = ("evaluate view", "render field", "clip features", "reconstruct", "by a person")
 
 
@@ -123,6 +124,8 @@ def stage_jobs(profile: Profile, notebooks: Mapping[str, Mapping[str, Any]], clu
     for notebook, entry in notebooks.items():
         after = tuple(last.get(other, other) for other in entry["needs"])
         for command in entry.get("stages", ()):
+            if command == FINETUNE and profile.finetuning is None:
+                continue
             job = _stage(Job(command.replace(" --", "-"), notebook, command, after), profile, cluster)
             once = replace(job, parts=1)
             if job.parts > 1 and command == "curate":  # what labels is learned once
@@ -137,7 +140,7 @@ def stage_jobs(profile: Profile, notebooks: Mapping[str, Mapping[str, Any]], clu
 
 
 def _stage(job: Job, profile: Profile, cluster: Cluster) -> Job:
-    recipes = {"finetune-video": profile.video, "train": profile.training, "train --finetune": profile.finetuning}
+    recipes = {"finetune-video": profile.video, "train": profile.training, FINETUNE: profile.finetuning}
     if job.command in recipes:
         return _training(job, recipes[job.command], profile, cluster)
     count = profile.data.objects_3d if job.command == "render" else main_videos(profile)
@@ -210,10 +213,8 @@ def variant_jobs(
         after += sorted({job_of[start] for start in starts if start in job_of and start not in runs})
         job = Job(name, notebook, command, tuple(after), runs=tuple(runs))
         if cluster:
-            learns = _learns(profile, runs, experiments)
-            job = _training(
-                job, profile.training if learns else replace(profile.training, micro_batch=None), profile, cluster
-            )
+            alone = replace(profile.training, micro_batch=None)
+            job = _training(job, profile.training if _learns(profile, runs, experiments) else alone, profile, cluster)
         found.append(job)
     return found, shows
 
