@@ -102,9 +102,9 @@ def test_all_processes_share_the_batch_evenly_and_none_has_less_than_a_micro_bat
 def test_a_second_try_gets_more_time_and_memory_but_no_more_than_there_is():
     jobs = {job.name: job for job in stage_jobs(PAPER, NOTEBOOKS, CLUSTER)}
     render, train = jobs["render"], jobs["train"]
-    assert render.minutes(CLUSTER, 2) == 2 * render.minutes(CLUSTER)
+    assert render.minutes(PAPER, CLUSTER, 2) == 2 * render.minutes(PAPER, CLUSTER)
     assert render.memory_mb(CLUSTER, 2) == 2 * render.memory_mb(CLUSTER)
-    assert train.minutes(CLUSTER, 3) == CLUSTER.longest
+    assert train.minutes(PAPER, CLUSTER, 3) == CLUSTER.longest
     assert train.memory_mb(CLUSTER, 3) == CLUSTER.memory_gb * 1000
 
 
@@ -122,7 +122,7 @@ def test_a_cluster_that_cannot_be_is_refused_in_a_line(tmp_path, capsys, text, s
     assert error.count("\n") == 1
 
 
-def test_the_graph_of_the_paper_is_made_without_a_number_of_cores(tmp_path):
+def test_the_graph_for_a_cluster_is_made_without_a_number_of_cores(tmp_path):
     asked = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "workflow" / "Snakefile", "--dry-run"]
     asked += [
         "--directory",
@@ -135,7 +135,7 @@ def test_the_graph_of_the_paper_is_made_without_a_number_of_cores(tmp_path):
     made = subprocess.run(asked, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
     said = made.stdout + made.stderr
-    jobs = int(table_of(PAPER, NOTEBOOKS, Cluster(nodes=16)).jobs.sum())
+    jobs = int(table_of(load_profile("smoke"), NOTEBOOKS, CLUSTER).jobs.sum())
     assert f"total {jobs + 2}".split() in [line.split() for line in said.splitlines()]  # the summary, and all
 
 
