@@ -130,7 +130,7 @@ def test_the_graph_for_a_cluster_is_made_without_a_number_of_cores(tmp_path):
         "--profile",
         ROOT / "workflow" / "profiles" / "slurm",
         "--config",
-        "profile=paper",
+        "profile=smoke",
     ]
     made = subprocess.run(asked, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
