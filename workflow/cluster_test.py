@@ -204,7 +204,7 @@ def write_profiles(folder: Path) -> None:
     """The profile `smoke` with batches that two processes share, and the cluster; a profile of Snakemake for it."""
     profile = yaml.safe_load((FOLDER / "smoke.yaml").read_text())
     profile |= {"name": "two_nodes", "scale": 100_000}
-    profile["video"]["steps"] = 40  # long enough for something to happen meanwhile
+    profile["video"]["steps"] = 12  # long enough for something to happen meanwhile
     profile["training"] |= {"micro_batch": 2, "max_steps": 24}
     profile["finetuning"] |= {"micro_batch": 2}
     (folder / "two_nodes.yaml").write_text(yaml.safe_dump(profile))
@@ -263,6 +263,7 @@ def end_by_time(now: subprocess.Popen, rule: str, started) -> None:
     say(f"set the time limit of job {job} ({rule}) to {minutes} min")
     restarts = lambda: "Restarts=1" in command("scontrol", "show", "job", job)  # noqa: E731
     wait_until("the requeueing", restarts, 300)
+    command("scontrol", "update", f"JobId={job}", "TimeLimit=60", quiet=False)  # the new limit would stay
     say(f"job {job} ended with a checkpoint, and put itself back into the queue")
 
 
