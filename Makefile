@@ -13,7 +13,7 @@ BLENDER_STAMP := .venv-blender/.installed-$(shell cksum < requirements-blender.l
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 MPLBACKEND=Agg PYVISTA_OFF_SCREEN=true HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce plan summary test cluster-test fuzz lab lint format blender bench lock
+.PHONY: help setup reproduce plan summary book test cluster-test fuzz lab labs grade lab-data lint format blender bench lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,9 @@ plan: $(STAMP) ## print what every notebook and every job of a cluster would tak
 summary: $(STAMP) ## write papermill_runs/PROFILE/index.html: all tables and figures at once (reproduce does so too)
 	$(BIN)/python -m vfusion3d.book.summary --profile $(PROFILE)
 
+book: $(STAMP) ## write _book/html/index.html: notebooks, tables, glossary and docstrings as one book that opens from the disk
+	PROFILE=$(PROFILE) $(BIN)/sphinx-build -q -j auto docs _book/html
+
 test: $(STAMP) ## run the tests, among them every notebook at the smoke profile
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
@@ -52,6 +55,15 @@ cluster-test: $(STAMP) ## run the workflow on a SLURM of two nodes that is start
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+
+labs: $(STAMP) ## write labs/student/ (exercises with holes) and labs/solutions/ from labs/source/
+	$(BIN)/python labs/labs.py make
+
+grade: $(STAMP) ## mark what students handed in: make grade SUBMISSIONS=folder (a folder for each student)
+	$(BIN)/python labs/labs.py grade --submissions "$(SUBMISSIONS)"
+
+lab-data: $(STAMP) ## write labs/data/, what lab 3 compares
+	$(BIN)/python labs/labs.py data --run-dir runs/$(PROFILE)
 
 lint: $(STAMP) ## check style and common errors
 	$(BIN)/ruff check .

@@ -21,7 +21,6 @@ import dataclasses
 import math
 import time
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from vfusion3d.model.sizes import SIZES
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs.claim import save_whole
 from vfusion3d.runs.profiles import LossWeights, load_profile
-from vfusion3d.training.train import save_model, train_vfusion3d
+from vfusion3d.training.train import train_vfusion3d
 
 PROFILE = Path(__file__).parents[1] / "vfusion3d" / "weights" / "base.yaml"
 METRICS = ["psnr", "ssim", "lpips"]
@@ -229,7 +228,7 @@ def main() -> None:
         if options.export:
             model = new_model(PILOTS[name], options)
             step = load_weights(options.folder / name, model)
-            save_whole(partial(save_model, model), options.folder / name / "average")
+            save_whole(model.save_pretrained, options.folder / name / "average")
             print(f"{options.folder / name / 'average'}: after {step:,} steps")
         else:
             run(name, options)

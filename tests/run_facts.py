@@ -20,6 +20,7 @@ from vfusion3d.data.shards import Shards
 from vfusion3d.experiments.variants import VARIANTS
 
 FILTER_FRAMES = 8  # of a video (section 3.2)
+SINGLE = {"image_to_3d": "table_1_scores.csv.gz", "text_to_3d": "table_2_scores.csv.gz"}
 TABLES = {"11": "table_3", "12": "table_4", "13": "table_5", "14": "table_6", "15": "figure_7"}
 
 
@@ -48,6 +49,7 @@ def done(notebook: str, directory: Path) -> dict[str, float]:
         "03": lambda run: {"fine-tuning of the video model": samples(run / "video_model", "video")},
         "04": lambda run: generated(run / "data" / "synthetic"),
         "05": curated,
+        "05b": lambda run: {"picture to mesh": len(list((run / "inside").glob("*.glb")))},
         "06": lambda run: {"pre-training": samples(run / "vfusion3d"), "evaluation": compared(directory, notebook)},
         "07": lambda run: finetuned(run, directory, notebook),
         "08": image_to_3d,
@@ -69,6 +71,7 @@ def quickstart(run_dir: Path) -> dict[str, float]:
 def rendered(run_dir: Path) -> dict[str, float]:
     return {
         "views of 3D training objects": pictures_in(run_dir / "data" / "train_3d"),
+        "views of validation objects": pictures_in(run_dir / "data" / "validation"),
         "views of unseen objects": pictures_in(run_dir / "data" / "test"),
     }
 
@@ -116,8 +119,12 @@ def finetuned(run_dir: Path, directory: Path, notebook: str) -> dict[str, float]
     }
 
 
+def figures_of(run_dir: Path) -> Path:
+    return run_dir.parents[1] / "figures" / run_dir.name
+
+
 def image_to_3d(run_dir: Path) -> dict[str, float]:
-    novel = pd.read_csv(run_dir / "unseen_objects.csv")["views"].sum()
+    novel = pd.read_csv(figures_of(run_dir) / "08_unseen_objects_scores.csv.gz")["views"].sum()
     return {**turns(run_dir, "image_to_3d"), "novel views of unseen objects": novel}
 
 
@@ -129,7 +136,7 @@ def text_to_3d(run_dir: Path) -> dict[str, float]:
 def turns(run_dir: Path, task: str) -> dict[str, float]:
     return {
         "full turns": sum(map(frames_in, (run_dir / "views" / task).glob("*/*.mp4"))),
-        "views that CLIP compares": pd.read_csv(run_dir / f"{task}.csv")["views"].sum(),
+        "views that CLIP compares": pd.read_csv(figures_of(run_dir) / SINGLE[task])["views"].sum(),
     }
 
 
@@ -146,7 +153,8 @@ def ablation(table: str, run_dir: Path) -> dict[str, float]:
     found, before = Counter(), set()
     for other, rows in content["tables"].items():
         labels = {name: row for row, name in rows.items()}
-        names = {*labels, *(content["variants"][name].get("start") for name in labels)} - {None}
+        others = ("start", "steps_of")  # what a variant waits for
+        names = {*labels, *(content["variants"][name].get(key) for name in labels for key in others)} - {None}
         made = {
             folder
             for name in names
@@ -166,7 +174,7 @@ def ablation(table: str, run_dir: Path) -> dict[str, float]:
             if (folder / part / "model").exists():
                 found[f"{label}: {what}"] += samples(folder / part)
         views = json.loads((folder / "result.json").read_text())["settings"]["views"]
-        found["evaluation of the variants"] += views * len(pd.read_csv(folder / "scores.csv"))
+        found["evaluation of the variants"] += views * len(pd.read_csv(folder / "scores.csv.gz"))
     return dict(found)
 
 

@@ -164,3 +164,11 @@ def test_any_config_of_weights_is_a_model_or_an_error_of_ours(tmp_path, weights,
     shutil.copytree(weights, copy, dirs_exist_ok=True)
     (copy / "config.json").write_bytes(draws.draw(changed(json.loads((weights / "config.json").read_text()))))
     value_or_our_error(lambda: check_folder(VFusion3D, copy), "copy")
+
+
+def test_a_whole_number_that_is_too_large_for_torch_is_a_radius_like_any_other(tmp_path, weights):
+    shutil.copytree(weights, tmp_path / "copy")
+    config = json.loads((weights / "config.json").read_text()) | {"radius": 2**32}
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
+    model, _ = check_folder(VFusion3D, tmp_path / "copy")
+    assert model.config.radius == 2.0**32

@@ -372,6 +372,9 @@ def test_elevation_is_given_in_degrees(photos, tmp_path, weights, monkeypatch):
         (["a.png", "--texture", "4"], "between 16 and 8192, or 0"),
         (["a.png", "--threshold", "0"], "must be a density over 0"),
         (["a.png", "--threshold", "nan"], "must be a density over 0"),
+        (["a.png", "--opacity", "1"], "must be between 0 and 1"),
+        (["a.png", "--box", "0.5", "0", "0.4", "1"], "left, top, right, bottom from 0 to 1"),
+        (["a.png", "--box", "0", "0", "nan", "1"], "left, top, right, bottom from 0 to 1"),
         (["a.png", "--background", "blue"], "invalid choice: 'blue'"),
         (["a.png", "--weights", ""], "--weights is given without a value"),
         (["a.png", "--weights="], "--weights is given without a value"),
@@ -421,8 +424,8 @@ def test_render_writes_shards_that_training_can_read(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--objects", "primitives"], "belong together"),
-        (["-o", "shards"], "belong together"),
+        (["--objects", "primitives"], "--objects without -o takes a folder of mesh files"),
+        (["-o", "shards"], "-o is for --objects"),
         (["--shard", "2", "--shards", "2"], "K must be from 0 to N - 1"),
     ],
 )
@@ -530,6 +533,42 @@ def test_help_needs_no_heavy_import():
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert process.stdout.strip() == "[]"
+
+
+def test_a_photo_to_3d_loads_no_library_that_it_can_do_without(tmp_path):
+    disc = np.full((64, 64, 3), 255, np.uint8)
+    disc[16:48, 16:48] = (200, 40, 40)
+    Image.fromarray(disc).save(tmp_path / "photo.png")
+    small = ("--resolution", "32", "--texture", "64", "--cutout", "seen.png")
+    slow = ("accelerate", "diffusers", "lpips", "matplotlib", "onnxruntime", "pandas", "pyvista", "sklearn", "sympy")
+    slow += ("torch._dynamo", "torchvision", "transformers")
+    code = (
+        "import sys; from vfusion3d.cli.main import main;"
+        f"code = main(['reconstruct', 'photo.png', '-o', 'photo.glb', *{small}]);"
+        f"print(code, [module for module in {slow} if module in sys.modules])"
+    )
+    process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines()[-1] == "0 []"
+    assert (tmp_path / "photo.glb").stat().st_size > 1000
+
+
+def test_a_box_and_an_opacity_choose_what_is_taken_for_the_object(tmp_path, weights):
+    pixels = np.zeros((64, 64, 4), np.uint8)
+    pixels[16:48, 4:28] = (200, 40, 40, 255)
+    pixels[16:48, 36:60] = (40, 40, 200, 255)
+    pixels[16:32, 36:60, 3] = 100  # the blue thing's upper half: 39% opaque
+    Image.fromarray(pixels).save(tmp_path / "two.png")
+    seen = {}
+    for name, options in (("blue", []), ("lower", ["--opacity", 0.6])):
+        there = tmp_path / name
+        box = ["--box", 0.5, 0, 1, 1, *options]
+        assert run("reconstruct", tmp_path / "two.png", "-o", there, "--cutout", there, *box, weights=weights) == 0
+        seen[name] = np.asarray(Image.open(there / "two.png")).astype(int)
+    for picture in seen.values():
+        assert not (picture[..., 0] - picture[..., 2] > 50).any(), "nothing red"
+    height, width = (np.ptp(np.nonzero((seen["lower"] < 128).any(2))[axis]) + 1 for axis in (0, 1))
+    assert width / height == pytest.approx(24 / 16, abs=0.1)
+    assert (seen["blue"][..., 2] > seen["blue"][..., 0] + 50).sum() > (seen["lower"] < 128).any(2).sum()
 
 
 def test_the_help_lists_the_backgrounds_there_are():

@@ -17,15 +17,16 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from test_kills import after_changes, child, contents
 
-from vfusion3d import cameras
+from vfusion3d import VFusion3D, cameras
 from vfusion3d.cli.main import main
 from vfusion3d.curation.labels import Labeller, label_videos
 from vfusion3d.data.shards import MultiviewShards, ShardWriter, encode_sample, encode_video, shard_path, write_index
 from vfusion3d.data.subset import Subset
 from vfusion3d.data.synthetic import SyntheticShards
-from vfusion3d.evaluation.tables import paper_table
+from vfusion3d.evaluation.tables import paper_table, write_scores
 from vfusion3d.experiments import run
 from vfusion3d.experiments.data import finetuning_data, good_videos, score_objects
 from vfusion3d.experiments.plan import ALL_VIDEOS, finetuning, planned_runs, planned_table, pretraining
@@ -77,13 +78,15 @@ PROFILE = dataclasses.replace(
 def test_every_published_row_has_a_variant_under_the_paper_s_name():
     tables = load_experiments().tables
     for name in ("table_3", "table_4", "table_5", "table_6"):
-        assert list(tables[name]) == [row["name"] for row in paper_table(name).rows]
-    assert len(tables["figure_7"]) == 5
+        first, *rows = [row for row in tables[name] if not row.startswith("3D data, ")]
+        assert rows == [row["name"] for row in paper_table(name).rows]
+        assert tables[name][first] == "before_training"
+    assert len(tables["figure_7"]) == 1 + 5
 
 
 def test_the_strategies_are_added_one_after_the_other():
     experiments = load_experiments()
-    rows = [experiments.variant(name).at(PAPER).training.on(500_000) for name in experiments.of_table("table_4")]
+    rows = [experiments.variant(name).at(PAPER).training.on(500_000) for name in experiments.of_table("table_4")[1:]]
     switches = [(r.multi_stage, r.losses.mse, r.losses.opacity, r.camera_noise) for r in rows]
     assert switches == [(False, 1, 0, 0), (True, 1, 0, 0), (True, 0, 0, 0), (True, 0, 1, 0), (True, 0, 1, 0.02)]
     assert rows[-1] == PAPER.training
@@ -107,6 +110,9 @@ def test_the_strategies_are_added_one_after_the_other():
         ({"start": "x"}, r"x: start: .*say in `finetuning`"),
         ({"start": "z", "videos": 3, "finetuning": {"objects": 1}}, r"x: start: z is trained already"),
         ({"finetuning": {"objects": 1, "chosen": "best"}}, r"x\.finetuning\.chosen must be one of aesthetic, random"),
+        ({"untrained": True, "videos": 3}, r"x: untrained: nothing is trained"),
+        ({"steps_of": "y"}, r"x: steps_of: y does not exist"),
+        ({"steps_of": "z", "part": True}, r"x: steps_of: z says how many steps"),
         ({"finetuning": {"objects": 0}}, r"x\.finetuning: objects and views must be at least 1"),
     ],
 )
@@ -158,11 +164,11 @@ def test_only_trainings_on_a_part_of_the_data_are_bounded_and_fewer_objects_take
 def test_runs_come_after_what_they_start_from_and_none_twice():
     experiments, three = load_experiments(), dataclasses.replace(PAPER.experiments, scaling_seeds=3)
     profile = dataclasses.replace(PAPER, experiments=three)
-    runs = experiments.runs(profile, ["table_5", "table_6", "figure_7"])
+    runs = experiments.runs(profile, ["table_6", "table_5", "figure_7"])
     assert len(set(runs)) == len(runs)
     for place, (name, seed) in enumerate(runs):
-        start = experiments.variant(name).start
-        assert start is None or (start, seed) in runs[:place]
+        variant = experiments.variant(name)
+        assert all((other, seed) in runs[:place] for other in (variant.start, variant.steps_of) if other)
     assert [seed for name, seed in runs if name == "synthetic_300k"] == seeds_of(profile, "figure_7") == [0, 1, 2]
     assert [seed for name, seed in runs if name == "only_3d"] == [0]
     assert experiments.runs(PAPER, ["finetuned_10k"], 4, 1) == [("synthetic", 4), ("finetuned_10k", 4)]
@@ -391,6 +397,27 @@ def test_what_notebooks_06_and_07_trained_is_only_evaluated(run_dir, evaluations
     assert elsewhere.model == layout.experiment(run_dir, "synthetic", 1) / "trained" / "model"
 
 
+def test_before_training_is_the_very_model_that_trainings_begin_with_and_its_scores_are_made_once(run_dir, evaluations):
+    first, second = (run_variant(PROFILE, run_dir, "before_training", seed) for seed in (0, 1))
+    weights = load_file(first.model / "diffusion_pytorch_model.safetensors")
+    start = VFusion3D.from_pretrained("base").state_dict()
+    assert all(torch.equal(tensor, start[name]) for name, tensor in weights.items())
+    assert first.facts == {"steps": 0}
+    assert len(evaluations) == 1  # `base` is the same whatever the seed
+    assert second.scores.equals(first.scores)
+
+
+def test_3d_data_take_as_many_steps_as_what_they_are_compared_with(run_dir, evaluations):
+    results = {name: run_variant(PROFILE, run_dir, name) for name in load_experiments().of_table("table_6")}
+    steps = {name: one.facts["steps"] + one.facts.get("finetuning_steps", 0) for name, one in results.items()}
+    assert steps["only_3d_as_synthetic"] == steps["synthetic"]
+    assert steps["only_3d_as_both"] == steps["finetuned_100k"] == steps["synthetic"] + 1
+    assert {one.facts.get("videos") for name, one in results.items() if "3d" in name[:7]} == {None}
+    planned = {run.name: run for run in planned_runs(PROFILE, ["table_6"], shares={ALL_VIDEOS: 6 / 40})}
+    for name in ("only_3d_as_synthetic", "only_3d_as_both", "synthetic"):
+        assert sum(training.steps for training in planned[name].trainings) == steps[name]
+
+
 def test_two_variants_of_the_same_settings_are_trained_once(run_dir, evaluations, tmp_path):
     file = tmp_path / "mine.yaml"
     variants = {"one": {"videos": 200_000}, "same": {"videos": 200_000, "recipe": {"camera_noise": 0.02}}}
@@ -418,7 +445,7 @@ def test_a_model_is_shared_after_a_new_switch_came_and_not_where_it_is_on(run_di
     file.write_text(yaml.safe_dump({"variants": variants, "tables": {}}))
     same, deep = (run_variant(PROFILE, run_dir, name, experiments=load_experiments(file)) for name in ("same", "deep"))
     assert same.model == one.model != deep.model
-    assert len(evaluations) == 3
+    assert len(evaluations) == 1  # the same weights (no code here knows the switch) have the same scores
     variants["one"] = variants["deep"]
     del variants["deep"]
     file.write_text(yaml.safe_dump({"variants": variants, "tables": {}}))
@@ -498,7 +525,7 @@ def test_both_tests_of_section_4_3_are_evaluated_on_the_same_questions(run_dir):
 
     profile = dataclasses.replace(PROFILE, experiments=dataclasses.replace(PROFILE.experiments, views=1))
     model = VFusion3D.from_pretrained("base")
-    model.register_to_config(samples_per_ray=8)
+    model.config = dataclasses.replace(model.config, samples_per_ray=8)
     scores = run.evaluate_variant(profile, run_dir, model)
     seen, told = scores[scores["test"] == "3d"], scores[scores["test"] == "text"]
     assert (len(seen), len(told)) == (2, 2)
@@ -637,7 +664,7 @@ def with_a_row_of_ones_own(made, run_dir, tmp_path, monkeypatch):
                 scores[metric] = scores.index.where(scores.index.isin(apart)) * 0.01 + 0.5 + 0.01 * place
             folder = layout.experiment(run_dir, name, seed)
             folder.mkdir(parents=True)
-            scores.assign(category="mug").to_csv(folder / "scores.csv", index=False)
+            write_scores(scores.assign(category="mug"), folder / "scores.csv.gz")
             facts = {"generated": 10, "good": 5, "videos": 5 + place, "steps": 2}
             kept = {"settings": {}, "model": os.path.relpath(trained / "model", run_dir), "facts": facts}
             (folder / "result.json").write_text(json.dumps(kept))
@@ -745,7 +772,7 @@ def test_the_command_lists_and_plans_without_any_data(capsys, tmp_path):
 
 def test_the_command_names_what_is_wrong(capsys, tmp_path):
     assert main(["experiment", "table_9", "--run-dir", str(tmp_path)]) == 1
-    assert "there is no variant 'table_9': choose of engine_10k" in capsys.readouterr().err
+    assert "there is no variant 'table_9': choose of before_training" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
         main(["experiment"])
     assert stopped.value.code == 2

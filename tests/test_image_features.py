@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model
 
+from vfusion3d.foundations.dinov2 import Dinov2
 from vfusion3d.foundations.image_features import MEAN, SIDE, STD, image_features
 from vfusion3d.runs.profiles import load_profile
 
@@ -45,6 +46,23 @@ def test_the_untrained_features_are_the_same_each_time_and_leave_the_random_stat
     assert torch.equal(torch.rand(1), expected)
     torch.manual_seed(99)
     assert torch.equal(features_of("untrained")(disc((0.2, 0.5, 0.1))), first)
+
+
+@pytest.mark.parametrize("side", [32, 61, 16])  # as it was trained, with a rest beside whole patches, smaller
+def test_our_dinov2_computes_what_transformers_does(tmp_path, side):
+    config = Dinov2Config(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8)
+    theirs = Dinov2Model(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():  # biases and scales too
+            parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(parameter.numel()))
+    theirs.save_pretrained(tmp_path)
+    ours = Dinov2.from_folder(tmp_path).eval()
+    assert {name: value.shape for name, value in ours.state_dict().items()} == {
+        name: value.shape for name, value in theirs.state_dict().items()
+    }
+    pixels = torch.randn(2, 3, side, side + 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(pixels), theirs(pixels).last_hidden_state, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("trained_at", "seen_at"), [(28, 28), (518, SIDE)])

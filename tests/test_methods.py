@@ -17,10 +17,16 @@ from vfusion3d.evaluation.methods import (
     export_items,
     item_keys,
     method_folders,
+    onto_white,
+    own_pictures,
     read_turn,
     render_turns,
+    shared_background,
     write_turn,
 )
+from vfusion3d.foundations.captioner import captioner
+from vfusion3d.model.preprocess import prepare
+from vfusion3d.runs.profiles import load_profile
 
 SIZE = 32
 
@@ -206,3 +212,62 @@ def test_a_written_turn_keeps_its_shape_and_its_colours(tmp_path, size):
     assert (again - views).abs().mean() < 0.02
     quarter = partial(torch.mean, dim=(2, 3))
     assert torch.allclose(quarter(again[..., : size // 2 - 2, : size // 2 - 2]), hues(6), atol=0.03)
+
+
+def orbit_of_a_mark(count: int, first: int, background: tuple, side: int = 64) -> np.ndarray:
+    """Frames of a grey disc with a coloured mark that goes round it once; frame `first` has it where frame 0 should."""
+    y, x = np.mgrid[:side, :side] - side / 2 + 0.5
+    pictures = np.empty((count, side, side, 3), np.uint8)
+    for number in range(count):
+        angle = 2 * np.pi * (number - first) / count
+        pictures[number] = background
+        pictures[number][np.hypot(x, y) < side * 0.4] = (120, 120, 120)
+        mark = np.hypot(x - side * 0.25 * np.cos(angle), y - side * 0.25 * np.sin(angle)) < side * 0.1
+        pictures[number][mark] = (200, 40, 40)
+    return pictures
+
+
+@pytest.mark.parametrize("background", [(255, 255, 255), (0, 0, 0), (127, 127, 127 + 60)])
+@pytest.mark.parametrize(("count", "first"), [(16, 0), (36, 9)])
+def test_a_turn_comes_as_it_is_whatever_its_background_length_and_start(tmp_path, background, count, first):
+    (tmp_path / "Theirs").mkdir()
+    video = write_video(tmp_path / "Theirs" / "a.mp4", orbit_of_a_mark(count, first, background))
+    wanted = torch.from_numpy(orbit_of_a_mark(4, 0, (255, 255, 255))).movedim(-1, 1) / 255
+    found = method_folders(tmp_path, ["a"], size=64, views=4, images=wanted[:1])["Theirs"]["a"]
+    assert (found - wanted).abs().mean() < 0.02
+    corners = found[..., :8, :8]
+    assert (1 - corners).abs().max() < 0.02
+    if first:
+        assert (read_turn(video, 64, 4) - wanted).abs().mean() > 0.02
+
+
+def test_a_black_part_inside_an_object_stays_black_on_a_black_background():
+    picture = np.zeros((64, 64, 4), np.uint8)
+    picture[..., 3] = 255
+    picture[16:48, 16:48, :3] = 200
+    picture[28:36, 28:36, :3] = 0
+    picture = Image.fromarray(picture)
+    pixels = np.asarray(onto_white(picture, shared_background([picture])))[..., :3]
+    assert (pixels[0] == 255).all()
+    assert (pixels[32, 32] == 0).all()
+    assert (pixels[20, 20] == 200).all()
+    assert shared_background([Image.fromarray(np.full((8, 8, 4), 255, np.uint8))]) is None
+
+
+def test_pictures_of_one_s_own_have_the_captions_beside_them_or_the_captioner_s(tmp_path):
+    for number, name in enumerate(("b", "a", "c")):
+        picture = np.zeros((40, 50, 4), np.uint8)
+        picture[10:30, 5:25] = (40 * number, 90, 200, 255)
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    (tmp_path / "a.txt").write_text("a blue box\n")
+    (tmp_path / "captions.csv").write_text("key,caption\nb,a box of the list\n")
+    describe = captioner(load_profile("smoke"))
+    images, captions = own_pictures(tmp_path, 64, describe, torch.Generator())
+    assert captions == ["a blue box", "a box of the list", ""]  # the stand-in cannot see the third
+    assert images.shape == (3, 3, 64, 64)
+    assert torch.equal(images[1], prepare(tmp_path / "b.png", 64).image)
+    seen = own_pictures(tmp_path, 64, lambda views, generator, description=None: "seen", torch.Generator())[1]
+    assert seen == ["a blue box", "a box of the list", "seen"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MethodFolderError, match="holds no pictures"):
+        own_pictures(tmp_path / "empty", 64, describe, torch.Generator())

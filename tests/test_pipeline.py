@@ -49,7 +49,7 @@ class KnownObject:
     def outline_threshold(self, planes, cam2world):
         return 4.0
 
-    def extract_mesh(self, planes, resolution, threshold):
+    def extract_mesh(self, planes, resolution, threshold, coloured=True):
         self.meshes_made.append((resolution, threshold))
         return trimesh.util.concatenate(
             [trimesh.creation.icosphere(5, 0.5), trimesh.creation.icosphere(2, 0.1).apply_translation([0.7, 0, 0])]

@@ -70,12 +70,12 @@ def test_nothing_is_planned_that_an_earlier_notebook_makes():
 
 
 @pytest.mark.parametrize("notebook", STEPS)
-@pytest.mark.parametrize("profile", ["smoke", "laptop", "gpu", "paper"])
+@pytest.mark.parametrize("profile", ["smoke", "laptop", "overnight", "gpu", "paper"])
 def test_hours_add_up_and_are_shared_by_the_devices(notebook, profile):
     table = plan(notebook, load_profile(profile))
     for kind, devices in (
         ("GPU", {"paper": 128, "gpu": 1}),
-        ("core", {"paper": 128, "gpu": 8, "laptop": 2, "smoke": 2}),
+        ("core", {"paper": 128, "gpu": 8, "laptop": 2, "overnight": 2, "smoke": 2}),
     ):
         some = table[table.device == kind]
         if len(some):

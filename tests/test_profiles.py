@@ -7,7 +7,7 @@ import yaml
 
 from vfusion3d.runs.profiles import FOLDER, ProfileError, load_profile
 
-NAMES = ["smoke", "laptop", "gpu", "paper"]
+NAMES = ["smoke", "laptop", "overnight", "gpu", "paper"]
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def edited(tmp_path):
     return write
 
 
-def test_the_four_profiles_are_the_bundled_ones():
+def test_the_five_profiles_are_the_bundled_ones():
     assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == sorted(NAMES)
     assert all(load_profile(name).name == name for name in NAMES)
 
@@ -176,7 +176,7 @@ def test_a_file_that_holds_no_profile_is_named(tmp_path, content):
 
 
 def test_a_name_that_is_no_profile_lists_those_there_are():
-    with pytest.raises(ProfileError, match=r"'laptp'.*gpu, laptop, paper, smoke"):
+    with pytest.raises(ProfileError, match=r"'laptp'.*gpu, laptop, overnight, paper, smoke"):
         load_profile("laptp")
 
 

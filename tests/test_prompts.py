@@ -22,7 +22,13 @@ from vfusion3d.video import prompts as prompts_module
 from vfusion3d.video.clean import clean, same_caption_key
 from vfusion3d.video.corpus import CorpusError, check_corpus, read_captions
 from vfusion3d.video.ledger import Ledger, Prompt
-from vfusion3d.video.prompts import collect_prompts, judge, read_prompts
+from vfusion3d.video.prompts import (
+    collect_prompts,
+    evaluation_prompts,
+    held_out_captions,
+    judge,
+    read_prompts,
+)
 from vfusion3d.world.captions import describe, make_object, meaning
 from vfusion3d.world.catalogue import COMMON, UNCOMMON
 from vfusion3d.world.unseen import eval_prompts
@@ -531,7 +537,7 @@ def test_the_command_makes_the_table_and_says_where(tmp_path, capsys):
     *_, counts, path = capsys.readouterr().out.strip().splitlines()
     assert counts == "40 of 40 prompts"
     table = pd.read_parquet(path)
-    assert set(table.source) == {"evaluation prompts", "unseen objects", "3D", "web"}
+    assert set(table.source) == {"evaluation prompts", "unseen objects", "validation objects", "3D", "web"}
     assert len(table[table.source == "evaluation prompts"]) == 4
 
     mine = corpus_of(tmp_path / "mine.txt")
@@ -541,6 +547,9 @@ def test_the_command_makes_the_table_and_says_where(tmp_path, capsys):
     counts, path = capsys.readouterr().out.strip().splitlines()[-2:]
     assert "of 40 prompts: " in counts
     assert "mine.txt has no more" in counts
+    own = [line.strip() for line in mine.read_text().splitlines() if line.strip()]
+    assert evaluation_prompts(load_profile("smoke"), tmp_path) == own != eval_prompts(len(own))
+    assert held_out_captions(load_profile("smoke"), tmp_path)["evaluation prompts"] == own  # until told otherwise
     (tmp_path / "none.txt").touch()
     assert main(["prompts", *small, "--corpus", str(tmp_path / "none.txt")]) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()

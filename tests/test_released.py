@@ -10,7 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_model import tiny_model
 
-from vfusion3d import VFusion3D
+from vfusion3d import VFusion3D, book
+from vfusion3d.cameras import default_intrinsics, orbit_cameras
+from vfusion3d.data.images import resize
+from vfusion3d.evaluation import around, model_predictor
 from vfusion3d.model.released import CheckpointError
 
 GOLDEN = SHARED / "goldens" / "released_vfusion3d_small.safetensors"
@@ -97,3 +100,25 @@ def test_a_torch_file_that_would_run_code_is_refused(tmp_path):
 def test_a_name_that_cannot_be_downloaded_says_what_to_do():
     with pytest.raises(CheckpointError, match="could not be downloaded"):
         VFusion3D.from_pretrained("facebook/vfusion3d")
+
+
+@torch.no_grad()
+def test_the_authors_weights_get_a_row_with_the_cameras_that_they_expect(weights, tmp_path):
+    """Offline: random weights of the released names, a few thousand of them, beside a trained model of ours."""
+    (tmp_path / "vfusion3d_finetuned").mkdir()
+    (tmp_path / "vfusion3d_finetuned" / "model").symlink_to(weights)
+    sizes = dict(patch_size=64, position_grid=8, encoder_width=48, encoder_layers=1, camera_width=32, width=64)
+    theirs = VFusion3D(**sizes, layers=1, triplane_size=4, triplane_channels=8).eval()  # heads: as released
+    save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    run = book.begin("08_image_to_3d", "smoke", tmp_path)
+    models = run.models(tmp_path / "model.safetensors")
+    assert list(models) == ["VFusion3D", "mini (bundled)", "base (bundled)", "VFusion3D, released"]
+    told = run.told(models, [*models, "white image"], 16)
+    assert told["VFusion3D, released"] == {"size": 16, "elevation": 0.0, "distance": 1.0}
+    assert told["white image"] == told["VFusion3D"] == {"size": 16, "elevation": 0.3, "distance": 1.5}
+    picture = torch.rand(1, 3, 64, 64)
+    turn = around(model_predictor(models["VFusion3D, released"]), views=4, **told["VFusion3D, released"])(picture)
+    camera = torch.tensor([[0.0, 0, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0.75, 0.75, 0.5, 0.5]])  # at (1, 0, 0)
+    planes = theirs(resize(picture, 512), camera)
+    views = theirs.render(planes, orbit_cameras(4, 0.0)[None], default_intrinsics(1, 4), 16).rgb[0].clamp(0, 1)
+    assert torch.allclose(turn, views, atol=1e-4)  # from distance 1.5 at elevation 0

@@ -1,6 +1,7 @@
 """The test on single images, with a CLIP whose features and therefore whose cosines are known in closed form."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,9 +9,17 @@ from tiny_model import tiny_model
 from torch.nn.functional import normalize
 
 from vfusion3d import ImageTo3DPipeline
-from vfusion3d.cameras import azimuth_elevation_distance, camera_vector, default_intrinsics
+from vfusion3d.cameras import (
+    azimuth_elevation_distance,
+    camera_vector,
+    default_intrinsics,
+    look_at_origin,
+    sphere_position,
+)
 from vfusion3d.evaluation.baselines import repeat_input, white
+from vfusion3d.evaluation.protocol import model_predictor
 from vfusion3d.evaluation.single_images import around, evaluate_single_images, orbit_of, prompt_images
+from vfusion3d.evaluation.tables import differences
 from vfusion3d.foundations.text_to_image import text_to_image
 from vfusion3d.runs.profiles import load_profile
 
@@ -139,3 +148,49 @@ def test_a_prompt_s_picture_depends_on_the_seed_and_its_place_alone():
     reddest = (pictures[:, 0] - pictures[:, 2]).sum(dim=(1, 2)).argmax()
     bluest = (pictures[:, 2] - pictures[:, 0]).sum(dim=(1, 2)).argmax()
     assert (reddest.item(), bluest.item()) == (0, 2)
+
+
+@torch.no_grad()
+def test_weights_that_know_one_camera_are_told_that_one_and_see_the_wanted_views_as_far_from_it():
+    released = tiny_model()
+    released.config = replace(released.config, source_distance=1.0, source_elevation=0.0)
+    asked = {}
+    planes, turned = released(torch.ones(1, 3, 64, 64), torch.zeros(1, 16)), torch.rand(1, 3, 64, 64)
+
+    def forward(image, camera):
+        asked["camera"] = camera
+        return planes
+
+    released.forward = forward
+    elevation, azimuths = 0.6, torch.tensor([0.0, 1.0, 2.5])
+    camera = look_at_origin(sphere_position(0.0, elevation)[None]), default_intrinsics(1)
+    wanted = look_at_origin(sphere_position(azimuths, torch.tensor([0.6, 0.2, 0.4])))[None]
+    views = model_predictor(released)(turned, camera, wanted, default_intrinsics(1, 3), 16)
+    expected = torch.tensor([[0.0, 0, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0.75, 0.75, 0.5, 0.5]])  # at (1, 0, 0), f = 0.75
+    assert torch.allclose(asked["camera"], expected, atol=1e-6)
+    level = look_at_origin(sphere_position(0.0, 0.0)[None])  # from there, and 1.5 away, the input is seen
+    direct = released.render(planes, level[None], default_intrinsics(1, 1), 16).rgb.clamp(0, 1)
+    assert torch.allclose(views[:, :1], direct, atol=1e-5)
+    down = torch.tensor(  # the world tipped about y by the elevation: the second and third view the same way
+        [[math.cos(0.6), 0, math.sin(0.6)], [0, 1, 0], [-math.sin(0.6), 0, math.cos(0.6)]]
+    )
+    tipped = released.render(planes, (down @ wanted[0])[None], default_intrinsics(1, 3), 16).rgb.clamp(0, 1)
+    assert torch.allclose(views, tipped, atol=1e-5)
+    ours = tiny_model()
+    ours.forward = forward
+    model_predictor(ours)(turned, camera, wanted, default_intrinsics(1, 3), 16)
+    assert torch.allclose(asked["camera"], camera_vector(*camera))  # which learned from all cameras at distance 1.5
+
+
+def test_a_picture_without_a_caption_has_an_image_similarity_alone():
+    class Silent(ColourClip):
+        def text_features(self, texts):
+            return torch.eye(3)[[0 for _ in texts]]
+
+    methods = {name: (lambda image: plain(RED, GREEN)) for name in ("ours", "other")}
+    images = plain(RED, GREEN, size=48)
+    table = evaluate_single_images(methods, images, ["", "red"], Silent(), keys=["a", "b"], size=SIZE)
+    assert table.clip_text.isna().tolist() == [True, False] * 2
+    assert table.clip_image.notna().all()
+    nobody = table.assign(clip_text=float("nan"))
+    assert set(differences(nobody, "ours").metric) == {"clip_image"}

@@ -19,11 +19,12 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.stats import norm
 
 from vfusion3d.cli.main import main
 from vfusion3d.evaluation.tables import paper_table
 from vfusion3d.runs.reading import ReadingError
-from vfusion3d.stand_ins.raters import simulate_raters
+from vfusion3d.stand_ins.raters import error_for, simulate_raters
 from vfusion3d.study import page
 from vfusion3d.study.answers import (
     COLUMNS,
@@ -590,38 +591,49 @@ def test_the_figure_shows_the_papers_rates_and_ours_and_says_who_the_raters_were
 # Simulated raters
 
 
-class ColourClip:
-    """Knows how red and how green a picture is; every sentence asks for red."""
-
-    def image_features(self, images):
-        return torch.nn.functional.normalize(images.mean(dim=(2, 3)), dim=-1)
-
-    def text_features(self, texts):
-        return torch.tensor([[1.0, 0.0, 0.0]]).expand(len(texts), -1)
-
-
 def test_videos_are_read_frame_by_frame_in_colour(run_dir):
     video = read_video(run_dir / "views" / "image_to_3d" / "other" / "12.mp4")
     assert video.shape == (6, 3, 32, 32)
     assert (video.mean(dim=(0, 2, 3)) - torch.tensor(GREEN) / 255).abs().max() < 0.03
 
 
-def test_simulated_raters_choose_what_is_nearer_to_caption_and_picture(run_dir):
+def colour(images):
+    """Knows the mean colour of a picture, and nothing else."""
+    return images.mean(dim=(2, 3))
+
+
+def plain(colour, size=8):
+    return (torch.tensor(colour) / 255)[None, :, None, None].expand(1, 3, size, size)
+
+
+def test_simulated_raters_choose_what_is_nearer_to_the_picture_and_to_what_is_real(run_dir):
     items = load_items(run_dir)
-    answers = simulate_raters(items, ColourClip(), np.random.default_rng(0), noise=0.0)
+    sure = {"agreement": 0.999999}
+    answers = simulate_raters(items, colour, plain(GREEN), np.random.default_rng(0), **sure)
     assert len(answers) == 5 * 8
+    assert set(answers[answers.question == "faithfulness"].winner) == {OURS}  # red, as the pictures
+    assert set(answers[answers.question == "quality"].winner) == {"other"}  # green, as what is real here
+    answers = simulate_raters(items, colour, plain(RED), np.random.default_rng(0), **sure)
     assert set(answers.winner) == {OURS}
-    for item in items:  # and now ours is the green one
-        item.videos[OURS], item.videos["other"] = item.videos["other"], item.videos[OURS]
-    assert set(simulate_raters(items, ColourClip(), np.random.default_rng(0), noise=0.0).winner) == {"other"}
 
 
-def test_simulated_raters_differ_by_their_noise_and_repeat_with_the_seed(run_dir):
+@pytest.mark.parametrize("agreement", [0.55, 0.68, 0.9])
+def test_simulated_raters_agree_as_often_as_they_are_told_to(run_dir, agreement):
     items = load_items(run_dir)
     first, second, other = (
-        simulate_raters(items, ColourClip(), np.random.default_rng(seed), raters=40, noise=2.0) for seed in (0, 0, 1)
+        simulate_raters(items, colour, plain(RED), np.random.default_rng(s), raters=300, agreement=agreement)
+        for s in (0, 0, 1)
     )
     pd.testing.assert_frame_equal(first, second)
     assert (first.winner != other.winner).any()
-    # all margins are alike, so each is misjudged where a normal error of 2 exceeds it by its side: P(z < -1/2) = 0.31
-    assert (first.winner == "other").mean() == pytest.approx(0.31, abs=4 * math.sqrt(0.31 * 0.69 / len(first)))
+    votes = first.groupby(["task", "key", "baseline", "question"])["winner"].agg(lambda won: (won == OURS).mean())
+    assert (votes**2 + (1 - votes) ** 2).mean() == pytest.approx(agreement, abs=0.03)
+
+
+def test_the_error_is_that_of_the_closed_form_for_equal_margins():
+    # of margins that are all m, two raters agree with p^2 + (1 - p)^2 where p = Phi(m / error)
+    p = (1 + math.sqrt(2 * 0.68 - 1)) / 2
+    assert error_for(np.full(5, 3.0), 0.68) == pytest.approx(3.0 / norm.ppf(p), rel=1e-6)
+    assert error_for(np.zeros(5), 0.68) == 1.0
+    with pytest.raises(ValueError, match=r"above 0\.5 and below 1, not 0\.5"):
+        simulate_raters([], colour, plain(RED), np.random.default_rng(0), agreement=0.5)

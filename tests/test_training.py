@@ -336,7 +336,7 @@ def test_a_new_part_of_the_model_s_config_counts_as_its_default(shards):
     known = record(settings())
     del known["model"]["samples_per_ray"]  # as an older version wrote it
     assert changes(known, settings()) == ["model.samples_per_ray: 128 there, 16 now"]
-    model.register_to_config(samples_per_ray=128)
+    model.config = dataclasses.replace(model.config, samples_per_ray=128)
     assert changes(known, settings()) == []
 
 
@@ -359,7 +359,7 @@ def test_what_is_computed_again_for_the_gradient_gives_the_same_gradient(shards)
             training=recipe(samples_per_ray=8, losses=LossWeights(0, 1, 1), checkpointing=checkpointing),
         )
         lesson = training_lesson(Roles(profile), shards, profile.training, tiny_model(), 0)
-        assert lesson.model.is_gradient_checkpointing == checkpointing
+        assert lesson.model.transformer.gradient_checkpointing == checkpointing
         batch = lesson.batch_of(0, range(2))
         lesson.losses_of(lesson.model, batch, sample_generators(0, 0, range(2)))["loss"].backward()
         gradients.append({name: p.grad for name, p in lesson.model.named_parameters() if p.requires_grad})

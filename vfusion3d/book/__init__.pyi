@@ -1,1 +1,2 @@
+from . import drawings
 from .notebook import Notebook, begin

@@ -208,7 +208,7 @@ def variant_jobs(
         shows[notebook] = sorted({job_of[run] for run in runs})
     found = []
     for name, (notebook, command, runs) in told.items():
-        starts = {(experiments.variant(variant).start, one) for variant, one in runs}
+        starts = {(other, one) for variant, one in runs for other in experiments.waits_for(variant)}
         after = [last.get(other, other) for other in notebooks[notebook]["needs"]]
         after += sorted({job_of[start] for start in starts if start in job_of and start not in runs})
         job = Job(name, notebook, command, tuple(after), runs=tuple(runs))

@@ -9,7 +9,7 @@
 Nothing is loaded before it is asked for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from IPython.display import Markdown
+from IPython.display import HTML, Markdown
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from vfusion3d import evaluation, experiments
+from vfusion3d import VFusion3D, evaluation, experiments
+from vfusion3d.book.drawings import pipeline_map
 from vfusion3d.book.plan import plan
+from vfusion3d.data.render_dataset import MeshFolder
 from vfusion3d.data.shards import MultiviewShards, VideoShards
 from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.foundations.roles import Roles
@@ -31,12 +33,16 @@ from vfusion3d.runs import layout
 from vfusion3d.runs.claim import write_whole
 from vfusion3d.runs.profiles import Profile, load_profile
 from vfusion3d.runs.quiet import quiet_libraries
+from vfusion3d.runs.reading import read_table
+from vfusion3d.video.prompts import evaluation_prompts
 
 if TYPE_CHECKING:
     from vfusion3d.evaluation.protocol import Predictor
     from vfusion3d.experiments.run import Result
 
-TURNING = ("VFusion3D", "3D data only", "nearest training object")  # of the methods, those worth a full turn
+RELEASED = "VFusion3D, released"
+ONLY_3D = "only_3d_as_both"  # the variant of the row 3D data only: as many steps as VFusion3D took
+TURNING = ("VFusion3D", "3D data only", "nearest training object", RELEASED)  # of the methods, those worth a full turn
 
 
 def begin(name: str, profile: str, run_dir: str | Path, seed: int = 0) -> "Notebook":
@@ -56,9 +62,9 @@ class Notebook:
 
     # what it is about
 
-    def diagram(self, stage: str) -> Figure:
-        """Where we are in the pipeline (`figures.PIPELINE`)."""
-        return evaluation.figures.pipeline_diagram(stage)
+    def diagram(self, stage: str) -> HTML:
+        """Where we are in the pipeline, `stage` of Figure 2 (one of `drawings.PIPELINE`): a map of links."""
+        return HTML(pipeline_map(stage, self.name))
 
     def plan(self) -> pd.DataFrame:
         """What the notebook does at this profile: counts, hours, disk."""
@@ -99,6 +105,31 @@ class Notebook:
         """The rendered objects of the test (notebook 01)."""
         return MultiviewShards(self.need("test_data"))
 
+    @cached_property
+    def validation(self) -> MultiviewShards:
+        """The rendered objects on which recipes are chosen (notebook 01)."""
+        return MultiviewShards(self.need("validation_data"))
+
+    @cached_property
+    def halves(self) -> dict[str, str]:
+        """Of each unseen object, by key: "common" or "uncommon"; "all" where nobody knows, as of mesh files."""
+        names = {True: "common", False: "uncommon", None: "all"}
+        known = [self.unseen.metadata(index).get("common") for index in range(len(self.unseen))]
+        return dict(zip(self.unseen.keys, map(names.get, known), strict=True))
+
+    @property
+    def from_files(self) -> bool:
+        """Whether the 3D data are there and were made of mesh files, by `vfusion3d render --objects FOLDER`."""
+        if layout.objects_3d.missing(self.folder):
+            return False
+        made_of = MultiviewShards(self.path("objects_3d")).index.get("settings", {}).get("objects", {})
+        return made_of.get("name") == MeshFolder.__name__
+
+    @cached_property
+    def eval_prompts(self) -> list[str]:
+        """The prompts of the text-to-3D table: those that notebook 02 held out."""
+        return evaluation_prompts(self.profile, self.folder)
+
     @property
     def videos(self) -> VideoShards:
         """The generated multi-view videos (notebook 04)."""
@@ -134,17 +165,36 @@ class Notebook:
         evaluation.tables.write_table(table, self.figures / name, caption)
         return Markdown(evaluation.tables.to_markdown(table))
 
+    def scores(self, scores: pd.DataFrame, name: str) -> pd.DataFrame:
+        """Write scores, a row an item, as NAME_scores.csv.gz beside the tables; returned as that file holds them."""
+        path = evaluation.tables.write_scores(scores, self.figures / f"{name}_scores.csv.gz")
+        return read_table(path, {"key": str})
+
     # single pictures (notebooks 08 and 09)
 
     def weights(self) -> dict[str, Path | str]:
         """The models that take part, by the names of their rows; says so where the one of 3D data only is missing."""
         found = {"VFusion3D": self.need("finetuned_model") / "model"}
-        only_3d = self.path("experiment", "only_3d", self.seed) / "trained" / "model"
-        if only_3d.exists():
-            found["3D data only"] = only_3d
+        if missing := layout.experiment.missing(self.folder, ONLY_3D, self.seed):
+            print(f"No row for 3D data only: {missing}.")
         else:
-            print(f"No row for 3D data only: {layout.experiment.missing(self.folder, 'only_3d', self.seed)}.")
+            found["3D data only"] = experiments.run.read_result(self.folder, ONLY_3D, self.seed).model
         return found | {"mini (bundled)": "mini", "base (bundled)": "base"}
+
+    def models(self, released: str | Path | None = None) -> dict[str, "VFusion3D"]:
+        """The models of `weights`, and the authors', where `released` says what `VFusion3D.from_released` loads."""
+        found = {name: VFusion3D.from_pretrained(where) for name, where in self.weights().items()}
+        if released is not None:
+            found[RELEASED] = VFusion3D.from_released(released)
+        return {name: model.to(self.device).eval() for name, model in found.items()}
+
+    def told(self, models: Mapping[str, "VFusion3D"], methods: Iterable[str], size: int) -> dict[str, dict[str, float]]:
+        """What `around` is told of each method: where its weights, or else the first's, expect a picture's camera."""
+        configs = {name: models.get(name, next(iter(models.values()))).config for name in methods}
+        return {
+            name: {"size": size, "elevation": one.source_elevation, "distance": one.source_distance}
+            for name, one in configs.items()
+        }
 
     def export(self, task: str, images: Float[Tensor, "n 3 side side"], captions: Sequence[str]) -> list[str]:
         """Write the pictures of a task for other programs to read, and their captions. Returns their keys."""
@@ -158,20 +208,21 @@ class Notebook:
         predictors: Mapping[str, "Predictor"],
         images: Float[Tensor, "n 3 side side"],
         keys: Sequence[str],
-        told: Mapping[str, Any],
+        told: Mapping[str, Mapping[str, Any]],
     ) -> tuple[dict[str, Mapping[str, Tensor]], list[str]]:
         """A full turn around what each method makes of each picture, and which methods came from folders.
 
         Of `predictors`, those of `TURNING`, written as videos for the study; and whoever has a folder of the task.
-        told: what `around` is told. The turns: by method and key, (32 views, 3, size, size) in [0, 1].
+        told: what `around` is told of each. The turns: by method and key, (32 views, 3, size, size) in [0, 1].
         """
         found = {}
         folder = self.path("rendered_views", task)
         methods = evaluation.methods
         for name in (name for name in TURNING if name in predictors):
-            method = evaluation.around(predictors[name], views=methods.TURN_FRAMES, **told)
+            method = evaluation.around(predictors[name], views=methods.TURN_FRAMES, **told[name])
             found[name] = methods.render_turns(method, images, keys, folder / name, device=self.device)
-        others = methods.method_folders(self.path("other_methods", task), keys, size=told["size"])
+        size = next(iter(told.values()))["size"]
+        others = methods.method_folders(self.path("other_methods", task), keys, size=size, images=images)
         print("from folders:", ", ".join(others) or "nobody")
         return found | others, list(others)
 

@@ -19,8 +19,8 @@ from typing import Any
 import pandas as pd
 
 from vfusion3d.book.summary import PARTS
+from vfusion3d.data.views import NOVEL_VIEWS, TEST_VIEWS
 from vfusion3d.evaluation.methods import TURN_FRAMES
-from vfusion3d.evaluation.protocol import NOVEL_VIEWS, TEST_VIEWS
 from vfusion3d.evaluation.single_images import ORBIT_VIEWS
 from vfusion3d.experiments.plan import Planned, Training, finetuning, main_videos, planned_runs, pretraining
 from vfusion3d.experiments.variants import load_experiments
@@ -131,6 +131,7 @@ def _render(profile: Profile, shares: Shares) -> list[Step]:
     data = profile.data
     return [
         Step("views of 3D training objects", data.objects_3d * data.views_3d, "render view", "view"),
+        Step("views of validation objects", data.validation_objects * TEST_VIEWS, "render view", "view"),
         Step("views of unseen objects", data.test_objects * TEST_VIEWS, "render view", "view"),
     ]
 
@@ -209,7 +210,7 @@ def _user_study(profile: Profile, shares: Shares) -> list[Step]:
     items = min(profile.data.eval_images, profile.data.test_objects) + profile.data.eval_prompts
     return [
         Step("answers of people", items * RIVALS * len(QUESTIONS) * RATERS, "by a person"),
-        Step("frames that simulated raters see", items * (1 + RIVALS) * TURN_FRAMES, "clip features"),
+        Step("frames that simulated raters see", items * (1 + RIVALS) * TURN_FRAMES, "image features"),
     ]
 
 
@@ -267,6 +268,7 @@ STEPS: dict[str, Callable[[Profile, Shares], list[Step]]] = {
     "03_finetune_video_model": _finetune_video,
     "04_generate_synthetic_data": _generate,
     "05_filter_and_label": _curate,
+    "05b_inside_the_model": lambda profile, shares: [Step("picture to mesh", 1, "reconstruct")],
     "06_train_vfusion3d": _pretrain,
     "07_finetune_on_3d_data": _finetune,
     "08_image_to_3d": _image_to_3d,

@@ -63,7 +63,7 @@ def write_summary(profile: str | Path, root: str | Path = ".") -> Path:
         profile=config,
         roles=config.foundations,
         parts=PARTS,
-        shown={part: _files(part, figures) for part in PARTS},
+        shown={part: files_of(part, figures) for part in PARTS},
         table=lambda file: markdown_table(file.read_text(encoding="utf-8")),
         away=f"../../figures/{config.name}",
         executed={path.stem: _executed(path) for path in sorted(runs.glob("*.ipynb"))},
@@ -71,7 +71,7 @@ def write_summary(profile: str | Path, root: str | Path = ".") -> Path:
     return write_whole(runs / "index.html", partial(Path.write_text, data=page, encoding="utf-8"))
 
 
-def _files(part: Part, figures: Path) -> dict[str, dict[str, Path]]:
+def files_of(part: Part, figures: Path) -> dict[str, dict[str, Path]]:
     """What there is of a table or a figure, which may be several: the files of each by suffix."""
     found: dict[str, dict[str, Path]] = {}
     for path in sorted(figures.glob(f"{part.stem}*")):

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,9 @@ def add_render(commands) -> None:
         metavar="WHICH",
         help="procedural, primitives, a folder of mesh files, or categories: common, uncommon or names, between commas",
     )
-    page.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where the shards of --objects go")
+    page.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER", help="where the shards of --objects go (default: see above)"
+    )
     page.add_argument(
         "--count", type=in_range("count"), help="how many objects (default: the profile's; every file of a folder)"
     )
@@ -52,8 +55,11 @@ def run_render(options: argparse.Namespace) -> int:
     Render objects from orbits of cameras into WebDataset shards.
 
     Without --objects: what the profile needs, that is the 3D training objects (common categories) in
-    RUN_DIR/data/train_3d and the unseen test objects (all categories) in RUN_DIR/data/test.
-    With --objects: your own set, in the folder given by -o.
+    RUN_DIR/data/train_3d, and unseen objects (all categories) to choose recipes in RUN_DIR/data/validation and to
+    test on in RUN_DIR/data/test. None of these means the same as one of another set.
+    With --objects FOLDER, a folder of mesh files: the same three sets of these files, a file in one of them only.
+    NAME.txt beside a file is its caption; without one its name is.
+    With --objects and -o: one set of all of these objects, in the folder given by -o.
     Mesh files (.glb .gltf .obj .ply .stl) that cannot be used, take too much time or memory or show nothing are
     left out; the last lines say which and why, and the exit code is 1 if there is one. What a file asks for and
     is not drawn (metal, refraction, a missing texture) is said there too, and in the samples' metadata.
@@ -61,39 +67,42 @@ def run_render(options: argparse.Namespace) -> int:
 
     examples:
       vfusion3d render --profile laptop
+      vfusion3d render --profile paper --objects objaverse/
       vfusion3d render --objects my_meshes/ -o shards/ --views 32 --size 128
       vfusion3d render --objects cad/ -o shards/ --up z
       vfusion3d render --objects primitives --count 1000 -o shards/
       vfusion3d render --objects common,robot --count 100 -o shards/
       vfusion3d render --profile paper --shard 3 --shards 64       (on the 4th of 64 machines)
     """
-    if (options.objects is None) != (options.output is None):
-        options.parser.error("--objects and -o belong together: which objects, and where their shards go")
+    if options.output is not None and options.objects is None:
+        options.parser.error("-o is for --objects: say which objects go there")
     part = part_of(options)
     from vfusion3d.data.guard import Limits
     from vfusion3d.data.render_dataset import MeshFolder, render_dataset
+    from vfusion3d.world.sources import DataSet, data_sets
 
     profile, run_dir = run_of(options)
-    folder = options.output or layout.objects_3d(run_dir)
-    check_outputs(options, [("--objects", options.objects or "")], folders=[("-o", folder)])
+    source = _object_source(options.objects or "common", options.up)
+    meshes = source if isinstance(source, MeshFolder) else None
+    if options.objects is not None and options.output is None and meshes is None:
+        options.parser.error("--objects without -o takes a folder of mesh files: say where the shards of these go")
     asked = {"seconds": options.time_limit, "gigabytes": options.memory_limit}
     try:
         limits = Limits(**{name: value for name, value in asked.items() if value is not None})
     except ValueError as error:
         options.parser.error(f"--time-limit, --memory-limit: {error}")
-    source = _object_source(options.objects or "common", options.up)
     given = [name for name in ("up", "time_limit", "memory_limit") if getattr(options, name) is not None]
-    if given and not isinstance(source, MeshFolder):
+    if given and meshes is None:
         options.parser.error(f"--{given[0].replace('_', '-')} is for --objects that name a folder of mesh files")
 
-    def render(folder: Path, source, count: int | None, views: int, seed: int) -> Path:
+    def render(one: DataSet, folder: Path) -> Path:
         index = render_dataset(
             folder,
-            source,
-            count,
-            views=options.views or views,
+            one.objects,
+            one.count,
+            views=options.views or one.views,
             size=options.size or profile.data.render_size,
-            seed=seed,
+            seed=one.seed,
             workers=options.workers or cpus(profile.workers),
             shard_size=profile.data.shard_size,
             backend=options.backend,
@@ -104,19 +113,15 @@ def run_render(options: argparse.Namespace) -> int:
         print(index)
         return index
 
-    count = options.count
-    if count is None and not hasattr(source, "__len__"):
-        count = profile.data.objects_3d
-    index = render(folder, source, count, profile.data.views_3d, options.seed)
-    if isinstance(source, MeshFolder):
-        return _say_what_became_of(index)
-    if options.objects is None:
-        from vfusion3d.evaluation.protocol import TEST_VIEWS
-        from vfusion3d.world.unseen import UNSEEN_SEED, UnseenObjects
-
-        seed = options.seed + UNSEEN_SEED
-        render(layout.test_data(run_dir), UnseenObjects(), profile.data.test_objects, TEST_VIEWS, seed)
-    return 0
+    first, *unseen = data_sets(profile, options.seed, None if options.output else meshes)
+    if options.output:
+        first, unseen = replace(first, objects=source, count=first.count if meshes is None else None), []
+    folders = [options.output or one.artifact(run_dir) for one in (first, *unseen)]
+    read = ("--objects", options.objects or "")
+    check_outputs(options, [read], folders=[("-o" if options.output else "what is rendered", one) for one in folders])
+    indices = [render(replace(first, count=options.count or first.count), folders[0])]
+    indices += [render(*one) for one in zip(unseen, folders[1:])]
+    return 0 if meshes is None else max(map(_say_what_became_of, indices))
 
 
 def _say_what_became_of(index: Path) -> int:
@@ -179,7 +184,7 @@ def add_prompts(commands) -> None:
         "--eval-prompts",
         type=Path,
         metavar="FILE",
-        help="such a file of the prompts to evaluate with (default: the bundled ones, as many as the profile says)",
+        help="such a file of the prompts to evaluate with (default: those of an earlier call, or the bundled ones)",
     )
     page.add_argument("--overwrite", action="store_true", help="delete prompts that were collected with other settings")
 
@@ -191,7 +196,8 @@ def run_prompts(options: argparse.Namespace) -> int:
     objects in RUN_DIR/data/train_3d (made by `vfusion3d render`), then captions of a corpus, cleaned, without
     duplicates, and only those that describe a single object. The table has a row for every caption that was
     read, with the reason where it was dropped. No prompt to train on means the same as an evaluation prompt or
-    as the caption of an unseen object in RUN_DIR/data/test: these are the table's split `eval`.
+    as the caption of an unseen object in RUN_DIR/data/test or validation: these are the table's split `eval`. With
+    --eval-prompts, notebook 09 and `vfusion3d experiment` evaluate with the prompts of that file.
     A corpus of any size is read bit by bit, no further than needed.
     Interrupt it at any time: the same command goes on where it stopped.
 
@@ -200,10 +206,8 @@ def run_prompts(options: argparse.Namespace) -> int:
       vfusion3d prompts --profile gpu --corpus captions.parquet
       vfusion3d prompts --profile paper --corpus laion.txt.gz --eval-prompts mvdream.txt
     """
-    from vfusion3d.data.shards import MultiviewShards
-    from vfusion3d.video.corpus import check_corpus, read_captions
-    from vfusion3d.video.prompts import collect_prompts, read_prompts
-    from vfusion3d.world.unseen import eval_prompts
+    from vfusion3d.video.corpus import check_corpus
+    from vfusion3d.video.prompts import collect_prompts, held_out_captions, read_prompts
     from vfusion3d.world.web_captions import WEB_CAPTIONS
 
     profile, run_dir = run_of(options)
@@ -211,16 +215,11 @@ def run_prompts(options: argparse.Namespace) -> int:
     check_outputs(options, own, folders=[("the folder of the prompts", layout.prompt_table(run_dir))])
     corpus = options.corpus or WEB_CAPTIONS
     check_corpus(corpus)
-    chosen = eval_prompts(profile.data.eval_prompts)
-    if options.eval_prompts is not None:
-        check_corpus(options.eval_prompts)
-        chosen = [caption for caption in read_captions(options.eval_prompts) if caption.strip()]
     objects = layout.objects_3d.need(run_dir, profile=options.profile)
-    unseen = MultiviewShards(layout.test_data.need(run_dir, profile=options.profile))
     table = collect_prompts(
         profile,
         layout.prompt_table(run_dir),
-        held_out={"evaluation prompts": chosen, "unseen objects": [unseen.caption(i) for i in range(len(unseen))]},
+        held_out=held_out_captions(profile, run_dir, options.eval_prompts),
         objects=objects,
         corpus=corpus,
         seed=options.seed,

@@ -80,9 +80,16 @@ def add_evaluate(commands) -> None:
     page.add_argument("--weights", metavar="NAME", help="what to evaluate (default: the newer model of this run)")
     page.add_argument("--data", type=Path, metavar="FOLDER", help="shards of objects (default: RUN_DIR/data/test)")
     page.add_argument(
+        "--validation",
+        action="store_true",
+        help="on RUN_DIR/data/validation: recipes are chosen there, not on the test",
+    )
+    page.add_argument(
         "--size", type=in_range("size"), metavar="PIXELS", help="of compared views (default: the model's input)"
     )
-    page.add_argument("-o", "--output", type=Path, metavar="CSV", help="(default: RUN_DIR/evaluation_3d.csv)")
+    page.add_argument(
+        "-o", "--output", type=Path, metavar="CSV", help="(default: RUN_DIR/evaluation_3d.csv or validation_3d.csv)"
+    )
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
@@ -97,6 +104,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     examples:
       vfusion3d evaluate --profile laptop
       vfusion3d evaluate --weights mini --data shards/ -o mini.csv
+      vfusion3d evaluate --validation --weights runs/laptop/experiments/baseline/seed-0/trained/model
     """
     import numpy as np
 
@@ -109,9 +117,12 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from vfusion3d.foundations.roles import Roles
 
     profile, run_dir = run_of(options)
-    data = options.data or layout.test_data.need(run_dir, profile=options.profile)
+    if options.validation and options.data:
+        options.parser.error("--validation and --data: give one of the two")
+    unseen = layout.validation_data if options.validation else layout.test_data
+    data = options.data or unseen.need(run_dir, profile=options.profile)
     weights = options.weights or _newest_model(options, run_dir)
-    output = options.output or run_dir / "evaluation_3d.csv"
+    output = options.output or run_dir / ("validation_3d.csv" if options.validation else "evaluation_3d.csv")
     check_outputs(options, [("--data", data), ("--weights", weights)], files=[("-o", output)])
     roles = Roles(profile)
     model = VFusion3D.from_pretrained(weights).to(roles.device).eval()

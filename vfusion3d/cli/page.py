@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from vfusion3d.runs.profiles import Profile
 
 
+PROFILES = ("smoke", "laptop", "overnight", "gpu", "paper")  # by what they cost
+
+
 def new_page(commands, name: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
     """A command, whose page of help is the docstring of `run`: what the list of commands says, more of it, examples.
 
@@ -49,7 +52,7 @@ def one_line(error: Exception | str) -> str:
 
 def add_run(page: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The page with the options that every command of the pipeline has: profile, folder, seed."""
-    page.add_argument("--profile", default="laptop", help="smoke, laptop, gpu, paper, or a .yaml file of your own")
+    page.add_argument("--profile", default="laptop", help=f"{', '.join(PROFILES)}, or a .yaml file of your own")
     page.add_argument("--run-dir", type=Path, metavar="FOLDER", help="where a run's data lives (default: runs/PROFILE)")
     page.add_argument(
         "--seed", type=in_range("seed"), default=0, help="the same seed gives the same bytes on the same machine"
@@ -65,7 +68,7 @@ def run_of(options: argparse.Namespace) -> "tuple[Profile, Path]":
     return profile, options.run_dir or Path("runs") / profile.name
 
 
-WORDS = ("mini", "base", "procedural", "primitives", "common", "uncommon", "smoke", "laptop", "gpu", "paper")
+WORDS = ("mini", "base", "procedural", "primitives", "common", "uncommon", *PROFILES)
 Named = tuple[str, str | Path]  # how a command line names a path, and the path
 
 

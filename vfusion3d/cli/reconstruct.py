@@ -22,10 +22,8 @@ from vfusion3d.cli.gallery import (
     write_views,
 )
 from vfusion3d.cli.page import check_outputs, new_page, one_line
+from vfusion3d.runs.pictures import PICTURE_SUFFIXES
 
-PICTURE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".bmp", ".gif", ".tif", ".tiff"),
-)
 MESH_SUFFIXES = (".glb", ".obj", ".ply", ".stl")
 VIDEO_SUFFIXES = (".mp4", ".gif")
 TURN = 48  # frames of a video
@@ -80,6 +78,19 @@ def add_reconstruct(commands) -> None:
     )
     page.add_argument("--resolution", type=int, default=256, help="grid points along each side of the mesh")
     page.add_argument("--background", choices=BACKGROUNDS, default="auto", help="how the object is cut out")
+    page.add_argument(
+        "--box",
+        type=float,
+        nargs=4,
+        metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
+        help="where the object lies, in shares of the picture's sides from 0 to 1: what is outside is background",
+    )
+    page.add_argument(
+        "--opacity",
+        type=float,
+        metavar="SHARE",
+        help="of the cut-out, between 0 and 1, from which a pixel belongs to the object: higher cuts closer",
+    )
     page.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
 
 
@@ -135,6 +146,7 @@ def run_reconstruct(options: argparse.Namespace) -> int:
       vfusion3d reconstruct photo.jpg -o photo.glb --video photo.mp4
       vfusion3d reconstruct photos/ more.png -o meshes/ --video videos/
       vfusion3d reconstruct photo.jpg -o photo.obj --faces 5000 --texture 2048
+      vfusion3d reconstruct photo.jpg -o photo.glb --box 0.2 0.1 0.8 0.9 --cutout seen.png
       vfusion3d reconstruct photo.jpg -o photo.glb --weights facebook/vfusion3d
     """
     pictures, empty = _pictures(options.images)
@@ -222,11 +234,19 @@ def _check_numbers(options: argparse.Namespace) -> None:
         options.parser.error(f"--texture {options.texture}: must be between 16 and 8192, or 0 for vertex colours")
     if options.threshold is not None and not 0 < options.threshold < math.inf:
         options.parser.error(f"--threshold {options.threshold:g}: must be a density over 0")
+    if options.opacity is not None and not 0 < options.opacity < 1:
+        options.parser.error(f"--opacity {options.opacity:g}: must be between 0 and 1")
+    if options.box is not None:
+        left, top, right, bottom = options.box
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            given = " ".join(f"{share:g}" for share in options.box)
+            options.parser.error(f"--box {given}: must be left, top, right, bottom from 0 to 1, in this order")
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """What a mesh depends on beside its picture."""
-    names = ("weights", "elevation", "background", "resolution", "threshold", "faces", "keep_all", "texture")
+    names = ("weights", "elevation", "background", "box", "opacity", "resolution", "threshold", "faces")
+    names += ("keep_all", "texture")
     return {name: getattr(options, name) for name in names}
 
 
@@ -289,7 +309,8 @@ def _reconstruct(
 ) -> dict[str, Any]:
     """Make the files of one picture (the mesh first), and what the record says of it. step: called after each part."""
     elevation = None if options.elevation is None else math.radians(options.elevation)
-    asset = pipeline(picture, elevation=elevation, background=options.background)
+    cut = {"background": options.background, "box": options.box, "opacity": options.opacity}
+    asset = pipeline(picture, elevation=elevation, **cut)
     step()
     mesh, *others = files
     how = {"resolution": options.resolution, "threshold": options.threshold, "faces": options.faces or None}
@@ -298,11 +319,13 @@ def _reconstruct(
         if file.suffix.lower() in VIDEO_SUFFIXES:
             asset.turntable(file, frames=TURN, size=options.video_size, progress=step)
         else:
-            from torchvision.utils import save_image
+            from PIL import Image
 
+            from vfusion3d.data.images import to_bytes
             from vfusion3d.runs.claim import write_whole
 
-            write_whole(file, lambda partial: save_image(asset.image, partial, format="PNG"))
+            (seen,) = to_bytes(asset.image[None])
+            write_whole(file, lambda partial, seen=seen: Image.fromarray(seen).save(partial, format="PNG"))
     asset.save(mesh, texture=options.texture, **how)
     step()
     shape = asset.mesh(**how)

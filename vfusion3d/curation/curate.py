@@ -123,8 +123,9 @@ def elevation_samples(
     if not len(shards) or "spec" not in shards.metadata(0):
         seen, elevations = orbit_features(features, shards, size)
         return seen.reshape(-1, seen.shape[-1]), elevations.repeat(seen.shape[1])
-    from vfusion3d.world.objects import build_mesh, sample_object
+    from vfusion3d.world.objects import build_mesh
     from vfusion3d.world.primitives import random_primitives
+    from vfusion3d.world.unseen import held_out, sample_apart
 
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -142,7 +143,7 @@ def elevation_samples(
     categories = sorted({spec.category for spec in specs})
     others = range(min(OTHERS * len(specs), ENOUGH))
     for place in tqdm(others, desc="other objects", unit="object"):
-        learn_from(build_mesh(sample_object(rng, [categories[place % len(categories)]])), 2)
+        learn_from(build_mesh(sample_apart(rng, (categories[place % len(categories)],), held_out(seed))), 2)
         learn_from(random_primitives(rng), 1)
     return np.concatenate(found), np.concatenate(known)
 

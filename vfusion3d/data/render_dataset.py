@@ -10,16 +10,20 @@ the miniature world.
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import threading
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import trimesh
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from vfusion3d import cameras
 from vfusion3d.data.guard import Guarded, LimitError, Limits
@@ -48,33 +52,68 @@ class Object3D:
 class MeshFolder:
     """The mesh files of a folder, in the order of their names; a caption is read from a `.txt` of the same name.
 
-    up: the up axis of all of them ("x", "y" or "z"), by default that of each one's format (`load_mesh`).
+    up: the up axis of all of them ("x", "y" or "z"), by default that of each one's format (`load_mesh`). part: only the
+    files of one part of the folder, of which held_out says how many "validation" and "test" hold. Which ones hangs on
+    names and captions alone; files with the same caption or the same bytes are never in two parts.
     """
 
     folder: str
     up: str | None = None
+    part: Literal["train", "validation", "test"] | None = None
+    held_out: tuple[int, int] = (0, 0)
 
     @functools.cached_property
     def paths(self) -> list[Path]:
-        return mesh_paths(self.folder)
+        every = mesh_paths(self.folder)
+        return every if self.part is None else self._divided(every)[self.part]
+
+    def _divided(self, every: list[Path]) -> dict[str, list[Path]]:
+        alike: dict[Any, list[int]] = defaultdict(list)
+        sizes = Counter(path.stat().st_size for path in every if path.is_file())
+        for place, path in enumerate(every):
+            alike[" ".join(self._caption(path).lower().split())].append(place)
+            if path.is_file() and sizes[path.stat().st_size] > 1:
+                with path.open("rb") as file:
+                    alike[hashlib.file_digest(file, "sha256").digest()].append(place)
+        rows, columns = zip(*((places[0], place) for places in alike.values() for place in places))
+        _, group = connected_components(coo_array((np.ones(len(rows)), (rows, columns)), shape=[len(every)] * 2))
+        members = [[path for path, of in zip(every, group) if of == one] for one in range(group.max() + 1)]
+        parts: dict[str, list[Path]] = {"validation": [], "test": [], "train": []}
+        for one in np.random.default_rng(0).permutation(len(members)):
+            for part, room in zip(parts, (*self.held_out, len(every))):
+                if len(parts[part]) + len(members[one]) <= room:
+                    parts[part] += members[one]
+                    break
+        return {part: sorted(paths) for part, paths in parts.items()}
+
+    def _caption(self, path: Path) -> str:
+        beside = path.with_suffix(".txt")
+        if beside.is_file():
+            return beside.read_text(encoding="utf-8", errors="replace").strip()
+        return path.stem.replace("_", " ")
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __call__(self, index: int, rng: np.random.Generator) -> Object3D:
         path = self.paths[index]
-        beside = path.with_suffix(".txt")
-        caption = path.stem.replace("_", " ")
-        if beside.is_file():
-            caption = beside.read_text(encoding="utf-8", errors="replace").strip()
         known = {"category": "file", "file": path.relative_to(self.folder).as_posix()}
         mesh = load_mesh(path, self.up)
         if "left_out" in mesh.metadata:
             known["left_out"] = mesh.metadata["left_out"]
-        return Object3D(mesh, caption, known)
+        return Object3D(mesh, self._caption(path), known)
 
 
 ObjectSource = Callable[[int, np.random.Generator], Object3D]
+
+
+def object_draws(
+    seed: int, index: int, elevation: tuple[float, float] = ELEVATION
+) -> tuple[np.random.Generator, float, int]:
+    """What is random in object `index`: the generator that its source gets, its elevation in radians, and the seed of
+    its cameras' offsets."""
+    rng = np.random.default_rng([seed, index])
+    return rng, float(rng.uniform(*elevation)), int(rng.integers(2**63))
 
 
 def render_dataset(
@@ -156,8 +195,9 @@ class _Job:
     def _one(self, index: int) -> Members:
         from vfusion3d.data.render import render_views
 
-        rng = np.random.default_rng([self.seed, index])
-        cam2world, elevation = self.cameras(rng)
+        rng, elevation, jitter = object_draws(self.seed, index, self.elevation)
+        orbit = cameras.orbit_cameras(self.views, elevation)
+        cam2world = cameras.offset_cameras(orbit, torch.Generator().manual_seed(jitter), self.camera_offset)
         try:
             made = self.objects(index, rng)
         except MeshFileError as error:
@@ -178,12 +218,6 @@ class _Job:
 
     def _path(self, made: Object3D) -> Path:
         return Path(self.objects.folder, made.metadata["file"])
-
-    def cameras(self, rng: np.random.Generator) -> tuple[torch.Tensor, float]:
-        elevation = float(rng.uniform(*self.elevation))
-        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        orbit = cameras.orbit_cameras(self.views, elevation)
-        return cameras.offset_cameras(orbit, generator, self.camera_offset), elevation
 
 
 class _Guards(contextlib.AbstractContextManager):

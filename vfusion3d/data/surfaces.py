@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import pandas
 import trimesh
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
@@ -181,7 +180,9 @@ def same_place(points) -> np.ndarray:
     """One number for each distinct position, to a millionth of the mesh's size."""
     low = points.min(0)
     cell = np.round((points - low) / max(np.ptp(points, axis=0).max(), 1e-30) * (1 << 20)).astype(np.int64)
-    return pandas.factorize(cell[:, 0] << 42 | cell[:, 1] << 21 | cell[:, 2])[0]
+    from pandas import factorize
+
+    return factorize(cell[:, 0] << 42 | cell[:, 1] << 21 | cell[:, 2])[0]
 
 
 def _appearance(mesh: trimesh.Trimesh):

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, UInt8
 
+NOVEL_VIEWS = 32  # of an unseen object, that are compared (section 4.3)
+TEST_VIEWS = NOVEL_VIEWS + 1  # and the input
+
 
 @dataclass(frozen=True)
 class RenderedViews:

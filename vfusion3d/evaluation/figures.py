@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.patches import Rectangle
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -36,7 +36,6 @@ GAP = 0.04  # between the images of a sheet, as a part of an image's width
 TITLE = 0.23  # inches of a title
 LINE = 0.19  # and of a line of a label
 COLUMNS = 8  # of a film strip
-PIPELINE = ("3D data", "video model", "synthetic data", "filter & label", "VFusion3D", "3D asset")
 
 STYLE = matplotlib.rc_params_from_file(Path(__file__).with_name("paper.mplstyle"), True, use_default_template=False)
 DPI = STYLE["savefig.dpi"]
@@ -252,34 +251,6 @@ def schedule(
         for axes in (above, below):
             axes.grid(axis="x", visible=False)
         figure.align_ylabels()
-    return figure
-
-
-def pipeline_diagram(current: str) -> Figure:
-    """Where we are in the pipeline: the six stages of Figure 2, with `current` (one of `PIPELINE`) highlighted."""
-    if current not in PIPELINE:
-        raise ValueError(f"the pipeline has no stage {current!r}: choose one of {', '.join(PIPELINE)}")
-    box, gap, top, tall = 0.88, 0.2, 0.05, 0.32
-    lefts = [MARGIN + number * (box + gap) for number in range(len(PIPELINE))]
-    arrow = {"arrowstyle": "-|>", "mutation_scale": 7, "color": "0.35", "lw": 0.8, "shrinkA": 0, "shrinkB": 0}
-    with paper_style():
-        figure, axes = page(lefts[-1] + box + MARGIN, top + tall + 0.27)
-        for left, stage in zip(lefts, PIPELINE, strict=True):
-            here = stage == current
-            patch = FancyBboxPatch((left, top), box, tall, boxstyle="round,pad=0,rounding_size=0.06")
-            patch.set(facecolor=BLUE if here else "white", edgecolor=BLUE if here else "0.45", lw=1.2 if here else 1.0)
-            axes.add_patch(patch)
-            font = {"color": "white", "weight": "bold"} if here else {"color": "0.25"}
-            axes.text(left + box / 2, top + tall / 2, stage, ha="center", va="center_baseline", **font)
-        for left in lefts[1:]:
-            ends = (left - gap + 0.02, top + tall / 2), (left - 0.02, top + tall / 2)
-            axes.add_patch(FancyArrowPatch(*ends, **arrow))
-        # section 3.3: the 3D data come back once more, to fine-tune VFusion3D
-        begin, end, low = lefts[0] + box / 2, lefts[PIPELINE.index("VFusion3D")] + box / 2, top + tall + 0.16
-        axes.plot([begin, begin, end], [top + tall + 0.02, low, low], color="0.35", lw=0.8, ls=(0, (3, 2)))
-        axes.add_patch(FancyArrowPatch((end, low), (end, top + tall + 0.02), **arrow))
-        label = axes.text((begin + end) / 2, low, "fine-tuning on 3D data", ha="center", va="center", fontsize=8)
-        label.set(color="0.35", bbox={"facecolor": "white", "edgecolor": "none", "pad": 2})
     return figure
 
 

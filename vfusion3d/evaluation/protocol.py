@@ -25,8 +25,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vfusion3d.cameras import camera_vector, turn_to_input
+from vfusion3d.cameras import (
+    ORBIT_DISTANCE,
+    camera_vector,
+    default_intrinsics,
+    look_at_origin,
+    sphere_position,
+    turn_to_input,
+)
 from vfusion3d.data.images import on_white, resize
+from vfusion3d.data.views import NOVEL_VIEWS
 from vfusion3d.evaluation.metrics import PerceptualDistance, lpips, psnr, ssim
 from vfusion3d.runs.progress import tqdm
 from vfusion3d.runs.ranges import check_ranges
@@ -36,8 +44,6 @@ if TYPE_CHECKING:
     from vfusion3d.foundations.clip import Clip
     from vfusion3d.model.vfusion3d import VFusion3D
 
-NOVEL_VIEWS = 32
-TEST_VIEWS = NOVEL_VIEWS + 1
 NEAREST = 30  # degrees between the input and the nearest of a few novel views
 METRIC_CHUNK = 8  # views whose metrics are computed at once: bounds the memory of the perceptual trunk
 
@@ -123,12 +129,24 @@ def azimuths_away(views: int) -> Float[np.ndarray, "views"]:
 
 
 def model_predictor(model: "VFusion3D") -> Predictor:
-    """VFusion3D as a `Predictor`: it sees the input view at its own image size with the true camera of that view."""
+    """VFusion3D as a `Predictor`: it sees the input view at its own image size with the true camera of that view.
+
+    Weights that know one camera only are told that one whatever is true, and the world is turned until the true camera
+    looks as that one does, so that the wanted views stand to the input as they should. The authors' are such: their
+    camera stands at distance 1, where that of all our data stands at 1.5, and at elevation 0.
+    """
+    config = model.config
+    own = look_at_origin(sphere_position(0.0, config.source_elevation, config.source_distance))
+    fixed = abs(config.source_distance - ORBIT_DISTANCE) > 1e-3
 
     @torch.no_grad()
     def predict(image, input_camera, cam2world, intrinsics, size):
+        if fixed:
+            turn = own[:, :3].to(cam2world) @ input_camera[0][..., :3].mT
+            cam2world = turn[:, None] @ cam2world
+            input_camera = own.to(cam2world).expand(len(image), 3, 4), default_intrinsics(len(image)).to(cam2world)
         camera = camera_vector(*input_camera).to(model.device, model.dtype)
-        planes = model(resize(image, model.config.image_size).to(model.device, model.dtype), camera)
+        planes = model(resize(image, config.image_size).to(model.device, model.dtype), camera)
         rendering = model.render(planes, cam2world.to(model.device), intrinsics.to(model.device), size)
         return rendering.rgb.float().clamp(0, 1)
 

@@ -50,8 +50,9 @@ def evaluate_single_images(
 ) -> pd.DataFrame:
     """Mean CLIP similarity of each method's views with the caption and with the input picture (section 4.2).
 
-    images: in [0, 1] on white, one for each of `captions` and `keys`. size: pixels of the compared views. views:
-    compare so many of a turn, at equal distances; by default all. device: where the methods get their pictures.
+    images: in [0, 1] on white, one for each of `captions` and `keys`; one without a caption ("") has no similarity with
+    it (nan). size: pixels of the compared views. views: compare so many of a turn, at equal distances; by default all.
+    device: where the methods get their pictures.
 
     Returns one row per item and method: `method`, `key`, `caption`, `views` (how many were compared), `clip_text` and
     `clip_image`, each the mean over the views of a cosine in [-1, 1].
@@ -63,6 +64,7 @@ def evaluate_single_images(
     if len(set(keys)) < len(keys):
         raise ValueError(f"two items share a key in {', '.join(keys)}")
     read = clip.text_features(captions).cpu()
+    read[[not caption for caption in captions]] = torch.nan
     seen = torch.cat([clip.image_features(one.to(device)).cpu() for one in resize(images, size).split(AT_ONCE)])
     rows = []
     with tqdm(total=len(keys) * len(methods), desc="single images", unit="turn") as bar:

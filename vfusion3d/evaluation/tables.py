@@ -8,6 +8,7 @@ from: "paper", the profile ours were measured at, and that profile's standard de
     >>> write_table(table, folder / "table_4", caption="...")
 """
 
+import gzip
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,7 +85,9 @@ def differences(
         raise ValueError(f"{method!r} has no results, only {', '.join(known)}")
     others = [name for name in known if name != method] if others is None else others
     item = [name for name in ("test", "key") if name in results]
-    for metric in [name for name in METRICS if name in results] if metrics is None else metrics:
+    for metric in (
+        [name for name in METRICS if name in results and results[name].notna().any()] if metrics is None else metrics
+    ):
         _, decimals, more = METRICS[metric]
         scores = results.groupby([*item, "method"])[metric].mean().unstack("method").dropna(axis=1, how="all")
         if missing := [name for name in (method, *others) if name not in scores]:
@@ -129,10 +132,13 @@ def compare(
 
     ours: indexed by the rows' names, a column per metric and optionally `METRIC_std` (`mean_over_objects` gives this).
     paper: rows of `name` and metrics (`paper_table(...).rows`). profile: where ours were measured.
-    The paper's rows come first and in its order, then the rows that only we have.
+    The rows stand in our order where we have all of the paper's; else the paper's come first, then those that only we
+    have.
     """
     published = pd.DataFrame(paper).set_index("name") if paper else pd.DataFrame()
     names = [*published.index, *(name for name in ours.index if name not in published.index)]
+    if set(published.index) <= set(ours.index):
+        names = list(ours.index)
     columns = {}
     for metric in METRICS:
         if metric in published:
@@ -187,6 +193,12 @@ def write_table(table: pd.DataFrame, path: str | Path, caption: str = "") -> lis
         write_whole(path.with_name(path.name + suffix), partial(Path.write_text, data=text, encoding="utf-8"))
         for suffix, text in texts.items()
     ]
+
+
+def write_scores(scores: pd.DataFrame, path: str | Path) -> Path:
+    """Write scores, a row an item, as a compressed table (.csv.gz) of seven digits; the same scores, the same bytes."""
+    text = scores.to_csv(index=False, lineterminator="\n", float_format="%.7g")
+    return write_whole(path, partial(Path.write_bytes, data=gzip.compress(text.encode(), mtime=0)))
 
 
 @cache

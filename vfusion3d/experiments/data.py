@@ -5,7 +5,7 @@ other, so that more data is the same data and more.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -149,11 +149,15 @@ class _MadeWith(TypedDict):
 
 def _own_videos(roles: Roles, run_dir: Path, scaled: Scaled, folder: Path, seed: int, overwrite: bool) -> None:
     """Labelled videos of a video model fine-tuned on a part of the 3D data, from images that notebook 04 drew too."""
+    profile = roles.profile
+    if scaled.variant.second_video_model:
+        other = replace(profile.foundations, image_to_video=profile.experiments.second_video_model)
+        profile = replace(profile, foundations=other)
     orbits = objects_3d(run_dir)
     whole = VideoShards(layout.synthetic_data(run_dir))
     objects = min(scaled.video_objects, len(orbits))
     model = finetune_video_model(
-        roles.profile, orbits.folder, folder / "video_model", objects=objects, seed=seed, overwrite=overwrite
+        profile, orbits.folder, folder / "video_model", objects=objects, seed=seed, overwrite=overwrite
     )
     remove_checkpoints(folder / "video_model")
     drawn = _order(len(whole), seed)[: scaled.generated]

@@ -39,7 +39,7 @@ class Training:
 class Planned:
     """A variant with one seed, told in advance. generated: its videos before the filter, if it has some.
 
-    trainings: of its model, in order: one, or one and a fine-tuning. Other variants may need the same ones.
+    trainings: of its model, in order: none, one, or one and a fine-tuning. Other variants may need the same ones.
     """
 
     name: str
@@ -87,7 +87,10 @@ def planned_runs(
     for name, one in experiments.runs(profile, names, seed, seeds):
         variant = experiments.variant(name)
         begun = found.get((variant.start, one))
-        found[name, one] = _planned(profile, name, variant.at(profile), one, begun, published)
+        scaled = variant.at(profile)
+        if variant.steps_of:
+            scaled = scaled.taking(sum(each.steps for each in found[variant.steps_of, one].trainings))
+        found[name, one] = _planned(profile, name, scaled, one, begun, published)
     return list(found.values())
 
 
@@ -103,7 +106,9 @@ def planned_table(runs: Iterable[Planned]) -> pd.DataFrame:
         row: dict[str, Any] = {"variant": run.name, "seed": run.seed, "start": variant.start}
         row["own videos"] = run.generated if variant.video_objects else None
         row["video model's objects"] = run.scaled.video_objects
-        if variant.start is None:
+        if variant.untrained:
+            row["steps"] = 0
+        elif variant.start is None:
             row["videos" if variant.data == "synthetic" else "objects"] = run.trainings[0].samples
             row["steps"] = run.trainings[0].steps
         if variant.finetuning is not None:
@@ -120,7 +125,9 @@ def _planned(
 ) -> Planned:
     variant = scaled.variant
     generated = begun and begun.generated
-    if begun is not None:
+    if variant.untrained:
+        trainings = ()
+    elif begun is not None:
         trainings = begun.trainings
     elif variant.data == "3d":
         objects = profile.data.objects_3d
@@ -131,7 +138,8 @@ def _planned(
         good = round(share * generated)
         samples = min(max(FEWEST, good), scaled.videos or generated)
         whole = scaled.generated is None and FEWEST <= good == samples
-        data = ("videos",) if whole else ("videos", scaled.video_objects, scaled.generated, samples, seed)
+        made_by = (scaled.video_objects, variant.second_video_model)
+        data = ("videos",) if whole else ("videos", made_by, scaled.generated, samples, seed)
         trainings = (Training(scaled.training.on(samples), samples, data, seed),)
     if scaled.finetuning is not None:
         asked = variant.finetuning

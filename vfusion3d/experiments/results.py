@@ -28,6 +28,7 @@ from vfusion3d.runs.profiles import Profile
 CLAIMED = {"ahead": "supported", "behind": "contradicted", "draw": "undecided"}  # of a difference with its own error
 MARGINS = {"psnr": 0.2, "ssim": 0.005, "lpips": 0.005}  # differences that count as none, stated before any run
 DECIDING = ("psnr", "ssim")  # what verdicts stand on; LPIPS and CLIP, whose networks are small here, are shown
+BEFORE = "before training"  # the first row of every table: no step was taken
 TRUSTED = 20  # test items from which a standard error can be trusted
 
 

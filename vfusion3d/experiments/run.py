@@ -7,30 +7,33 @@ what notebook 06 or 07 trained, or another variant, takes that model, and is onl
 import json
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
+import torch
 
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.evaluation.protocol import NEAREST, evaluate_3d, model_predictor
 from vfusion3d.evaluation.single_images import evaluate_single_images, orbit_of, prompt_images
+from vfusion3d.evaluation.tables import write_scores
 from vfusion3d.experiments.data import finetuning_data, training_data
 from vfusion3d.experiments.variants import Experiments, load_experiments
 from vfusion3d.foundations.loading import name_of
 from vfusion3d.foundations.roles import Roles
 from vfusion3d.learning.loop import Lesson, fingerprint, learn, remove_checkpoints
-from vfusion3d.learning.processes import main_first, several_processes
+from vfusion3d.learning.processes import main_first, part_of_process, several_processes
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs import layout
-from vfusion3d.runs.claim import SETTINGS, changes, record, short_name, write_whole
+from vfusion3d.runs.claim import SETTINGS, changes, record, save_whole, short_name, write_whole
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.reading import read_json, read_table
-from vfusion3d.training.train import training_lesson
-from vfusion3d.world.unseen import eval_prompts
+from vfusion3d.training.train import new_model, save_model, training_lesson
+from vfusion3d.video.prompts import evaluation_prompts
 
-RESULT, SCORES = "result.json", "scores.csv"
+RESULT, SCORES = "result.json", "scores.csv.gz"
 METRICS = ("psnr", "ssim", "lpips", "clip_text", "clip_image")
 SCORE_COLUMNS = {"test": str, "key": str, **dict.fromkeys(METRICS, float)}  # text, for the key 007 is no number
 AGAIN = "delete it, and `vfusion3d experiment` evaluates again"
@@ -82,11 +85,21 @@ def run_variant(
     several_processes(profile.device)
     roles = Roles(profile)
     folder = layout.experiment(run_dir, name, seed)
-    start = scaled.variant.start
-    if start is not None:
-        begun = run_variant(profile, run_dir, start, seed, experiments=experiments, overwrite=overwrite)
-        model = begun.model
-        facts = dict(begun.facts)
+    made = [
+        run_variant(profile, run_dir, other, seed, experiments=experiments, overwrite=overwrite)
+        for other in experiments.waits_for(name)
+    ]
+    if scaled.variant.steps_of:
+        scaled = scaled.taking(made[0].facts["steps"] + made[0].facts.get("finetuning_steps", 0))
+    if scaled.variant.untrained:
+        model = folder / "untrained"
+        with main_first():
+            if part_of_process()[0] == 0:
+                save_whole(partial(save_model, new_model(profile, torch.Generator().manual_seed(seed))), model)
+        facts = {"steps": 0}
+    elif scaled.variant.start:
+        model = made[0].model
+        facts = dict(made[0].facts)
     else:
         data = training_data(roles, run_dir, scaled, folder, seed, overwrite=overwrite)
         samples = len(data.shards)
@@ -121,7 +134,7 @@ def evaluate_variant(profile: Profile, run_dir: Path, model: VFusion3D) -> pd.Da
     """
     roles = Roles(profile)
     shards = MultiviewShards(layout.test_data.need(run_dir))
-    prompts = eval_prompts(profile.data.eval_prompts)
+    prompts = evaluation_prompts(profile, run_dir)
     views = profile.experiments.views
     model = model.to(roles.device).eval()
     size = min(model.config.image_size, shards.read(0, [0]).rgba.shape[-1])
@@ -166,7 +179,7 @@ def _evaluated(roles: Roles, run_dir: Path, name: str, seed: int, path: Path, fa
     settings = {
         "model": fingerprint(model),
         "test": MultiviewShards(layout.test_data.need(run_dir)).fingerprint,
-        "prompts": short_name("\n".join(eval_prompts(profile.data.eval_prompts))),
+        "prompts": short_name("\n".join(evaluation_prompts(profile, run_dir))),
         "views": profile.experiments.views,
         "nearest": NEAREST,
         "clip": name_of(profile, "clip"),
@@ -176,10 +189,18 @@ def _evaluated(roles: Roles, run_dir: Path, name: str, seed: int, path: Path, fa
     kept = {"settings": record(settings), "model": os.path.relpath(path, run_dir), "facts": facts}
     before = read_json(folder / RESULT, _Result, AGAIN)["settings"] if (folder / RESULT).exists() else {}
     if changes(before, settings) or not (folder / SCORES).exists():
-        scores = evaluate_variant(profile, run_dir, model)
-        write_whole(folder / SCORES, lambda partial: scores.to_csv(partial, index=False))
+        write_scores(_scores(profile, run_dir, model, settings), folder / SCORES)
     write_whole(folder / RESULT, lambda partial: partial.write_text(json.dumps(kept, indent=1)))
     return read_result(run_dir, name, seed)
+
+
+def _scores(profile: Profile, run_dir: Path, model: VFusion3D, settings: dict[str, Any]) -> pd.DataFrame:
+    """The scores of a model, taken over where another variant or seed came to the same model and the same test."""
+    for other in sorted(run_dir.glob(f"experiments/*/seed-*/{RESULT}")):
+        scores = other.with_name(SCORES)
+        if scores.exists() and not changes(read_json(other, _Result, AGAIN)["settings"], settings):
+            return read_table(scores, SCORE_COLUMNS, AGAIN)
+    return evaluate_variant(profile, run_dir, model)
 
 
 def _category(prompt: str) -> tuple[str, bool | None]:

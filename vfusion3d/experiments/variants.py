@@ -37,8 +37,11 @@ class Variant:
     generated: int | None = None
     videos: int | None = None
     video_objects: int | None = None
+    second_video_model: bool = False
     recipe: dict = field(default_factory=dict)
     part: bool = False
+    steps_of: str | None = None
+    untrained: bool = False
     start: str | None = None
     finetuning: Finetuning | None = None
 
@@ -53,7 +56,14 @@ class Variant:
             raise ProfileError("generated and videos: count the videos before the filter or after it, not both")
         if self.video_objects and not self.generated:
             raise ProfileError("video_objects: say in `generated` how many videos that video model makes")
-        if self.start and (given or self.recipe or self.part or self.data == "3d"):
+        if self.second_video_model and not self.video_objects:
+            raise ProfileError("second_video_model: say in `video_objects` how many 3D objects it learns from")
+        if self.steps_of and self.part:
+            raise ProfileError(f"steps_of: {self.steps_of} says how many steps; part would say it too")
+        learns = given or self.recipe or self.part or self.steps_of or self.data == "3d"
+        if self.untrained and (learns or self.start or self.finetuning):
+            raise ProfileError("untrained: nothing is trained, so nothing else can be said of it")
+        if self.start and learns:
             raise ProfileError(f"start: {self.start} is trained already; data and recipe stand there")
         if self.start and self.finetuning is None:
             raise ProfileError(f"start: the same model as {self.start}; say in `finetuning` what it goes on with")
@@ -65,6 +75,11 @@ class Variant:
         fine-tuning on fewer objects takes no fewer steps than one on all, so that data is all that differs.
         """
         everything = profile.data.objects_3d
+        if self.second_video_model and profile.experiments.second_video_model is None:
+            raise ProfileError(
+                f"profile {profile.name} has no second video model: name one in experiments.second_video_model "
+                "(vfusion3d/weights/README.md says how the miniature of one is made)"
+            )
         recipe = changed(profile.training, self.recipe)
         if self.finetuning and profile.finetuning is None:
             raise ProfileError(f"profile {profile.name} has no finetuning: give it a recipe")
@@ -120,6 +135,10 @@ class Scaled:
     training: Learning
     finetuning: Learning | None
 
+    def taking(self, steps: int) -> "Scaled":
+        """The same, trained for exactly so many steps."""
+        return replace(self, training=replace(self.training, steps=steps))
+
 
 @dataclass(frozen=True)
 class Experiments:
@@ -141,13 +160,18 @@ class Experiments:
         return list(self.tables[table].values())
 
     def in_order(self, names: Iterable[str]) -> list[str]:
-        """The variants of these names (of variants or tables) without repetition, each after what it starts from."""
+        """The variants of these names (of variants or tables) without repetition, each after what it waits for."""
         order: list[str] = []
         for name in names:
             for one in self.of_table(name) if name in self.tables else [name]:
-                start = self.variant(one).start
-                order += [each for each in (start, one) if each and each not in order]
+                before = [each for each in self.in_order(self.waits_for(one)) if each not in order]
+                order += [*before, *[each for each in [one] if each not in order]]
         return order
+
+    def waits_for(self, name: str) -> list[str]:
+        """The variants that one starts from, or takes its number of steps from."""
+        variant = self.variant(name)
+        return [each for each in (variant.start, variant.steps_of) if each]
 
     def runs(
         self, profile: Profile, names: Iterable[str], seed: int = 0, seeds: int | None = None
@@ -219,6 +243,10 @@ def _checked(file: _File) -> Experiments:
             changed(recipe, variant.recipe)
         except ProfileError as error:
             raise ProfileError(f"{name}: {error}") from error
+        other = variant.steps_of
+        if other and (other not in variants or variants[other].steps_of or variants[other].untrained):
+            why = "takes its steps from elsewhere" if other in variants else "does not exist"
+            raise ProfileError(f"{name}: steps_of: {other} {why}: name a variant that is trained by its own recipe")
         if variant.start is None:
             continue
         if variant.start not in variants:

@@ -9,14 +9,15 @@ meaning: a mirrored mug is another object to it.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
-from torchvision.transforms.functional import normalize
 
-from vfusion3d.foundations.loading import load_once, pretrained, role
+from vfusion3d.foundations.dinov2 import Dinov2
+from vfusion3d.foundations.loading import BUNDLED, load_once, pretrained, role
 from vfusion3d.runs.profiles import Profile
 
 ImageFeatures = Callable[[Float[Tensor, "B 3 H W"]], Float[Tensor, "B D"]]
@@ -67,23 +68,22 @@ def dino_features(source: str, device: torch.device | str = "cpu", dtype: torch.
 
 def _dino(source: str, device: torch.device | str, dtype: torch.dtype) -> tuple[ImageFeatures, ImageFeatures]:
     """Class token and patch tokens of one network."""
-    from transformers import Dinov2Config, Dinov2Model
-
-    if source == "untrained":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(UNTRAINED_SEED)
-            model = Dinov2Model(Dinov2Config(**UNTRAINED))
+    if Path(source).is_relative_to(BUNDLED):
+        model = Dinov2.from_folder(Path(source))
+        encode, sizes = model, model
     else:
-        model = pretrained(Dinov2Model, source, use_safetensors=True)
+        model = _of_transformers(source)
+        encode, sizes = (lambda pixels: model(pixels).last_hidden_state), model.config
     model.requires_grad_(False).eval().to(device, dtype)
-    side = min(model.config.image_size, SIDE)
-    cells = side // model.config.patch_size
+    side = min(sizes.image_size, SIDE)
+    cells = side // sizes.patch_size
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
 
     @torch.no_grad()
     def tokens(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B tokens D"]:
         seen = images.to(device, torch.float32)
         seen = interpolate(seen, (side, side), mode="bilinear", antialias=True, align_corners=False)
-        return model(normalize(seen, MEAN, STD).to(dtype)).last_hidden_state.float().to(images.device)
+        return encode(((seen - mean) / std).to(dtype)).float().to(images.device)
 
     def whole(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         return tokens(images)[:, 0]
@@ -93,3 +93,13 @@ def _dino(source: str, device: torch.device | str, dtype: torch.dtype) -> tuple[
         return adaptive_avg_pool2d(grid, GRID).flatten(2).mT.flatten(1)
 
     return whole, by_cell
+
+
+def _of_transformers(source: str) -> nn.Module:
+    from transformers import Dinov2Config, Dinov2Model
+
+    if source != "untrained":
+        return pretrained(Dinov2Model, source, use_safetensors=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(UNTRAINED_SEED)
+        return Dinov2Model(Dinov2Config(**UNTRAINED))

@@ -12,7 +12,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
@@ -126,8 +126,25 @@ def hub_commit(name: str) -> tuple[str, str | None]:
     except HfHubHTTPError:  # no such model, no right to see it
         return repository, known[2]
     except Exception as error:  # of the network's many kinds
-        why = f"the hub cannot be reached, and {repository} was not downloaded before ({error})"
+        why = f"the hub cannot be reached, and {name} was not downloaded before ({error})"
         raise OSError(why) from error
+
+
+def hub_folder(name: str, files: Sequence[str]) -> Path:
+    """The folder with these files of a model of the hub at its commit (`hub_commit`), downloaded where it has to be.
+
+    Raises OSError that says why they cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        repository, revision = hub_commit(name)
+        *_, path = (hf_hub_download(repository, file, revision=revision) for file in files)
+        return Path(path).parent
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:300].rstrip(". ")
+        raise OSError(f"{name} is not here, and could not be downloaded from the hub ({reason})") from error
 
 
 def is_open_clip(name: str) -> bool:

@@ -4,14 +4,13 @@ python -m vfusion3d.miniatures.bundle runs/base/vfusion3d/model base
 """
 
 import argparse
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 from vfusion3d.foundations.loading import BUNDLED
 from vfusion3d.model.sizes import SIZES
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs.claim import save_whole
-from vfusion3d.training.train import save_model
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -19,7 +18,7 @@ if __name__ == "__main__":
     parser.add_argument("name", choices=["base", "mini"], help="of the bundled weights")
     options = parser.parse_args()
     model = VFusion3D.from_pretrained(options.model).half()
-    model.register_to_config(samples_per_ray=SIZES["mini"]["samples_per_ray"])
+    model.config = replace(model.config, samples_per_ray=SIZES["mini"]["samples_per_ray"])
     target = BUNDLED / options.name
-    save_whole(partial(save_model, model), target)
+    save_whole(model.save_pretrained, target)
     print(f"{target}: {model.num_parameters() / 1e6:.2f} million parameters")

@@ -33,7 +33,7 @@ VIDEO_SUFFIXES = (".mp4", ".gif")
 FRAMES_AT_ONCE = 8
 VIEWER_RESOLUTION = 96
 VIEWER_FACES = 12_000  # some 250 kB of a GLB; the script around it takes 0.75 MB more
-OUTLINE_VIEWS = 6  # around the object, by which the threshold is chosen
+OUTLINE_VIEWS = 3  # around the object, by which the threshold is chosen: from the back an outline is the same
 TEXTURE = 1024  # texels a side
 TEXTURES = (16, 8192)  # the smallest and the largest
 
@@ -86,7 +86,7 @@ class Asset:
         threshold = self._meshes["outline"] if threshold is None else threshold
         key = (resolution, threshold)
         if key not in self._meshes:
-            self._meshes[key] = self.model.extract_mesh(self.planes, resolution=resolution, threshold=threshold)
+            self._meshes[key] = self.model.extract_mesh(self.planes, resolution, threshold, coloured=False)
         return self._meshes[key]
 
     @torch.no_grad()

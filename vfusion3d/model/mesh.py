@@ -17,16 +17,19 @@ from torch import Tensor
 from torch.nn.functional import max_pool3d, softplus
 
 from vfusion3d.cameras import default_intrinsics, pixel_centres, rays_through
-from vfusion3d.model.rendering import Field, ball_interval, cube_interval, ray_weights
+from vfusion3d.model.rendering import Field, interval, ray_weights
 from vfusion3d.runs.memory import check_memory
 
 COARSE_POINTS = 64  # the first grid has at least as many points along a side: parts thinner than its spacing get lost
 MOST_LEVELS = 2  # halvings of the spacing
+WITHIN, WITHIN_AT_LAST = 3.0, 1.2  # factors of the threshold that count as near it; the last level is the costly one
 OUTLINE_SIZE = 48  # pixels a side of the views, and samples along a ray, by which `outline_threshold` is chosen
 OUTLINE_SAMPLES = 64
 FAINTEST = 1.0  # density per world unit: the threshold where no ray is half opaque
 FACES = 20_000
+SPARE = 0.003  # of the budget of faces, for what closing a decimated mesh adds
 SMOOTHING = 10  # passes of Taubin's filter, each in and out again
+PLACE = 1e-6  # world units between places where vertices can be
 
 
 class NoSurfaceError(ValueError):
@@ -40,20 +43,21 @@ def extract_mesh(
     threshold: float = 1.0,
     radius: float | None = None,
     closed: bool = False,
+    coloured: bool = True,
 ) -> trimesh.Trimesh:
     """The surface where the density crosses `threshold`, as a mesh with vertex colours, in world coordinates.
 
     resolution: points along each side of [-1, 1]^3, ends included. threshold: density per world unit. radius: of the
     ball around the origin outside of which there is nothing; None: the whole cube. closed: close what reaches the end
-    of the cube there. Raises NoSurfaceError where the density never crosses the threshold, ValueError for a resolution
-    under 8 and for one that this machine cannot hold.
+    of the cube there. coloured: look the colours up. Raises NoSurfaceError where the density never crosses the
+    threshold, ValueError for a resolution under 8 and for one that this machine cannot hold.
     """
     if resolution < 8:
         raise ValueError(f"a mesh needs a grid of at least 8 points a side, not {resolution}")
     check_memory(f"a mesh of {resolution} points a side", 4 * resolution**3)
     with torch.no_grad():
         table = field.table(planes)
-        density = density_grid(field, table, planes.shape[-1], resolution, threshold, radius)
+        density = density_grid(field, table, resolution, threshold, radius)
     inside = density > threshold
     if not inside.any() or inside.all():
         raise NoSurfaceError(
@@ -67,7 +71,8 @@ def extract_mesh(
     vertices = ((vertices + lower) * (2 / (resolution - 1)) - 1).clip(-1, 1)  # array axes are x, y, z
     # skimage's triangles turn against the gradient of the density: outward normals want the other order.
     mesh = trimesh.Trimesh(vertices, faces[:, ::-1], process=False)
-    mesh.visual.vertex_colors = colours_at(field, planes, mesh.vertices)
+    if coloured:
+        mesh.visual.vertex_colors = colours_at(field, planes, mesh.vertices)
     return mesh
 
 
@@ -99,7 +104,7 @@ def outline_threshold(
     cameras = cam2world.to(planes.device, torch.float32)
     intrinsics = default_intrinsics(len(cam2world)).to(planes.device)
     origins, directions = (rays.flatten(0, 2) for rays in rays_through(pixels, cameras[None], intrinsics[None]))
-    near, far = cube_interval(origins, directions) if radius is None else ball_interval(origins, directions, radius)
+    near, far = interval(origins, directions, radius)
     meets = far > near
     origins, directions, near, far = origins[meets], directions[meets], near[meets], far[meets]
     t = near[:, None] + (far - near)[:, None] * torch.linspace(0, 1, OUTLINE_SAMPLES, device=planes.device)
@@ -125,7 +130,7 @@ def finish(mesh: trimesh.Trimesh, faces: int | None = FACES, keep_all: bool = Fa
     left_out = 1 - mesh.area / whole.area
     trimesh.smoothing.filter_taubin(mesh, iterations=SMOOTHING)
     mesh = trimesh.Trimesh(*_closed(mesh.vertices.astype(np.float32), mesh.faces), process=False)
-    budget = faces
+    budget = faces and max(4, int(faces * (1 - SPARE)))
     while faces is not None and len(mesh.faces) > faces:
         points, triangles = fast_simplification.simplify(
             np.float32(mesh.vertices), np.int32(mesh.faces), target_count=budget, agg=5
@@ -156,12 +161,13 @@ def _closed(points: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarr
     Where a thin part closes, decimation leaves edges of four faces. Two of them, which turn along the edge in opposite
     ways, get a middle of their own, a little aside; two that have the same corners enclose nothing, and go.
     """
-    points, joined = np.unique(points.round(6), axis=0, return_inverse=True)
-    faces = joined.reshape(-1)[faces]
+    points, joined = _places(points)
+    faces = joined[faces]
     faces = faces[(faces != np.roll(faces, 1, axis=1)).all(1)]
     while True:
         halves = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)  # three a face
-        _, edge, count = np.unique(np.sort(halves, axis=1), axis=0, return_inverse=True, return_counts=True)
+        ends = np.sort(halves, axis=1).astype(np.int64)
+        _, edge, count = np.unique(ends[:, 0] * len(points) + ends[:, 1], return_inverse=True, return_counts=True)
         crowded = np.flatnonzero(count[edge] > 2)
         if not len(crowded):
             return points, faces
@@ -184,10 +190,19 @@ def _closed(points: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarr
         faces = np.concatenate([np.delete(faces, list(gone), axis=0), np.reshape(new_faces, (-1, 3)).astype(int)])
 
 
+def _places(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct points, moved by half a millionth at most, sorted; and which of them each point is."""
+    low = np.floor(points.min(0) / PLACE)
+    place = np.rint(points / PLACE - low).astype(np.int64)
+    _, width, depth = (int(most) + 1 for most in place.max(0))
+    keys, joined = np.unique((place[:, 0] * width + place[:, 1]) * depth + place[:, 2], return_inverse=True)
+    distinct = np.stack([keys // depth // width, keys // depth % width, keys % depth], axis=1)
+    return (distinct + low) * PLACE, joined
+
+
 def density_grid(
     field: Field,
     table: Float[Tensor, "rows hidden"],
-    plane_resolution: int,
     resolution: int,
     threshold: float,
     radius: float | None = None,
@@ -195,11 +210,12 @@ def density_grid(
     """Density at `resolution`^3 points of [-1, 1]^3, exact near the surface, on the right side elsewhere."""
     ticks = torch.linspace(-1, 1, resolution, device=table.device)
 
+    raw_at = field.on_grid(table, ticks)
+
     def density_at(index: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        points = torch.stack([ticks[i] for i in index], dim=-1)
-        _, raw = field.in_chunks(table, plane_resolution, points, points.new_zeros(len(points), dtype=torch.int))
-        density = softplus(raw - 1)
-        return density if radius is None else density * (points.norm(dim=-1) <= radius)
+        index = torch.stack(index, dim=-1)
+        density = softplus(raw_at(index) - 1)
+        return density if radius is None else density * (ticks[index].norm(dim=-1) <= radius)
 
     step = 2 ** min(MOST_LEVELS, max(0, (resolution // COARSE_POINTS).bit_length() - 1))
     axis = _level(resolution, step, ticks.device)
@@ -208,7 +224,7 @@ def density_grid(
     while step > 1:
         step //= 2
         finer = _level(resolution, step, ticks.device)
-        near = _near_surface(density, threshold)
+        near = _near_surface(density, threshold, WITHIN if step > 1 else WITHIN_AT_LAST)
         parent = torch.searchsorted(axis, finer, right=True) - 1  # the coarse point at or before each finer one
         density = density[parent][:, parent][:, :, parent]
         cell = parent.clamp(max=len(axis) - 2)
@@ -224,11 +240,11 @@ def _level(resolution: int, step: int, device) -> Tensor:
     return index if index[-1] == resolution - 1 else torch.cat([index, index.new_tensor([resolution - 1])])
 
 
-def _near_surface(density: Float[Tensor, "x y z"], threshold: float) -> Tensor:
-    """Cells that the threshold crosses, or that come within a factor of 3 of it, and their neighbours."""
+def _near_surface(density: Float[Tensor, "x y z"], threshold: float, within: float) -> Tensor:
+    """Cells that the threshold crosses, or that come within a factor of it, and their neighbours."""
     high = max_pool3d(density[None, None], 2, 1)
     low = -max_pool3d(-density[None, None], 2, 1)
-    crossed = ((high > threshold / 3) & (low < threshold * 3)).float()
+    crossed = ((high > threshold / within) & (low < threshold * within)).float()
     return max_pool3d(crossed, 3, 1, padding=1)[0, 0] > 0
 
 

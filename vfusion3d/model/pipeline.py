@@ -17,7 +17,7 @@ from torch import Tensor
 from vfusion3d.cameras import camera_vector, default_intrinsics, look_at_origin, sphere_position
 from vfusion3d.model.asset import Asset
 from vfusion3d.model.input_elevation import bundled_estimator
-from vfusion3d.model.preprocess import ImageSource, prepare, source_name
+from vfusion3d.model.preprocess import Box, ImageSource, prepare, source_name
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs.progress import tqdm
 
@@ -60,8 +60,7 @@ class ImageTo3DPipeline:
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "ImageTo3DPipeline":
         """Move the model, and return the pipeline."""
-        # diffusers' own `to` warns of float32 modules, of which there are none
-        torch.nn.Module.to(self.model, device=device, dtype=dtype)
+        self.model.to(device=device, dtype=dtype)
         return self
 
     @torch.no_grad()
@@ -72,6 +71,8 @@ class ImageTo3DPipeline:
         *,
         background: str = "auto",
         border: float = 0.2,
+        box: Box | None = None,
+        opacity: float | None = None,
         batch_size: int = 4,
         progress: bool = False,
     ) -> Asset | list[Asset]:
@@ -79,16 +80,16 @@ class ImageTo3DPipeline:
 
         images: paths, bytes, PIL images, arrays or tensors (see `preprocess.load_image`); a list or tuple is several.
         elevation: of the camera over the object's horizon, radians, one for all or one each; by default it is estimated
-        where the pipeline has an estimator, else what the weights were trained with. background, border: see
-        `preprocess.cut_out` and `recentre`; background="keep" takes the pictures as they are framed. batch_size:
-        pictures that go through the model at once. progress: show a bar.
+        where the pipeline has an estimator, else what the weights were trained with. background, border, box,
+        opacity: see `preprocess.prepare`; one for all pictures. background="keep" takes them as they are framed.
+        batch_size: pictures that go through the model at once. progress: show a bar.
         Raises ImageError for the first picture that cannot be used, before any goes through the model.
         """
         many = isinstance(images, list | tuple)
         sources = list(images) if many else [images]
         given = None if elevation is None else _one_each(elevation, len(sources))
         size = self.model.config.image_size
-        prepared = [prepare(source, size, background, border) for source in sources]
+        prepared = [prepare(source, size, background, border, box, opacity) for source in sources]
         elevations = given or self.elevations([p.image for p in prepared])
         assets = []
         with tqdm(total=len(sources), desc="reconstruct", unit="image", disable=not progress) as bar:

@@ -47,14 +47,22 @@ class Prepared:
     notices: tuple[str, ...] = ()
 
 
-def prepare(source: ImageSource, size: int, background: str = "auto", border: float = 0.2) -> Prepared:
+def prepare(
+    source: ImageSource,
+    size: int,
+    background: str = "auto",
+    border: float = 0.2,
+    box: Box | None = None,
+    opacity: float | None = None,
+) -> Prepared:
     """Load any picture, cut the object out and recentre it on white, `size` pixels square.
 
     background: see `cut_out`; "keep" also keeps the framing. border: share of the side left free around the object.
-    Raises ImageError.
+    box, opacity: where the object lies (shares of the picture's sides), and from which opacity a pixel is its own: see
+    `cut_out`, which calls that a threshold. Raises ImageError.
     """
     picture, notices = _load(source)
-    cut = cut_out(picture, background, name=source_name(source))
+    cut = cut_out(picture, background, name=source_name(source), box=box, threshold=opacity)
     image, box = frame_whole(cut.rgba, size) if background == "keep" else recentre(cut.rgba, size, border)
     return Prepared(image, box, cut.background, (*notices, *cut.notices))
 

@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
-from vfusion3d.foundations.loading import hub_commit
+from vfusion3d.foundations.loading import hub_folder
 from vfusion3d.model.check import CheckpointError, not_a_folder
 from vfusion3d.runs.reading import ReadingError, check_tensors, read_tensors
 
@@ -94,7 +92,12 @@ def _read(source: str | Path) -> dict[str, Tensor]:
     elif not path.is_file():
         if reason := not_a_folder(str(source).partition("@")[0]):
             raise CheckpointError(f"{source}: {reason}")
-        path = _download(str(source))
+        try:
+            path = hub_folder(str(source), WEIGHTS[:1]) / WEIGHTS[0]
+        except OSError as error:
+            raise CheckpointError(
+                f"{error}. Offline, download the weights elsewhere and give the file's path"
+            ) from error
     try:
         if path.suffix == ".safetensors":
             return read_tensors(path, "download it again")[0]
@@ -103,14 +106,3 @@ def _read(source: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
     except Exception as error:  # each of the two libraries has several of its own
         raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
-
-
-def _download(name: str) -> Path:
-    try:
-        repository, revision = hub_commit(name)
-        return Path(hf_hub_download(repository, WEIGHTS[0], revision=revision))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(
-            f"{name} is no file or folder here, and could not be downloaded from the hub ({error}). "
-            "Offline, download the weights elsewhere and give the file's path"
-        ) from error

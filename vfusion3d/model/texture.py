@@ -13,11 +13,11 @@ import trimesh
 import xatlas
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
-from scipy.ndimage import distance_transform_edt
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
 PADDING = 4  # texels between charts
+LARGEST_CHART = 0.025  # of the surface: without a bound xatlas takes twice as long, for 3% more texels along a line
 SUBTEXELS = 6  # bits of a texel's fraction that OpenCV's polygons know
 
 
@@ -38,8 +38,10 @@ def textured(
     points = np.einsum("tc,tcd->td", weights, vertices[faces[face[covered]]])
     picture = np.zeros((size, size, 3), np.uint8)
     picture[covered] = colours_at(points)
-    nearest = distance_transform_edt(~covered, return_distances=False, return_indices=True)
-    picture = picture[tuple(nearest)]
+    _, nearest = cv2.distanceTransformWithLabels(
+        np.uint8(~covered), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    picture = picture[covered][nearest - 1]  # the covered texels are labelled row by row
     material = PBRMaterial(
         name="object", baseColorTexture=Image.fromarray(picture), metallicFactor=0.0, roughnessFactor=1.0
     )
@@ -53,6 +55,7 @@ def _unwrapped(
 ) -> tuple[Int[np.ndarray, "corners"], Int[np.ndarray, "faces 3"], Float[np.ndarray, "corners 2"]]:
     """Which vertex each new vertex was, the faces of the new ones, and their UVs, v from the picture's upper edge."""
     charts, packing = xatlas.ChartOptions(), xatlas.PackOptions()
+    charts.max_chart_area = LARGEST_CHART * mesh.area
     packing.resolution, packing.padding = size, PADDING
     atlas = xatlas.Atlas()
     atlas.add_mesh(np.float32(mesh.vertices), np.uint32(mesh.faces), np.float32(mesh.vertex_normals))

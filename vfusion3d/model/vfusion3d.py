@@ -7,82 +7,51 @@ Module names follow the released checkpoint on purpose (`encoder.model`, `transf
 how it becomes a mesh in `mesh.py`.
 """
 
-import itertools
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 import trimesh
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from jaxtyping import Bool, Float, UInt8
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AttentionInterface, Dinov2Config, Dinov2Model
+from torch.utils.checkpoint import checkpoint
 
-from vfusion3d.foundations.loading import BUNDLED, pretrained
-from vfusion3d.learning.precision import has_bfloat16
-from vfusion3d.model.check import check_folder, check_sizes, not_a_folder
+from vfusion3d.foundations.dinov2 import Dinov2
+from vfusion3d.foundations.loading import BUNDLED, hub_folder
+from vfusion3d.learning.attention import attend
+from vfusion3d.model.check import CONFIG, WEIGHTS, check_folder, not_a_folder
 from vfusion3d.model.mesh import colours_at, extract_mesh, outline_threshold
 from vfusion3d.model.rendering import Field, Rendering, render
-from vfusion3d.runs.quiet import keep_quiet
+from vfusion3d.model.sizes import Config
 
-QUERIES = 512  # whose scores are in memory at once
-ATTENTION = "vfusion3d"  # the name under which transformers knows `attend`
 RELEASED_NAME = "facebook/vfusion3d"
 
 
-class VFusion3D(ModelMixin, ConfigMixin):
-    """One image to a 3D field (sections 3.1 and 3.3).
+class VFusion3D(nn.Module):
+    """One image to a 3D field (sections 3.1 and 3.3). sizes: fields of `Config`."""
 
-    image_size: pixels of the square input. patch_size, position_grid, encoder_*: the DINOv2 encoder.
-    camera_width: width of the camera embedding. width, layers, heads: the triplane transformer.
-    triplane_size: tokens along a plane's side; the planes have twice that resolution, with triplane_channels channels.
-    samples_per_ray: half of them coarse, half fine. source_distance, source_elevation (world units, radians): where the
-    camera of a plain photograph is assumed to stand, at azimuth 0. radius: of the ball around the origin outside of
-    which the field is empty, in world units; None, as released: it fills the cube. Raises ValueError for sizes that
-    make no model, or one that this machine cannot hold.
-    """
-
-    _supports_gradient_checkpointing = True
-    _no_split_modules = ["TransformerLayer", "Dinov2Layer"]
-
-    @register_to_config
-    def __init__(
-        self,
-        image_size: int = 512,
-        patch_size: int = 14,
-        position_grid: int = 37,
-        encoder_width: int = 768,
-        encoder_layers: int = 12,
-        encoder_heads: int = 12,
-        camera_width: int = 1024,
-        width: int = 1024,
-        layers: int = 16,
-        heads: int = 16,
-        triplane_size: int = 32,
-        triplane_channels: int = 80,
-        samples_per_ray: int = 128,
-        source_distance: float = 1.0,
-        source_elevation: float = 0.0,
-        radius: float | None = None,
-    ):
+    def __init__(self, **sizes):
         super().__init__()
-        check_sizes(self.config)
+        self.config = config = Config(**sizes)
         self.encoder = ImageEncoder(
-            Dinov2Config(
-                hidden_size=encoder_width,
-                num_hidden_layers=encoder_layers,
-                num_attention_heads=encoder_heads,
-                image_size=position_grid * patch_size,
-                patch_size=patch_size,
-            )
+            config.encoder_width, config.encoder_layers, config.encoder_heads, config.patch_size, config.position_grid
         )
-        self.camera_embedder = CameraEmbedder(camera_width)
+        self.camera_embedder = CameraEmbedder(config.camera_width)
         self.transformer = TriplaneTransformer(
-            width, layers, heads, encoder_width, camera_width, triplane_size, triplane_channels, radius
+            config.width,
+            config.layers,
+            config.heads,
+            config.encoder_width,
+            config.camera_width,
+            config.triplane_size,
+            config.triplane_channels,
+            config.radius,
         )
-        self.synthesizer = Synthesizer(triplane_channels)
+        self.synthesizer = Synthesizer(config.triplane_channels)
 
     def forward(
         self, image: Float[Tensor, "batch 3 height width"], camera: Float[Tensor, "batch 16"]
@@ -122,9 +91,10 @@ class VFusion3D(ModelMixin, ConfigMixin):
         planes: Float[Tensor, "1 3 channels resolution resolution"],
         resolution: int = 256,
         threshold: float = 1.0,
+        coloured: bool = True,
     ) -> trimesh.Trimesh:
         """The closed surface where the density crosses `threshold`, with vertex colours: see `mesh.extract_mesh`."""
-        return extract_mesh(self.field, planes, resolution, threshold, self.config.radius, closed=True)
+        return extract_mesh(self.field, planes, resolution, threshold, self.config.radius, True, coloured)
 
     def outline_threshold(
         self,
@@ -140,31 +110,47 @@ class VFusion3D(ModelMixin, ConfigMixin):
         """The field's colours at world points, sRGB."""
         return colours_at(self.field, planes, points)
 
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.pos_embed.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.transformer.pos_embed.dtype
+
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Keep nothing of a layer for the gradient but its input, and compute the layer again."""
+        self.encoder.model.gradient_checkpointing = self.transformer.gradient_checkpointing = True
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the config and the weights into a folder, which `from_pretrained` reads."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(json.dumps(asdict(self.config), indent=2) + "\n", encoding="utf-8")
+        tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
     @classmethod
-    def from_pretrained(cls, name: str | Path, **options) -> "VFusion3D":
+    def from_pretrained(cls, name: str | os.PathLike, torch_dtype: torch.dtype = torch.float32) -> "VFusion3D":
         """Load `mini` or `base` (bundled), the released weights (`facebook/vfusion3d`), or any folder or hub name.
 
-        Of the hub, NAME@REVISION is that branch, tag or commit. options: those of diffusers, such as `torch_dtype`; the
-        released weights take `torch_dtype` alone (ValueError).
+        Of the hub, NAME@REVISION is that branch, tag or commit.
         Raises CheckpointError, before anything is allocated, for a folder whose config or tensors make no such model.
         """
         if str(name).partition("@")[0] == RELEASED_NAME:
-            dtype = options.pop("torch_dtype", None)
-            if options:
-                raise ValueError(f"{name} is loaded by from_released, which does not know {', '.join(options)}")
-            return cls.from_released(name).to(dtype or torch.float32)
+            return cls.from_released(name).to(torch_dtype)
         bundled = {path.name: path for path in BUNDLED.iterdir() if path.is_dir()}
         source = Path(os.path.expanduser(bundled.get(str(name), name)))
-        if source.is_dir():
-            check_folder(cls, source)
-        elif reason := not_a_folder(str(name).partition("@")[0]):
-            raise FileNotFoundError(f"{name}: {reason}")
-        keep_quiet()
-        try:
-            return pretrained(super(), source if source.is_dir() else name, use_safetensors=True, **options)
-        except OSError as error:  # a page of advice, whose first sentence is the reason
-            reason = " ".join(str(error).split())[:300]
-            raise OSError(f"{name} is no folder here, and could not be had from the hub: {reason}") from error
+        if not source.is_dir():
+            if reason := not_a_folder(str(name).partition("@")[0]):
+                raise FileNotFoundError(f"{name}: {reason}")
+            source = hub_folder(str(name), (CONFIG, WEIGHTS))
+        model, tensors = check_folder(cls, source)
+        model.load_state_dict({key: value.to(torch_dtype) for key, value in tensors.items()}, assign=True)
+        return model.eval()
 
     @classmethod
     def from_released(
@@ -185,16 +171,15 @@ class VFusion3D(ModelMixin, ConfigMixin):
 class ImageEncoder(nn.Module):
     """Image in [0, 1] to DINOv2's last hidden state, class token first (section 3.1)."""
 
-    def __init__(self, config: Dinov2Config):
+    def __init__(self, width: int, layers: int, heads: int, patch_size: int, position_grid: int):
         super().__init__()
-        self.model = Dinov2Model(config)
-        self.model.set_attn_implementation(ATTENTION)
-        self.model.embeddings.mask_token.requires_grad_(False)  # DINOv2's own training only; DDP wants all to learn
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
+        self.model = Dinov2(width, layers, heads, patch_size, position_grid)
+        on_cpu = {"device": "cpu"}  # also where only shapes are asked for, on the meta device
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406], **on_cpu).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225], **on_cpu).view(3, 1, 1), persistent=False)
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens width"]:
-        return self.model((image - self.mean) / self.std).last_hidden_state
+        return self.model((image - self.mean) / self.std)
 
 
 class CameraEmbedder(nn.Module):
@@ -230,7 +215,8 @@ class TriplaneTransformer(nn.Module):
         read = None if radius is None else tokens_within(size, radius).repeat(3).nonzero().flatten()
         self.register_buffer("read", read, persistent=False)
         self.gradient_checkpointing = False
-        self.pos_embed = nn.Parameter(torch.randn(1, 3 * size * size, width) * width**-0.5)
+        self.pos_embed = nn.Parameter(torch.empty(1, 3 * size * size, width))
+        nn.init.trunc_normal_(self.pos_embed, std=width**-0.5)  # normal_ imports sympy where only shapes are asked for
         self.layers = nn.ModuleList(TransformerLayer(width, heads, image_width, camera_width) for _ in range(layers))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.deconv = nn.ConvTranspose2d(width, channels, kernel_size=2, stride=2)
@@ -238,19 +224,30 @@ class TriplaneTransformer(nn.Module):
     def forward(
         self, image_tokens: Float[Tensor, "batch tokens image_width"], camera: Float[Tensor, "batch camera_width"]
     ) -> Float[Tensor, "batch 3 channels resolution resolution"]:
-        tokens = self.pos_embed if self.read is None else self.pos_embed[:, self.read]
-        x = tokens.expand(len(image_tokens), -1, -1)  # planes, then rows, then columns
+        x = self.start(len(image_tokens))
         for layer in self.layers:
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = self._gradient_checkpointing_func(layer, x, image_tokens, camera)
+                x = checkpoint(layer, x, image_tokens, camera, use_reentrant=False)
             else:
                 x = layer(x, image_tokens, camera)
-        x = self.norm(x)
-        if self.read is not None:
-            x = x.new_zeros(len(x), *self.pos_embed.shape[1:]).index_copy(1, self.read, x)
-        x = x.unflatten(1, (3, self.size, self.size))
+        return self.planes(x)
+
+    def start(self, batch: int) -> Float[Tensor, "batch read width"]:
+        """The learned tokens, before they have seen any image: planes, then rows, then columns."""
+        tokens = self.pos_embed if self.read is None else self.pos_embed[:, self.read]
+        return tokens.expand(batch, -1, -1)
+
+    def planes(self, x: Float[Tensor, "batch read width"]) -> Float[Tensor, "batch 3 channels resolution resolution"]:
+        """What the last layer leaves of the tokens, as planes."""
+        x = self.on_planes(self.norm(x))
         planes = self.deconv(x.flatten(0, 1).permute(0, 3, 1, 2))  # (batch * 3, channels, 2 size, 2 size)
         return planes.unflatten(0, (-1, 3))
+
+    def on_planes(self, x: Float[Tensor, "batch read numbers"]) -> Float[Tensor, "batch 3 size size numbers"]:
+        """Numbers of each token where it lies on the planes; 0 where no token is computed."""
+        if self.read is not None:
+            x = x.new_zeros(len(x), 3 * self.size**2, x.shape[-1]).index_copy(1, self.read, x)
+        return x.unflatten(1, (3, self.size, self.size))
 
 
 def tokens_within(size: int, radius: float) -> Bool[Tensor, "size*size"]:
@@ -291,54 +288,25 @@ class Attention(nn.MultiheadAttention):
     def forward(
         self, x: Float[Tensor, "batch queries width"], seen: Float[Tensor, "batch keys seen_width"]
     ) -> Float[Tensor, "batch queries width"]:
+        return self.out_proj(attend(*self.heads(x, seen)).transpose(1, 2).flatten(2))
+
+    def heads(self, x: Tensor, seen: Tensor) -> tuple[Tensor, ...]:
+        """Queries of x, keys and values of what is seen, (batch, heads, tokens, head_dim) each."""
         if self.in_proj_weight is None:
             weights = self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
         else:
             weights = self.in_proj_weight.chunk(3)
-        inputs = (x, seen, seen)
-        heads = (self.num_heads, self.head_dim)
-        q, k, v = (
-            nn.functional.linear(one, weight).unflatten(-1, heads).transpose(1, 2)
-            for one, weight in zip(inputs, weights, strict=True)
+        return tuple(
+            nn.functional.linear(one, weight).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+            for one, weight in zip((x, seen, seen), weights, strict=True)
         )
-        return self.out_proj(attend(q, k, v).transpose(1, 2).flatten(2))
 
-
-def attend(
-    q: Float[Tensor, "batch heads queries width"],
-    k: Float[Tensor, "batch heads keys width"],
-    v: Float[Tensor, "batch heads keys width"],
-) -> Float[Tensor, "batch heads queries width"]:
-    """softmax(q k^T / sqrt(width)) v, by torch's fused attention or by the plain products, whichever is faster.
-
-    In bfloat16 a CPU with instructions for it takes 2.7 times as long for the fused attention as for the products; one
-    without takes 20 times as long for the products.
-    """
-    plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and has_bfloat16()
-    return (plain_attention if plain else nn.functional.scaled_dot_product_attention)(q, k, v)
-
-
-def _attend_in_encoder(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, *_, **__) -> tuple[Tensor, None]:
-    return attend(q, k, v).transpose(1, 2), None
-
-
-AttentionInterface.register(ATTENTION, _attend_in_encoder)
-
-
-def plain_attention(
-    q: Float[Tensor, "batch heads queries width"],
-    k: Float[Tensor, "batch heads keys width"],
-    v: Float[Tensor, "batch heads keys width"],
-) -> Float[Tensor, "batch heads queries width"]:
-    """softmax(q k^T / sqrt(width)) v; without gradients by pieces whose scores stay in the cache."""
-    q = q * q.shape[-1] ** -0.5
-    if torch.is_grad_enabled():
-        return (q @ k.transpose(-1, -2)).softmax(dim=-1) @ v
-    result = torch.empty_like(q)
-    for places in itertools.product(*map(range, q.shape[:2])):
-        for queries, into in zip(q[places].split(QUERIES), result[places].split(QUERIES), strict=True):
-            torch.mm((queries @ k[places].T).softmax(dim=-1), v[places], out=into)
-    return result
+    def shares(
+        self, x: Float[Tensor, "batch queries width"], seen: Float[Tensor, "batch keys seen_width"]
+    ) -> Float[Tensor, "batch heads queries keys"]:
+        """softmax(q k^T / sqrt(head_dim)): how each query's attention is divided among what is seen. To look at."""
+        q, k, _ = self.heads(x, seen)
+        return (q @ k.mT * self.head_dim**-0.5).softmax(dim=-1)
 
 
 class ModulatedLayerNorm(nn.Module):

@@ -62,8 +62,9 @@ INDEX = ("index.json",)  # of shards
 MODEL = ("model",)  # of a training: a folder that `from_pretrained` reads
 TASKS = {"image_to_3d": "08_image_to_3d", "text_to_3d": "09_text_to_3d"}  # of single pictures (section 4.2)
 
-# Shards of the rendered objects: the 3D data to learn from, and the unseen ones to test on.
+# Shards of the rendered objects: the 3D data to learn from, and unseen ones to choose recipes and to test on.
 objects_3d = Artifact("data/train_3d", INDEX, "01_render_3d_data", "render")
+validation_data = Artifact("data/validation", INDEX, "01_render_3d_data", "render")
 test_data = Artifact("data/test", INDEX, "01_render_3d_data", "render")
 prompt_table = Artifact("data/prompts", ("prompts.parquet",), "02_prompts", "prompts")
 video_model = Artifact("video_model", MODEL, "03_finetune_video_model", "finetune-video")
@@ -81,5 +82,7 @@ other_methods = Artifact("methods/{}", ())
 # The answers of the user study, a CSV a rater; those of simulated raters in the folder `simulated`.
 user_study = Artifact("user_study", (), "10_user_study", "study")
 # Of a variant of the ablations and a seed: its trainings and scores. Of all 3D objects: the ranking of Table 5.
-experiment = Artifact("experiments/{}/seed-{}", ("result.json", "scores.csv"), "", "experiment {} --seed {} --seeds 1")
+experiment = Artifact(
+    "experiments/{}/seed-{}", ("result.json", "scores.csv.gz"), "", "experiment {} --seed {} --seeds 1"
+)
 aesthetic_scores = Artifact("experiments/aesthetic", ("scores.csv",), "13_ablation_3d_finetuning")

@@ -1,6 +1,6 @@
 """One word sets the scale of everything: the profile.
 
-A profile is a YAML file with every number that depends on the machine and none that does not. The four bundled ones
+A profile is a YAML file with every number that depends on the machine and none that does not. The five bundled ones
 stand in `vfusion3d/profiles/`; `load_profile` also takes the path of your own. What a file may hold is exactly what the
 dataclasses below say: an unknown, missing or mistyped key is an error that names it. `paper.yaml` holds the numbers
 that the paper states (sections 3.2, 3.3, 4.1 and 4.3).
@@ -35,6 +35,7 @@ class Data:
     render_size: int  # pixels a side of a stored view
     views_3d: int = 32
     shard_size: int = 100  # objects or videos in a file of data; a file is also the least that a job of many makes
+    validation_objects: int = 40  # unseen objects on which recipes are chosen, never on those of the test
 
     def __post_init__(self):
         _positive(self, *(count.name for count in fields(self)))
@@ -203,6 +204,7 @@ class ExperimentSize:
     scaling_seeds: int = 3  # of each point of Figure 7
     steps: int | None = None  # of training on a part of the synthetic data; null: what the recipe's epochs make
     views: int = 32  # compared, of each unseen object and of each prompt's
+    second_video_model: str | None = None  # another one for image_to_video, a folder or a hub name; null: no such rows
 
     def __post_init__(self):
         _positive(self, "seeds", "scaling_seeds", "views")

@@ -11,12 +11,14 @@ and to allow lists for tuples and whole numbers for floats in its strict mode, t
 
 import csv
 import difflib
+import gzip
 import io
 import itertools
 import json
 import math
 import re
 import types
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
@@ -89,9 +91,9 @@ def read_table(
 ) -> "pd.DataFrame":
     """A CSV or Parquet file, with at least these columns: of `str`, `int` or `float` (where an empty cell is NaN).
 
-    The other columns of a CSV file are what pandas takes them for, those of a Parquet file stay unread. where: read the
-    rows of a Parquet file in which this column holds that text. Raises ReadingError that names file, line and column;
-    OSError where there is no such file.
+    A CSV file whose name ends in .gz is packed. Other columns of a CSV file are what pandas takes them for, those of a
+    Parquet file stay unread. where: read the rows of a Parquet file in which this column holds that text. Raises
+    ReadingError that names file, line and column; OSError where there is no such file.
     """
     path = regular_file(path)
     try:
@@ -101,7 +103,7 @@ def read_table(
                 table[column] = _numbers(table[column], kind)
     except ReadingError as error:
         raise ReadingError(f"{path}: {error}: {remedy}") from error
-    except (csv.Error, ValueError, OSError) as error:  # pyarrow's errors are of these
+    except (csv.Error, ValueError, OSError, EOFError, zlib.error) as error:  # pyarrow's and gzip's are of these
         raise ReadingError(f"{path} is not a whole table ({error}): {remedy}") from error
     return table.reset_index(drop=True)
 
@@ -295,7 +297,8 @@ _EachKeyOnce.add_implicit_resolver(  # YAML 1.1 reads 4e-4 as text: it wants 4.0
 def _csv(path: Path, columns: Mapping[str, type]) -> "pd.DataFrame":
     import pandas as pd
 
-    text = path.read_text(encoding="utf-8-sig")
+    raw = path.read_bytes()
+    text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows = [(reader.line_num, row) for row in reader if row]
     if not rows:

@@ -1,10 +1,9 @@
 """Train VFusion3D on multi-view shards by the recipe of section 3.3: a whole run, from profile to model folder."""
 
-import json
 import math
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -16,13 +15,12 @@ from vfusion3d.foundations.loading import device_of, name_of, pretrained, source
 from vfusion3d.foundations.roles import Roles
 from vfusion3d.learning.loop import Lesson, LoopSettings, learn, recorded
 from vfusion3d.model.initialise import start_local
-from vfusion3d.model.sizes import SIZES
-from vfusion3d.model.vfusion3d import ATTENTION, VFusion3D
+from vfusion3d.model.sizes import SIZES, Config
+from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs.claim import Arguments
 from vfusion3d.runs.memory import check_memory
 from vfusion3d.runs.profiles import Profile, Recipe
 from vfusion3d.runs.ranges import check_ranges
-from vfusion3d.runs.reading import read_json
 from vfusion3d.training.losses import Losses
 from vfusion3d.training.schedule import learning_rate, total_steps
 from vfusion3d.training.supervision import Supervision
@@ -46,8 +44,7 @@ def new_model(profile: Profile, generator: torch.Generator) -> VFusion3D:
         if profile.foundations.image_features.endswith(".py"):
             raise unavailable(profile, "image_features", "the encoder's weights come from a DINOv2, not from a file")
         source = source_of(profile, "image_features")
-        model.encoder.model = pretrained(Dinov2Model, source, use_safetensors=True, attn_implementation=ATTENTION)
-        model.encoder.model.embeddings.mask_token.requires_grad_(False)
+        model.encoder.model.load_state_dict(pretrained(Dinov2Model, source, use_safetensors=True).state_dict())
         return model
     return start_local(model, generator)
 
@@ -115,7 +112,7 @@ def training_lesson(
     losses = Losses(recipe, roles.perceptual_distance if recipe.losses.lpips else None)
     settings = {
         "training": recorded(recipe, roles.profile.device),
-        "model": Arguments(VFusion3D, {name: value for name, value in model.config.items() if name[0] != "_"}),
+        "model": Arguments(Config, asdict(model.config)),
         "perceptual_distance": name_of(roles.profile, "perceptual_distance"),
         "data": data.fingerprint,
         "seed": seed,
@@ -136,12 +133,4 @@ def training_lesson(
         compile=recipe.compile,
         checkpoint_every=checkpoint_every,
     )
-    return Lesson(model, supervision.batch, losses, settings, loop, given, partial(save_model, model))
-
-
-def save_model(model: VFusion3D, folder: Path) -> None:
-    """`save_pretrained` without the place where its start was loaded from, on this machine."""
-    model.save_pretrained(folder)
-    config = read_json(folder / "config.json", dict[str, Any])
-    config.pop("_name_or_path", None)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return Lesson(model, supervision.batch, losses, settings, loop, given, model.save_pretrained)

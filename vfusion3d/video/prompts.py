@@ -17,6 +17,7 @@ from vfusion3d.foundations.caption_rules import OVERLONG
 from vfusion3d.foundations.captioner import Captioner, captioner
 from vfusion3d.foundations.loading import name_of
 from vfusion3d.foundations.prompt_filter import Decision, PromptFilter, prompt_filter
+from vfusion3d.runs import layout
 from vfusion3d.runs.claim import SETTINGS, Kind, claim_folder, made_with, short_name, write_whole
 from vfusion3d.runs.lock import LOCK, only_writer
 from vfusion3d.runs.profiles import Profile
@@ -27,6 +28,7 @@ from vfusion3d.video.clean import clean, same_caption_key
 from vfusion3d.video.corpus import check_corpus, read_captions
 from vfusion3d.video.ledger import Ledger, Prompt
 from vfusion3d.world.captions import meaning
+from vfusion3d.world.unseen import eval_prompts
 from vfusion3d.world.web_captions import WEB_CAPTIONS
 
 PROMPTS = "prompts.parquet"
@@ -34,6 +36,7 @@ WORK = "work.partial"
 KIND = Kind("prompts", (PROMPTS, WORK, f"{WORK}-journal"))
 WEB = "web"  # the two sources of what can be trained on
 OBJECTS = "3D"
+EVALUATION = "evaluation prompts"  # and of what is held out, the prompts of the text-to-3D table
 BATCH = {WEB: 512, OBJECTS: 16}  # captions between two moments at which a kill loses nothing
 CAPTIONED_VIEWS = 8  # of an object, as in Cap3D
 ROWS = 2**14  # of the table that are in memory at a time
@@ -115,6 +118,35 @@ def read_prompts(path: str | Path, split: str = "train") -> list[str]:
         raise ValueError(f"split must be train or eval, not {split!r}")
     again = "delete its folder and collect the prompts again"
     return read_table(path, {"caption": str}, again, where=("split", split)).caption.tolist()
+
+
+def held_out_captions(profile: Profile, run_dir: str | Path, own: str | Path | None = None) -> dict[str, list[str]]:
+    """What a run never trains on, for `collect_prompts`: the evaluation prompts, and the captions of unseen objects.
+
+    own: a file of prompts to evaluate with (`read_captions`); by default `evaluation_prompts`. Raises MissingArtifact
+    where the objects are not rendered, CorpusError for a file that cannot be read.
+    """
+    chosen = evaluation_prompts(profile, run_dir)
+    if own is not None:
+        check_corpus(own)
+        chosen = [caption.strip() for caption in read_captions(own) if caption.strip()]
+    captions = {EVALUATION: chosen}
+    for name, artifact in {"unseen objects": layout.test_data, "validation objects": layout.validation_data}.items():
+        shards = MultiviewShards(artifact.need(run_dir))
+        captions[name] = [shards.caption(index) for index in range(len(shards))]
+    return captions
+
+
+def evaluation_prompts(profile: Profile, run_dir: str | Path) -> list[str]:
+    """The prompts that a run is evaluated with: of one's own, which it holds out already (`collect_prompts`), or else
+    the procedural world's, as many as the profile says."""
+    bundled = eval_prompts(profile.data.eval_prompts)
+    table = layout.prompt_table(run_dir) / PROMPTS
+    if not table.exists():
+        return bundled
+    again = "delete its folder and collect the prompts again"
+    kept = read_table(table, {"caption": str}, again, where=("source", EVALUATION)).caption.tolist()
+    return bundled if kept == eval_prompts(len(kept)) else kept
 
 
 def object_captions(describe: Captioner, shards: Sequence, seed: int, start: int = 0) -> Iterator[str]:

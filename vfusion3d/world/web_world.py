@@ -25,14 +25,16 @@ from vfusion3d.data.shards import encode_video
 from vfusion3d.data.surfaces import DEFAULT_LIGHT, Light
 from vfusion3d.data.write_shards import Members, write_shards
 from vfusion3d.runs.claim import Arguments, plain
-from vfusion3d.world.captions import describe, with_article
-from vfusion3d.world.catalogue import COLOURS, ObjectSpec
+from vfusion3d.world.captions import describe, meaning, with_article
+from vfusion3d.world.catalogue import COLOURS, UNCOMMON, ObjectSpec
 from vfusion3d.world.motion import motion_of
 from vfusion3d.world.objects import build_mesh, sample_object
+from vfusion3d.world.unseen import held_out
 
 MOTIONS = {"still": 0.1, "dolly": 0.2, "pan": 0.2, "arc": 0.5}  # how often each occurs
 CURATED_MOTIONS = {"still": 0.04, "dolly": 0.04, "pan": 0.04, "arc": 0.88}
 ARCS = (math.radians(10), math.radians(240))  # the shortest and the longest
+SHORT_ARCS = (math.radians(10), math.radians(60))  # from which nobody learns the far side
 CURATED_ARCS = (math.radians(300), math.radians(315))
 BACKGROUNDS = {"white": 0.4, "plain": 0.2, "gradient": 0.15, "clouds": 0.15, "horizon": 0.1}
 SEVERAL = {1: 0.8, 2: 0.14, 3: 0.06}  # objects in a picture
@@ -61,16 +63,20 @@ def render_web(
     size: int = 64,
     seed: int = 0,
     curated: bool = False,
+    uncommon_turn: bool = True,
+    apart_from: int | None = None,
     workers: int = 1,
     shard_size: int = 500,
     overwrite: bool = False,
 ) -> Path:
     """Make `count` captioned videos of `frames` frames, or pictures (frames=1), as shards for `VideoShards`.
 
-    size: pixels a side. curated: single objects on white in even light, seldom anything but arcs. workers, shard_size,
-    overwrite: as for `write_shards`, which can be interrupted and goes on. Returns the index's path.
+    size: pixels a side. curated: single objects on white in even light, seldom anything but arcs. uncommon_turn: False:
+    no camera goes more than 60° round anything of an uncommon category, which leaves of them what the web has
+    beside turntables. apart_from: a seed; no caption and no object is what a run of it holds out (`held_out`). workers,
+    shard_size, overwrite: as for `write_shards`, which can be interrupted and goes on. Returns the index's path.
     """
-    job = _Job(frames, size, seed, curated)
+    job = _Job(frames, size, seed, curated, uncommon_turn, apart_from)
     known = {"source": "web world", "count": count, "shard_size": shard_size, **dataclasses.asdict(job)}
     unit = "video" if frames > 1 else "picture"
     return write_shards(
@@ -92,6 +98,8 @@ class _Job:
     size: int
     seed: int
     curated: bool = False
+    uncommon_turn: bool = True
+    apart_from: int | None = None
 
     def render(self, indices: range) -> list[Members]:
         """Some videos."""
@@ -99,9 +107,10 @@ class _Job:
 
     def _one(self, index: int) -> Members:
         rng = np.random.default_rng([self.seed, index])
-        scene = sample_scene(rng, self.curated)
+        scene = self.scene(rng)
         raised = scene.background == "horizon"
-        motion, cam2world = camera_path(rng, self.frames, raised=raised, curated=self.curated)
+        short = not self.uncommon_turn and any(spec.category in UNCOMMON for spec in scene.objects)
+        motion, cam2world = camera_path(rng, self.frames, raised=raised, curated=self.curated, short=short)
         video = film(scene, cam2world, self.size)
         metadata = {
             "categories": [spec.category for spec in scene.objects],
@@ -113,6 +122,14 @@ class _Job:
             "index": index,
         }
         return encode_video(video, scene.caption, plain(metadata))
+
+    def scene(self, rng: np.random.Generator) -> Scene:
+        """A scene of nothing that is held out."""
+        never = frozenset() if self.apart_from is None else held_out(self.apart_from)
+        while True:
+            scene = sample_scene(rng, self.curated)
+            if not never & {meaning(text) for text in (scene.caption, *map(describe, scene.objects))}:
+                return scene
 
 
 def sample_scene(rng: np.random.Generator, curated: bool = False) -> Scene:
@@ -155,14 +172,15 @@ def film(scene: Scene, cam2world: Float[Tensor, "frames 3 4"], size: int) -> UIn
 
 
 def camera_path(
-    rng: np.random.Generator, frames: int, raised: bool = False, curated: bool = False
+    rng: np.random.Generator, frames: int, raised: bool = False, curated: bool = False, short: bool = False
 ) -> tuple[str, Float[Tensor, "frames 3 4"]]:
     """A kind of motion (one of `MOTIONS`) and the camera of each frame.
 
     raised: never at the height of the floor. curated: mostly long, steady, level arcs around the middle of the picture,
-    with the azimuth growing.
+    with the azimuth growing. short: as the web's, and no arc is longer than 60°.
     """
-    motions, arcs = (CURATED_MOTIONS, CURATED_ARCS) if curated else (MOTIONS, ARCS)
+    motions, arcs = (CURATED_MOTIONS, CURATED_ARCS) if curated and not short else (MOTIONS, ARCS)
+    arcs = SHORT_ARCS if short else arcs
     kind = str(rng.choice(list(motions), p=list(motions.values())))
     along = torch.linspace(0, 1, frames) if frames > 1 else torch.zeros(1)
     if rng.random() < 0.3 and not curated:
