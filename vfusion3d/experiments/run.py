@@ -7,7 +7,6 @@ what notebook 06 or 07 trained, or another variant, takes that model, and is onl
 import json
 import os
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -30,7 +29,7 @@ from vfusion3d.runs import layout
 from vfusion3d.runs.claim import SETTINGS, changes, record, save_whole, short_name, write_whole
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.reading import read_json, read_table
-from vfusion3d.training.train import new_model, save_model, training_lesson
+from vfusion3d.training.train import new_model, training_lesson
 from vfusion3d.video.prompts import evaluation_prompts
 
 RESULT, SCORES = "result.json", "scores.csv.gz"
@@ -95,7 +94,7 @@ def run_variant(
         model = folder / "untrained"
         with main_first():
             if part_of_process()[0] == 0:
-                save_whole(partial(save_model, new_model(profile, torch.Generator().manual_seed(seed))), model)
+                save_whole(new_model(profile, torch.Generator().manual_seed(seed)).save_pretrained, model)
         facts = {"steps": 0}
     elif scaled.variant.start:
         model = made[0].model
