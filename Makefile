@@ -13,10 +13,10 @@ BLENDER_STAMP := .venv-blender/.installed-$(shell cksum < requirements-blender.l
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 MPLBACKEND=Agg PYVISTA_OFF_SCREEN=true HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce plan summary book test fuzz lab labs grade lab-data lint format blender bench lock
+.PHONY: help setup reproduce plan summary book test cluster-test fuzz lab labs grade lab-data lint format blender bench lock
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## make .venv and install everything in the versions of requirements.lock
 
@@ -34,8 +34,9 @@ reproduce: $(STAMP) ## run every notebook at PROFILE; a second call does only wh
 	$(BIN)/snakemake --snakefile workflow/Snakefile --config profile=$(PROFILE) --cores all \
 	  --scheduler greedy --nolock --rerun-incomplete --quiet host
 
-plan: $(STAMP) ## print what every notebook would do at PROFILE: counts, hours, disk (make plan PROFILE=paper)
+plan: $(STAMP) ## print what every notebook and every job of a cluster would take at PROFILE (make plan PROFILE=paper)
 	$(BIN)/python -m vfusion3d.book.run notebooks/*.ipynb --profile $(PROFILE) --dry-run
+	$(BIN)/python -m vfusion3d.book.jobs --profile $(PROFILE)
 
 summary: $(STAMP) ## write papermill_runs/PROFILE/index.html: all tables and figures at once (reproduce does so too)
 	$(BIN)/python -m vfusion3d.book.summary --profile $(PROFILE)
@@ -48,6 +49,9 @@ test: $(STAMP) ## run the tests, among them every notebook at the smoke profile
 
 fuzz: $(STAMP) ## try other inputs on every reader of files, MINUTES=10 each
 	$(TEST_ENVIRONMENT) $(BIN)/python benchmarks/fuzz.py --minutes $(or $(MINUTES),10)
+
+cluster-test: $(STAMP) ## run the workflow on a SLURM of two nodes that is started here (Debian, as root)
+	$(BIN)/python workflow/cluster_test.py
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks

@@ -12,7 +12,6 @@ import argparse
 import ctypes
 import gc
 import math
-import os
 import statistics
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from vfusion3d import ImageTo3DPipeline, VFusion3D
 from vfusion3d.cameras import camera_vector, default_intrinsics, orbit_cameras
 from vfusion3d.model.mesh import extract_mesh
 from vfusion3d.model.rendering import render
+from vfusion3d.runs.cpus import cpus
 
 
 def measure(run, repeats: int) -> tuple[float, float, object]:
@@ -166,7 +166,7 @@ def mini(table: Table, repeats: int, slow: bool) -> None:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all)")
+    arguments.add_argument("--threads", type=int, default=cpus(), help="CPU threads (default: all)")
     arguments.add_argument("--repeats", type=int, default=3, help="runs of each fast row (default: 3)")
     arguments.add_argument("--no-twin", action="store_true", help="leave out the slow twin (minutes, and 12 GB)")
     arguments.add_argument("--only", choices=["full", "mini"], help="one of the two sizes only")

@@ -6,16 +6,16 @@ The first objects, in which the processes start, do not count.
 """
 
 import argparse
-import os
 import tempfile
 import time
 
 from vfusion3d.data.render_dataset import render_dataset
+from vfusion3d.runs.cpus import cpus
 from vfusion3d.world.sources import ProceduralObjects, RandomPrimitives
 
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    arguments.add_argument("--workers", type=int, default=cpus(), help="processes (default: one a core)")
     arguments.add_argument("--count", type=int, default=100, help="objects (default: 100)")
     options = arguments.parse_args()
     print("| objects | workers | seconds an object |\n| --- | ---: | ---: |")

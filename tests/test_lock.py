@@ -3,6 +3,9 @@
 import os
 import signal
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
@@ -89,3 +92,18 @@ def test_only_our_leftovers_that_nobody_is_writing_are_removed(tmp_path):
         "film.partial",
         "notes.final_v2.partial",
     ]
+
+
+def test_who_waits_for_a_folder_that_goes_with_its_first_writer_gets_it_all_the_same(tmp_path):
+    folder = tmp_path / "run"
+    with ThreadPoolExecutor() as pool, ExitStack() as first:
+        first.enter_context(only_writer(folder))
+
+        def second() -> bool:
+            with only_writer(folder, wait=30):
+                return folder.is_dir()
+
+        waiting = pool.submit(second)
+        time.sleep(0.3)
+        first.close()  # which leaves no folder
+        assert waiting.result()

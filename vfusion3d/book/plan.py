@@ -10,9 +10,9 @@ notebook has made already. Nothing is read but the profile, the variants and the
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,8 @@ def plan(notebook: str, profile: Profile, shares: Mapping[str, float] = {}) -> p
     profile's machine has; `disk_gb`; `known`: where the rate comes from. A number that nobody knows is empty (None).
     Raises ValueError for a notebook that has no plan.
     """
-    known = read_yaml(RATES)
-    size = "paper" if profile.model.size == "released" else "mini"
-    machine = known["machines"]["cpu" if profile.device == "cpu" else "cluster" if size == "paper" else "gpu"]
-    rows = [_row(step, known, size, machine) for step in steps(notebook, profile, shares)]
+    machine = _machine(profile)
+    rows = _rows(steps(notebook, profile, shares), profile)
     for kind in ("GPU", "core"):
         if some := [row for row in rows if row["device"] == kind]:
             sums = {name: sum(row[name] or 0 for row in some) for name in ("device_hours", "hours", "disk_gb")}
@@ -87,6 +85,41 @@ def steps(notebook: str, profile: Profile, shares: Mapping[str, float] = {}) -> 
     return [step for step in STEPS[notebook](profile, shares) if step.count]
 
 
+def cost(work: Sequence[Step], profile: Profile) -> dict[str, float | None]:
+    """Hours of one GPU and of one core that some steps take, by "GPU" and "core"; None where nobody measured."""
+    hours: dict[str, float | None] = {}
+    for row in _rows(work, profile):
+        if row["device"]:
+            before, more = hours.get(row["device"], 0.0), row["device_hours"]
+            hours[row["device"]] = None if before is None or more is None else before + more
+    return hours
+
+
+def disk(work: Sequence[Step], profile: Profile) -> float:
+    """Gigabytes that some steps leave on the disk."""
+    return sum(row["disk_gb"] or 0.0 for row in _rows(work, profile))
+
+
+def variant_steps(profile: Profile, runs: Iterable[tuple[str, int]]) -> list[Step]:
+    """What these variants (and seeds) come to that neither notebooks 06 and 07 nor what they start from trained."""
+    experiments = load_experiments()
+    made = {pretraining(profile), finetuning(profile)}
+    found = []
+    for name, seed in runs:
+        *before, run = planned_runs(profile, [name], seed, 1, experiments=experiments)
+        known = made.union(*(other.trainings for other in before))
+        trainings = [training for training in run.trainings if training not in known]
+        made |= {*trainings}
+        found += _own_videos(profile, name, [run]) + ([_training(name, trainings)] if trainings else [])
+        found.append(Step(f"{name}: evaluation", _compared(profile), "evaluate view"))
+    return found
+
+
+def label_steps(profile: Profile) -> list[Step]:
+    """Of notebook 05, what is done to every video, once the models that label have learned."""
+    return _labels(profile, main_videos(profile))
+
+
 # ------------------------------------------------------------------------------------------------ what a notebook does
 
 
@@ -104,7 +137,7 @@ def _render(profile: Profile, shares: Shares) -> list[Step]:
 
 
 def _prompts(profile: Profile, shares: Shares) -> list[Step]:
-    kept = shares.get(CAPTIONS) or read_yaml(RATES)["kept"]["captions"]
+    kept = shares.get(CAPTIONS) or _rates()["kept"]["captions"]
     web = max(0, profile.data.prompts - profile.data.objects_3d)
     return [
         Step("captions of 3D objects", min(profile.data.objects_3d, profile.data.prompts), "caption object"),
@@ -203,9 +236,13 @@ def _ablation(table: str, profile: Profile, shares: Shares) -> list[Step]:
             if chosen := [training for training in trainings if bool(training.start) == some]:
                 found.append(_training(f"{rows.get(name, name)}: {kind}", chosen))
         made |= trainings.keys()
+    return [*found, Step("evaluation of the variants", len(new) * _compared(profile), "evaluate view")]
+
+
+def _compared(profile: Profile) -> int:
+    """The views of unseen objects and of prompts that a variant is judged by."""
     views = min(profile.experiments.views, NOVEL_VIEWS) * profile.data.test_objects
-    views += profile.experiments.views * profile.data.eval_prompts
-    return [*found, Step("evaluation of the variants", len(new) * views, "evaluate view")]
+    return views + profile.experiments.views * profile.data.eval_prompts
 
 
 def _miniatures(profile: Profile, shares: Shares) -> list[Step]:
@@ -286,6 +323,22 @@ def _own_videos(profile: Profile, row: str, runs: list[Planned]) -> list[Step]:
 def _training(what: str, trainings: list[Training]) -> Step:
     samples = sum(training.steps * training.recipe.batch_size for training in trainings)
     return Step(what, samples, "train VFusion3D", "VFusion3D", len(trainings) / samples)
+
+
+@lru_cache(maxsize=1)
+def _rates() -> dict[str, Any]:
+    return read_yaml(RATES)
+
+
+def _machine(profile: Profile) -> dict[str, Any]:
+    size = "paper" if profile.model.size == "released" else "mini"
+    return _rates()["machines"]["cpu" if profile.device == "cpu" else "cluster" if size == "paper" else "gpu"]
+
+
+def _rows(work: Sequence[Step], profile: Profile) -> list[dict[str, Any]]:
+    known, machine = _rates(), _machine(profile)
+    size = "paper" if profile.model.size == "released" else "mini"
+    return [_row(step, known, size, machine) for step in work]
 
 
 def _row(step: Step, known: dict[str, Any], size: str, machine: dict[str, Any]) -> dict[str, Any]:

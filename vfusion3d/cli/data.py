@@ -1,7 +1,6 @@
 """`vfusion3d render` and `vfusion3d prompts`: the 3D data and the prompts (section 3.2)."""
 
 import argparse
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vfusion3d.cli.page import add_part, add_run, check_outputs, new_page, one_line, part_of, run_of
 from vfusion3d.runs import layout
+from vfusion3d.runs.cpus import cpus
 from vfusion3d.runs.ranges import in_range
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ def run_render(options: argparse.Namespace) -> int:
             views=options.views or one.views,
             size=options.size or profile.data.render_size,
             seed=one.seed,
-            workers=options.workers or profile.workers or os.cpu_count() or 1,
+            workers=options.workers or cpus(profile.workers),
+            shard_size=profile.data.shard_size,
             backend=options.backend,
             part=part,
             overwrite=options.overwrite,

@@ -119,6 +119,7 @@ def run_generate(options: argparse.Namespace) -> int:
         profile.video,
         drawn_by=name_of(profile, "text_to_image"),
         seed=options.seed,
+        shard_size=profile.data.shard_size,
         part=part,
         overwrite=options.overwrite,
     )
@@ -135,6 +136,7 @@ def add_curate(commands) -> None:
         metavar="FILE",
         help="judgements: a .csv file with the columns key, good (yes or no), judge, videos",
     )
+    page.add_argument("--learn", action="store_true", help="learn what labels, and label nothing yet")
     page.add_argument("--overwrite", action="store_true", help="delete labels that were made with other settings")
     add_part(page)
 
@@ -146,13 +148,14 @@ def run_curate(options: argparse.Namespace) -> int:
     and label every video in RUN_DIR/data/synthetic (made by `vfusion3d generate`) into RUN_DIR/data/labels.
     No video is removed: whoever reads the labels chooses from which score on a video is kept.
     The models and the judgements go to RUN_DIR/curation. Without --judgements the simulated judge looks at
-    as many videos as the profile says; it can where the procedural world drew the pictures. Judgements of your
-    own are made in notebook 05, video by video.
+    as many videos as the profile says, unless people have judged all of them (in notebook 05, video by video); it
+    can where the procedural world drew the pictures.
     Interrupt it at any time: the same command goes on where it stopped.
 
     examples:
       vfusion3d curate --profile laptop
       vfusion3d curate --profile laptop --judgements mine.csv
+      vfusion3d curate --profile paper --judgements mine.csv --learn      (once, before many machines label)
       vfusion3d curate --profile paper --judgements mine.csv --shard 3 --shards 64      (on the 4th of 64 machines)
     """
     part = part_of(options)
@@ -175,9 +178,14 @@ def run_curate(options: argparse.Namespace) -> int:
     else:
         judgements = Judgements(models / JUDGEMENTS, videos, set_aside=options.overwrite)
         places = videos_to_judge(videos, profile.data.judged_videos, options.seed)
-        judge_videos(judgements, videos, places, perceptual_distance(profile))
+        made = [judgements.get(videos.keys[place]) for place in places]
+        if not all(one and not one.simulated for one in made):  # people judge in notebook 05
+            judge_videos(judgements, videos, places, perceptual_distance(profile))
     shards = MultiviewShards(objects)
     labeller, settings = new_labeller(profile, models, videos, judgements, shards, options.seed)
+    if options.learn:
+        print(models)
+        return 0
     index = label_videos(
         videos.folder,
         labels,

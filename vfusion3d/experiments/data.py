@@ -23,6 +23,7 @@ from vfusion3d.foundations.aesthetic_score import AestheticScore
 from vfusion3d.foundations.loading import name_of
 from vfusion3d.foundations.roles import Roles
 from vfusion3d.learning.loop import remove_checkpoints
+from vfusion3d.learning.processes import part_of_process, wait_for_all
 from vfusion3d.runs import layout
 from vfusion3d.runs.claim import Kind, claim_folder, write_whole
 from vfusion3d.runs.lock import only_writer
@@ -163,6 +164,8 @@ def _own_videos(roles: Roles, run_dir: Path, scaled: Scaled, folder: Path, seed:
     known = [whole.metadata(place, _Drawn) for place in sorted(drawn)]
     asked = {one["index"]: one["prompt"] for one in known}
     made_with = read_value(_MadeWith, whole.index.get("settings"), f"{whole.folder / 'index.json'}: settings")
+    part = part_of_process()
+    overwrite = overwrite and part == (0, 1)
     generate_videos(
         folder / "videos",
         [asked.get(index, "") for index in range(max(asked) + 1)],
@@ -173,10 +176,13 @@ def _own_videos(roles: Roles, run_dir: Path, scaled: Scaled, folder: Path, seed:
         seed=made_with["seed"],
         shard_size=made_with["shard_size"],
         indices=list(asked),
+        part=part,
         overwrite=overwrite,
     )
+    wait_for_all()
     labeller, settings = stored_labeller(roles, run_dir)
-    label_videos(folder / "videos", folder / "labels", labeller, settings=settings, overwrite=overwrite)
+    label_videos(folder / "videos", folder / "labels", labeller, settings=settings, part=part, overwrite=overwrite)
+    wait_for_all()
 
 
 def _order(count: int, seed: int) -> list[int]:

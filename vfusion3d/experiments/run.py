@@ -13,7 +13,6 @@ from typing import Any, TypedDict
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import PartialState
 
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.evaluation.protocol import NEAREST, evaluate_3d, model_predictor
@@ -24,6 +23,7 @@ from vfusion3d.experiments.variants import Experiments, load_experiments
 from vfusion3d.foundations.loading import name_of
 from vfusion3d.foundations.roles import Roles
 from vfusion3d.learning.loop import Lesson, fingerprint, learn, remove_checkpoints
+from vfusion3d.learning.processes import main_first, part_of_process, several_processes
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs import layout
 from vfusion3d.runs.claim import SETTINGS, changes, record, save_whole, short_name, write_whole
@@ -74,13 +74,14 @@ def run_variant(
     """Make one variant with one seed in `layout.experiment(run_dir, name, seed)`; what is done is not done again.
 
     experiments: by default the bundled variants. Interrupted, the same call goes on where it stopped. overwrite: what
-    was made with other settings is deleted and made anew; without it, ValueError says what differs. Raises
+    was made with other settings is deleted and made anew; without it, ValueError says what differs. In several
+    processes (torchrun) all train, and share the videos that are to be made; the main one evaluates. Raises
     MissingArtifact where notebooks 01 to 05 have not run, ProfileError for an unknown variant.
     """
     run_dir = Path(run_dir)
     experiments = experiments or load_experiments()
     scaled = experiments.variant(name).at(profile)
-    PartialState(cpu=profile.device == "cpu")  # gives each process its GPU, before anything is loaded
+    several_processes(profile.device)
     roles = Roles(profile)
     folder = layout.experiment(run_dir, name, seed)
     made = [
@@ -91,7 +92,9 @@ def run_variant(
         scaled = scaled.taking(made[0].facts["steps"] + made[0].facts.get("finetuning_steps", 0))
     if scaled.variant.untrained:
         model = folder / "untrained"
-        save_whole(new_model(profile, torch.Generator().manual_seed(seed)).save_pretrained, model)
+        with main_first():
+            if part_of_process()[0] == 0:
+                save_whole(new_model(profile, torch.Generator().manual_seed(seed)).save_pretrained, model)
         facts = {"steps": 0}
     elif scaled.variant.start:
         model = made[0].model
@@ -104,12 +107,14 @@ def run_variant(
         lesson = training_lesson(roles, data.shards, scaled.training.on(samples), None, seed)
         model = _learned(lesson, folder / "trained", run_dir, profile.device, overwrite)
     if scaled.finetuning is not None:
-        objects = finetuning_data(roles, run_dir, scaled, seed)
+        with main_first():
+            objects = finetuning_data(roles, run_dir, scaled, seed)
         facts |= {"objects": len(objects), "finetuning_steps": scaled.finetuning.steps_on(len(objects))}
         recipe = scaled.finetuning.on(len(objects))
         lesson = training_lesson(roles, objects, recipe, VFusion3D.from_pretrained(model), seed)
         model = _learned(lesson, folder / "finetuned", run_dir, profile.device, overwrite)
-    return _evaluated(roles, run_dir, name, seed, model, facts)
+    with main_first():
+        return _evaluated(roles, run_dir, name, seed, model, facts)
 
 
 def read_result(run_dir: str | Path, name: str, seed: int = 0) -> Result:

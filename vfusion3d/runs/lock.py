@@ -59,7 +59,7 @@ def only_writer(folder: str | Path, part: tuple[int, int] = (0, 1), *, wait: flo
 def hold(path: Path, wait: float = 0.0) -> Iterator[None]:
     """Hold a lock file, which is there only meanwhile and says who holds it. Raises InUse after `wait` seconds."""
     begun, told = time.monotonic(), False
-    while (file := open_locked(path, "a+b")) is None:
+    while (file := _in_its_folder(path)) is None:
         holder = ""
         with suppress(OSError):
             holder = path.read_text(errors="replace")
@@ -79,6 +79,14 @@ def hold(path: Path, wait: float = 0.0) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _in_its_folder(path: Path) -> BinaryIO | None:
+    """The lock file open and locked; its folder may go with the writer that is waited for (`only_writer`)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):
+        return open_locked(path, "a+b")
+    return None
 
 
 def open_locked(path: Path, mode: str) -> BinaryIO | None:

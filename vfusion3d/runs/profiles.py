@@ -34,6 +34,7 @@ class Data:
     judged_videos: int  # judged by hand, for the filter
     render_size: int  # pixels a side of a stored view
     views_3d: int = 32
+    shard_size: int = 100  # objects or videos in a file of data; a file is also the least that a job of many makes
     validation_objects: int = 40  # unseen objects on which recipes are chosen, never on those of the test
 
     def __post_init__(self):
@@ -228,7 +229,7 @@ class Profile:
     finetuning: Recipe | None = None  # of the trained VFusion3D on 3D data (section 3.3); null: not at all
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the pretrained models in `foundations`
-    workers: int | None = None  # processes that render; null: one a CPU core
+    workers: int | None = None  # processes that render, at most; null: one a CPU core
 
     def __post_init__(self):
         _positive(self, "scale", "scale_3d")

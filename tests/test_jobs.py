@@ -1,0 +1,208 @@
+"""The paper as jobs of a cluster: how many, how large, in what order; each runs alone, and goes on after its time."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vfusion3d.book.jobs import Cluster, main, stage_jobs, table_of, variant_jobs
+from vfusion3d.book.plan import cost, steps
+from vfusion3d.runs.cpus import cpus
+from vfusion3d.runs.profiles import load_profile
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = yaml.safe_load((ROOT / "workflow" / "notebooks.yaml").read_text())
+CLUSTER = Cluster(nodes=16)
+PAPER = load_profile("paper")
+
+
+# How many cores
+
+
+@pytest.mark.parametrize(
+    ("said", "found"), [("1", 1), ("", None), ("0", None), ("many", None), ("-1", None), ("10000", None)]
+)
+def test_no_more_cores_are_used_than_slurm_gave(monkeypatch, said, found):
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", said)
+    assert cpus() == (found or len(os.sched_getaffinity(0)))
+
+
+def test_no_more_cores_are_used_than_the_process_may_run_on():
+    asked = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    asked += "from vfusion3d.runs.cpus import cpus; print(cpus(), cpus(8))"
+    assert subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True).stdout == "1 1\n"
+
+
+def test_everything_counts_cores_by_one_function():
+    files = [*ROOT.glob("vfusion3d/**/*.py"), *ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("benchmarks/*.py")]
+    assert [path.name for path in files if "cpu_count" in path.read_text()] == ["cpus.py"]
+
+
+# The jobs
+
+
+def test_the_paper_trains_on_128_gpus_for_6_days_as_it_says():
+    table = table_of(PAPER, NOTEBOOKS, CLUSTER)
+    train = table.loc["train"]
+    assert (train.nodes, train.GPUs) == (16, 128)
+    assert train.hours == pytest.approx(6 * 24, rel=0.01)
+    assert table.loc["generate"].jobs == CLUSTER.shards
+
+
+def test_the_jobs_cost_what_the_notebooks_cost(capsys):
+    assert main(["--profile", "paper", "--notebooks", str(ROOT / "workflow" / "notebooks.yaml")]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    gpu_hours = float(line.split(", ")[1].split()[0].replace(",", ""))
+    by_notebook = [cost(steps(name, PAPER), PAPER).get("GPU", 0.0) for name in NOTEBOOKS]
+    assert gpu_hours == pytest.approx(sum(by_notebook), rel=0.02)
+
+
+def test_every_job_waits_for_jobs_and_notebooks_that_there_are_and_none_for_itself():
+    for cluster, profile in ((CLUSTER, PAPER), (Cluster(gpus=0, shards=2), load_profile("smoke"))):
+        stages = stage_jobs(profile, NOTEBOOKS, cluster)
+        variants, shown = variant_jobs(profile, NOTEBOOKS, stages, cluster)
+        there: set[str] = set()
+        for job in stages:
+            assert there.issuperset(job.after), job
+            there.add(job.name)
+        assert {other for job in variants for other in job.after} <= there | {job.name for job in variants} | {
+            *NOTEBOOKS
+        }
+        assert {name for names in shown.values() for name in names} == {job.name for job in variants}
+
+
+def test_one_machine_gets_no_more_jobs_than_one_a_table():
+    names = [job.name for job in variant_jobs(PAPER, NOTEBOOKS, [], None)[0]]
+    assert names
+    assert {*names} <= {entry["experiments"] for entry in NOTEBOOKS.values() if "experiments" in entry}
+
+
+def test_all_processes_share_the_batch_evenly_and_none_has_less_than_a_micro_batch():
+    for batch, micro, nodes, gpus in [
+        (1024, 8, 16, 8),
+        (96, 8, 16, 8),
+        (30, 1, 4, 8),
+        (16, None, 16, 8),
+        (7, 7, 16, 8),
+    ]:
+        profile = replace(PAPER, training=replace(PAPER.training, batch_size=batch, micro_batch=micro))
+        job = next(job for job in stage_jobs(profile, NOTEBOOKS, replace(CLUSTER, nodes=nodes)) if job.name == "train")
+        processes = job.nodes * job.processes
+        assert batch % processes == 0
+        assert batch // processes >= (micro or batch)
+        assert job.processes == job.gpus == gpus or job.nodes == 1
+
+
+def test_a_second_try_gets_more_time_and_memory_but_no_more_than_there_is():
+    jobs = {job.name: job for job in stage_jobs(PAPER, NOTEBOOKS, CLUSTER)}
+    render, train = jobs["render"], jobs["train"]
+    assert render.minutes(PAPER, CLUSTER, 2) == 2 * render.minutes(PAPER, CLUSTER)
+    assert render.memory_mb(CLUSTER, 2) == 2 * render.memory_mb(CLUSTER)
+    assert train.minutes(PAPER, CLUSTER, 3) == CLUSTER.longest
+    assert train.memory_mb(CLUSTER, 3) == CLUSTER.memory_gb * 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("cluster: {nodes: 0}", "nodes must be at least 1"), ("cluster: {node: 2}", "node"), ("nodes: 2", "cluster")],
+)
+def test_a_cluster_that_cannot_be_is_refused_in_a_line(tmp_path, capsys, text, said):
+    (tmp_path / "cluster.yaml").write_text(text)
+    files = ["--cluster", str(tmp_path / "cluster.yaml"), "--notebooks", str(ROOT / "workflow" / "notebooks.yaml")]
+    assert main(files) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert "cluster.yaml" in error
+    assert error.count("\n") == 1
+
+
+def test_the_graph_for_a_cluster_is_made_without_a_number_of_cores(tmp_path):
+    asked = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "workflow" / "Snakefile", "--dry-run"]
+    asked += [
+        "--directory",
+        tmp_path,
+        "--profile",
+        ROOT / "workflow" / "profiles" / "slurm",
+        "--config",
+        "profile=smoke",
+    ]
+    made = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    said = made.stdout + made.stderr
+    jobs = int(table_of(load_profile("smoke"), NOTEBOOKS, CLUSTER).jobs.sum())
+    assert f"total {jobs + 2}".split() in [line.split() for line in said.splitlines()]  # the summary, and all
+
+
+# A job
+
+
+def job(mark: Path, code: str, **environment: str) -> subprocess.Popen:
+    """A job whose command is a module that runs `code`."""
+    (mark.parent / "work.py").write_text(f"import sys, time, os, signal\nfrom pathlib import Path\n{code}\n")
+    words = [sys.executable, "-m", "vfusion3d.book.job", "--mark", mark, "--cpus", "3", "--", "work"]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "OMP"))}
+    known = {**inherited, "PYTHONPATH": f"{mark.parent}:{ROOT}", **environment}
+    return subprocess.Popen(words, env=known, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def appear(path: Path) -> None:
+    end = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < end, f"{path.name} did not appear"
+        time.sleep(0.05)
+
+
+def test_a_second_job_waits_for_the_first_says_so_and_does_nothing_twice(tmp_path):
+    mark, begun, go = tmp_path / "train", tmp_path / "begun", tmp_path / "go"
+    slowly = f"Path({str(begun)!r}).open('a').write('.')\nwhile not Path({str(go)!r}).exists():\n    time.sleep(0.05)"
+    first = job(mark, slowly)
+    appear(begun)
+    second = job(mark, slowly)
+    assert "waiting, for" in second.stderr.readline()
+    go.touch()
+    assert [first.wait(), second.wait()] == [0, 0]
+    assert mark.exists()
+    assert begun.read_text() == "."
+    assert "another process did it meanwhile" in second.stderr.read()
+
+
+def test_a_job_that_fails_leaves_no_mark_and_its_exit_code(tmp_path):
+    failed = job(tmp_path / "train", "sys.exit(7)")
+    assert failed.wait() == 7
+    assert not (tmp_path / "train").exists()
+
+
+def test_a_job_that_is_told_to_end_tells_its_command_once_and_waits_for_it(tmp_path):
+    told = tmp_path / "told"
+    code = f"signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), Path({str(told)!r}).open('a').write('x')))\n"
+    code += f"Path({str(tmp_path / 'ready')!r}).touch(); signal.pause(); sys.exit(143)"
+    running = job(tmp_path / "train", code)
+    appear(tmp_path / "ready")
+    running.send_signal(signal.SIGTERM)
+    assert running.wait() == 143
+    assert told.read_text() == "x"
+
+
+@pytest.mark.parametrize(("left", "again"), [(60, True), (-5, True), (7200, False)])
+def test_a_slurm_job_goes_back_into_the_queue_only_when_its_time_is_over(tmp_path, left, again):
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    ends = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + left))
+    (programs / "squeue").write_text(f"#!/bin/sh\necho {ends}\n")
+    (programs / "scontrol").write_text(f"#!/bin/sh\necho $@ > {tmp_path}/asked\nexit 1\n")
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    found = f"{programs}:{os.environ['PATH']}"
+    code = f"Path({str(tmp_path / 'threads')!r}).write_text(os.environ['OMP_NUM_THREADS']); sys.exit(1)"
+    assert job(tmp_path / "train", code, PATH=found, SLURM_JOB_ID="12").wait() == 1
+    assert (tmp_path / "threads").read_text() == "3"
+    assert (tmp_path / "asked").exists() == again
+    if again:
+        assert (tmp_path / "asked").read_text() == "requeue 12\n"
