@@ -12,6 +12,7 @@ A student's code runs with your rights when it is graded, as in every autograder
 """
 
 import argparse
+import os
 import re
 import shutil
 import sys
@@ -41,6 +42,7 @@ def nbgrader(root: Path):
     """nbgrader on this folder. Its log says what went wrong in a notebook."""
     from nbgrader.apps import NbGraderAPI  # takes a second
 
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # it calls alembic
     config = Config()
     config.CourseDirectory.root = str(root)
     config.CourseDirectory.release_directory = "student"

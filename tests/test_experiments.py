@@ -780,7 +780,7 @@ def test_the_command_names_what_is_wrong(capsys, tmp_path):
 
 
 def test_the_workflow_trains_each_variant_in_one_job_before_the_notebooks_that_show_it(tmp_path):
-    """Together or apart: the same trainings, each once, after what it starts from."""
+    """On one machine or on a cluster: the same trainings, each once, after what it starts from."""
     tables = {"00_one": "table_5", "01_two": "table_6"}
     entries = {name: {"needs": [], "uses": [], "experiments": table} for name, table in tables.items()}
     (tmp_path / "workflow").mkdir()
@@ -792,15 +792,21 @@ def test_the_workflow_trains_each_variant_in_one_job_before_the_notebooks_that_s
     command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--dry-run", "--cores", "1"]
     command += ["--printshellcmds", "--scheduler", "greedy", "--nolock", "--config", "profile=smoke"]
 
+    def run(*more: str) -> subprocess.CompletedProcess:
+        return subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True, check=False)
+
     def told(*more: str) -> list[str]:
-        done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = run(*more)
         assert done.returncode == 0, done.stdout + done.stderr
         lines = (done.stdout + done.stderr).splitlines()
         return [line.split(" experiment ")[1].split(" --profile")[0] for line in lines if " experiment " in line]
 
     assert sorted(told()) == ["table_5 --seed 0", "table_6 --seed 0"]
-    apart = told("apart=1")
+    apart = told("--configfile", str(ROOT / "workflow" / "profiles" / "slurm" / "cluster.yaml"))
     wanted = load_experiments().runs(SMOKE, ["table_5", "table_6"])
     assert sorted(apart) == sorted(f"{name} --seed {seed} --seeds 1" for name, seed in wanted)
     starts = apart.index("synthetic --seed 0 --seeds 1")
     assert all(starts < place for place, line in enumerate(apart) if line.startswith("finetuned"))
+    wrong = run("apart=1")
+    assert wrong.returncode == 1
+    assert "not apart" in wrong.stdout + wrong.stderr

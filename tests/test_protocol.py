@@ -225,7 +225,14 @@ def test_a_model_sees_the_input_at_its_own_size_with_the_camera_of_the_turned_wo
     torch.manual_seed(0)
     small = {"encoder_width": 24, "encoder_layers": 1, "encoder_heads": 2, "camera_width": 8, "width": 16, "layers": 1}
     model = VFusion3D(
-        image_size=28, position_grid=2, heads=2, triplane_size=4, triplane_channels=4, samples_per_ray=8, **small
+        image_size=28,
+        position_grid=2,
+        heads=2,
+        triplane_size=4,
+        triplane_channels=4,
+        samples_per_ray=8,
+        source_distance=1.5,
+        **small,
     ).eval()
     given = {}
     model.register_forward_pre_hook(lambda _, args: given.update(image=args[0], camera=args[1]))

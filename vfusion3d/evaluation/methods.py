@@ -265,15 +265,17 @@ def _read_pictures(
 
 
 def shared_background(pictures: Sequence[Image.Image]) -> np.ndarray | None:
-    """The colour (3,) in [0, 255] that the rims of all pictures (RGBA) share; None where that is white or none."""
-    rims = []
-    for picture in pictures:
-        pixels = np.asarray(picture.convert("RGBA"), np.float32)
-        rims.append(np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]))
-    rim = np.concatenate(rims)
+    """The colour (3,) in [0, 255] that the rims of all pictures (RGBA) share; None where that is white or none.
+
+    Nor is it one where nothing stands before it.
+    """
+    everything = [np.asarray(picture.convert("RGBA"), np.float32) for picture in pictures]
+    rim = np.concatenate([side for p in everything for side in (p[0], p[-1], p[:, 0], p[:, -1])])
     colour = np.median(rim[:, :3], axis=0)
     alike = (np.abs(rim[:, :3] - colour).max(axis=1) <= SAME_COLOUR) & (rim[:, 3] == 255)
-    return colour if alike.mean() > SHARED and colour.min() < 255 - SAME_COLOUR else None
+    if alike.mean() <= SHARED or colour.min() >= 255 - SAME_COLOUR:
+        return None
+    return colour if any(np.abs(p[..., :3] - colour).max() > SAME_COLOUR for p in everything) else None
 
 
 def onto_white(picture: Image.Image, background: np.ndarray | None) -> Image.Image:
