@@ -41,10 +41,23 @@ each_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda source: so
 
 
 def snakemake(snakefile: Path, directory: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """The command of `make reproduce` at the smoke profile, with its results in `directory`."""
+    """The command of `make reproduce` at the smoke profile, with its results in `directory`.
+
+    At this scale a job fills no more than a core, so as many run side by side as there are.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--directory", directory]
-    command += ["--cores", "all", "--scheduler", "greedy", "--nolock", "--rerun-incomplete", *arguments]
+    command += [
+        "--cores",
+        "all",
+        "--max-threads",
+        "1",
+        "--scheduler",
+        "greedy",
+        "--nolock",
+        "--rerun-incomplete",
+        *arguments,
+    ]
     command += ["--config", "profile=smoke"]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 

@@ -11,9 +11,8 @@ import json
 import re
 import warnings
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
-import lpips
 import torch
 from jaxtyping import Float
 from safetensors.torch import save_file
@@ -22,6 +21,9 @@ from torch import Tensor, nn
 from vfusion3d.foundations.loading import load_once, only_numbers, role
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.reading import read_json, read_tensors
+
+if TYPE_CHECKING:
+    from lpips import LPIPS  # takes seconds, with torchvision
 
 UNTRAINED_SEED = 0
 TRUNKS = ("alex", "vgg", "squeeze")
@@ -40,12 +42,14 @@ class PerceptualDistance(nn.Module):
     weights are frozen.
     """
 
-    def __init__(self, trunk: str | lpips.LPIPS):
+    def __init__(self, trunk: "str | LPIPS"):
         super().__init__()
-        self.lpips = trunk if isinstance(trunk, lpips.LPIPS) else self._named(trunk)
+        self.lpips = self._named(trunk) if isinstance(trunk, str) else trunk
         self.requires_grad_(False).eval()
 
-    def _named(self, trunk: str) -> lpips.LPIPS:
+    def _named(self, trunk: str) -> "LPIPS":
+        from lpips import LPIPS
+
         folder = Path(trunk) if Path(trunk).is_dir() else None
         net = read_json(folder / CONFIG, _Config)["net"] if folder else trunk
         if net not in TRUNKS and net != "untrained":
@@ -55,7 +59,7 @@ class PerceptualDistance(nn.Module):
             torch.manual_seed(UNTRAINED_SEED)
             random = net == "untrained" or folder is not None
             with only_numbers():
-                distance = lpips.LPIPS(net="alex" if net == "untrained" else net, pnet_rand=random, verbose=False)
+                distance = LPIPS(net="alex" if net == "untrained" else net, pnet_rand=random, verbose=False)
         if folder:
             _load(distance, folder / WEIGHTS)
         return distance
@@ -72,7 +76,7 @@ class PerceptualDistance(nn.Module):
         save_file(state, folder / WEIGHTS)
 
 
-def _load(distance: lpips.LPIPS, file: Path) -> None:
+def _load(distance: "LPIPS", file: Path) -> None:
     """The heads have two names each in `lpips`, `lin0` and `lins.0`; a file may have either, or both."""
     state = {re.sub(r"^lins\.(\d)", r"lin\1", name): value for name, value in read_tensors(file)[0].items()}
     missing, unexpected = distance.load_state_dict(state, strict=False)
