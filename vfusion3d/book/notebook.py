@@ -186,7 +186,11 @@ class Notebook:
         return {name: model.to(self.device).eval() for name, model in found.items()}
 
     def told(self, models: Mapping[str, "VFusion3D"], methods: Iterable[str], size: int) -> dict[str, dict[str, float]]:
-        """What `around` is told of each method: where its weights, or else the first's, expect a picture's camera."""
+        """What `around` is told of each method: where its weights, or else the first's, expect a picture's camera.
+
+        By method: "size" (pixels a side, the given one), "elevation" (radians), "distance" (world units). Raises
+        StopIteration where there are no models.
+        """
         configs = {name: models.get(name, next(iter(models.values()))).config for name in methods}
         return {
             name: {"size": size, "elevation": one.source_elevation, "distance": one.source_distance}
