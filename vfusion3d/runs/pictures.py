@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from jaxtyping import UInt8
 
 # of what is looked for in a folder of pictures
-PICTURE_SUFFIXES = tuple(".jpg .jpeg .jfif .png .webp .avif .heic .heif .bmp .gif .tif .tiff".split())
+PICTURE_SUFFIXES = tuple(
+    [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".bmp", ".gif", ".tif", ".tiff"]
+)
 STEP = 8  # between two levels; steps of 16 begin to show, and a palette of 256 colours shows more
 
 
