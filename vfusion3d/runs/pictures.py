@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
 OF_PHOTOS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif")
 PICTURE_SUFFIXES = (*OF_PHOTOS, ".bmp", ".gif", ".tif", ".tiff")  # of what is looked for in a folder of pictures
-    [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".bmp", ".gif", ".tif", ".tiff"]
-)
 STEP = 8  # between two levels; steps of 16 begin to show, and a palette of 256 colours shows more
 
 
