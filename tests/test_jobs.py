@@ -13,8 +13,10 @@ import yaml
 
 from vfusion3d.book.jobs import Cluster, main, stage_jobs, table_of, variant_jobs
 from vfusion3d.book.plan import cost, steps
+from vfusion3d.experiments.plan import Planned, planned_runs
+from vfusion3d.learning.loop import share_of
 from vfusion3d.runs.cpus import cpus
-from vfusion3d.runs.profiles import load_profile
+from vfusion3d.runs.profiles import Profile, Recipe, Video, load_profile
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = yaml.safe_load((ROOT / "workflow" / "notebooks.yaml").read_text())
@@ -99,6 +101,52 @@ def test_all_processes_share_the_batch_evenly_and_none_has_less_than_a_micro_bat
         assert batch % processes == 0
         assert batch // processes >= (micro or batch)
         assert job.processes == job.gpus == gpus or job.nodes == 1
+
+
+def recipes_of(run: Planned, profile: Profile) -> list[Recipe | Video]:
+    """What a variant's command trains by, as the plan tells it; what it starts from is there already."""
+    trained = [training.recipe for training in run.trainings]
+    begun = len(trained) - 1 if run.scaled.variant.start else 0
+    return trained[begun:] + [profile.video] * bool(run.scaled.video_objects)
+
+
+SMOKE = load_profile("smoke")
+IN_PIECES = replace(
+    SMOKE,
+    device="auto",
+    video=replace(SMOKE.video, batch_size=6, micro_batch=2),
+    training=replace(SMOKE.training, batch_size=8, micro_batch=1),
+    finetuning=replace(SMOKE.finetuning, batch_size=12, micro_batch=3),
+    experiments=replace(SMOKE.experiments, second_video_model="mini"),
+)
+
+
+@pytest.mark.parametrize("profile", [IN_PIECES, replace(IN_PIECES, device="cpu"), PAPER])
+@pytest.mark.parametrize("nodes", [1, 5, 16])
+def test_the_processes_of_a_variant_s_job_share_the_batches_of_all_that_it_trains(profile, nodes):
+    notebooks = {**NOTEBOOKS, "control": {"needs": [], "experiments": "table_6_control"}}
+    if profile.experiments.second_video_model is None:
+        del notebooks["control"]
+    counts = {}
+    for job in variant_jobs(profile, notebooks, [], replace(CLUSTER, nodes=nodes))[0]:
+        ((name, seed),) = job.runs
+        processes = counts[name] = job.nodes * job.processes
+        for recipe in recipes_of(planned_runs(profile, [name], seed, 1)[-1], profile):
+            share = share_of(recipe.batch_size, 0, processes)
+            assert processes == 1 or len(share) >= recipe.micro_batch, name
+    assert counts["before_training"] == counts["synthetic"] == counts["finetuned_100k"] == 1  # nothing is trained
+    if profile is IN_PIECES:
+        assert counts["multi_stage"] == 8
+        assert counts["engine_10k"] == 2  # of 8 and of 6
+        assert counts["finetuned_30k"] == 4
+    if profile is PAPER:
+        assert counts["multi_stage"] == counts["engine_10k"] == counts["finetuned_30k"] == 8 * nodes or nodes == 5
+
+
+def test_a_batch_smaller_than_a_micro_batch_stays_on_one_gpu():
+    profile = replace(PAPER, training=replace(PAPER.training, batch_size=4, micro_batch=8))
+    job = next(job for job in stage_jobs(profile, NOTEBOOKS, CLUSTER) if job.name == "train")
+    assert (job.nodes, job.processes) == (1, 1)
 
 
 def test_a_second_try_gets_more_time_and_memory_but_no_more_than_there_is():

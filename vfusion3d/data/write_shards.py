@@ -84,7 +84,7 @@ def write_shards(
         with hold(folder / f"{LOCK}-settings", wait=math.inf):  # parts that begin together claim it one by one
             if overwrite and parts > 1 and (folder / SETTINGS).exists() and not made_with(folder / SETTINGS, settings):
                 raise ValueError(
-                    f"{folder} was made with other settings, and those who share a folder cannot overwrite it: delete it"
+                    f"{folder} was made with other settings, and who makes a part of it cannot overwrite it: delete it"
                 )
             claim_folder(folder, settings, Kind(kind, FILES), overwrite=overwrite)
 
