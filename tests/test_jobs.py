@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from vfusion3d.book.job import TOLD, run
 from vfusion3d.book.jobs import Cluster, main, stage_jobs, table_of, variant_jobs
 from vfusion3d.book.plan import cost, steps
 from vfusion3d.experiments.plan import Planned, planned_runs
@@ -192,10 +193,10 @@ def test_the_graph_for_a_cluster_is_made_without_a_number_of_cores(tmp_path):
 # A job
 
 
-def job(mark: Path, code: str, **environment: str) -> subprocess.Popen:
+def job(mark: Path, code: str, *more: str, **environment: str) -> subprocess.Popen:
     """A job whose command is a module that runs `code`."""
     (mark.parent / "work.py").write_text(f"import sys, time, os, signal\nfrom pathlib import Path\n{code}\n")
-    words = [sys.executable, "-m", "vfusion3d.book.job", "--mark", mark, "--cpus", "3", "--", "work"]
+    words = [sys.executable, "-m", "vfusion3d.book.job", "--mark", mark, "--cpus", "3", *more, "--", "work"]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "OMP"))}
     known = {**inherited, "PYTHONPATH": f"{mark.parent}:{ROOT}", **environment}
     return subprocess.Popen(words, env=known, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -239,8 +240,37 @@ def test_a_job_that_is_told_to_end_tells_its_command_once_and_waits_for_it(tmp_p
     assert told.read_text() == "x"
 
 
-@pytest.mark.parametrize(("left", "again"), [(60, True), (-5, True), (7200, False)])
-def test_a_slurm_job_goes_back_into_the_queue_only_when_its_time_is_over(tmp_path, left, again):
+def test_a_signal_that_comes_while_the_command_starts_is_told_to_it(monkeypatch):
+    """The worst moment: the child is there, and its parent does not know of it yet."""
+    before = {one: signal.getsignal(one) for one in TOLD}
+    start = subprocess.Popen
+
+    def start_and_be_told(*words, **more):
+        child = start(*words, **more)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return child
+
+    monkeypatch.setattr(subprocess, "Popen", start_and_be_told)
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so that without a handler the child would sleep on
+        assert run(["sleep", "60"], 1) == 128 + signal.SIGTERM
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+@pytest.mark.parametrize(
+    ("left", "end", "again"),
+    [
+        (60, "sys.exit(143)", True),
+        (-5, "sys.exit(143)", True),
+        (60, "os.kill(os.getpid(), signal.SIGTERM)", True),
+        (60, "os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)", True),
+        (7200, "sys.exit(143)", False),
+        (60, "sys.exit(1)", False),  # else a job with a short limit would fail for ever
+    ],
+)
+def test_a_slurm_job_goes_back_into_the_queue_only_when_its_time_is_over(tmp_path, left, end, again):
     programs = tmp_path / "bin"
     programs.mkdir()
     ends = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + left))
@@ -249,9 +279,45 @@ def test_a_slurm_job_goes_back_into_the_queue_only_when_its_time_is_over(tmp_pat
     for program in programs.iterdir():
         program.chmod(0o755)
     found = f"{programs}:{os.environ['PATH']}"
-    code = f"Path({str(tmp_path / 'threads')!r}).write_text(os.environ['OMP_NUM_THREADS']); sys.exit(1)"
-    assert job(tmp_path / "train", code, PATH=found, SLURM_JOB_ID="12").wait() == 1
+    code = f"Path({str(tmp_path / 'threads')!r}).write_text(os.environ['OMP_NUM_THREADS']); {end}"
+    code = job(tmp_path / "train", code, PATH=found, SLURM_JOB_ID="12").wait()
+    assert code == (1 if end == "sys.exit(1)" else 143)
     assert (tmp_path / "threads").read_text() == "3"
     assert (tmp_path / "asked").exists() == again
     if again:
         assert (tmp_path / "asked").read_text() == "requeue 12\n"
+
+
+def test_a_job_on_several_nodes_goes_back_into_the_queue_though_only_its_nodes_are_told(tmp_path):
+    """SLURM tells what `srun` started; torchrun (here one that ends at once) makes an error of it."""
+    programs, torchrun = tmp_path / "bin", tmp_path / "torch" / "distributed"
+    programs.mkdir()
+    torchrun.mkdir(parents=True)
+    for package in (torchrun.parent, torchrun):
+        (package / "__init__.py").touch()
+    said = f"open({str(tmp_path / 'words')!r}, 'w').write(' '.join(sys.argv[1:]))"
+    told = (
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)); os.kill(os.getppid(), signal.SIGTERM); signal.pause()"
+    )
+    (torchrun / "run.py").write_text(f"import os, signal, sys\n{said}\n{told}\n")
+    (programs / "srun").write_text('#!/bin/sh\nwhile [ "$1" != --kill-on-bad-exit=1 ]; do shift; done; shift; "$@"\n')
+    ends = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 60))
+    (programs / "squeue").write_text(f"#!/bin/sh\necho {ends}\n")
+    (programs / "scontrol").write_text(f"#!/bin/sh\necho $@ > {tmp_path}/asked\nexit 1\n")
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    many = ("--nodes", "2", "--processes", "8")
+    failed = job(tmp_path / "train", "", *many, PATH=f"{programs}:{os.environ['PATH']}", SLURM_JOB_ID="12")
+    assert failed.wait() == 143, failed.stderr.read()
+    assert (tmp_path / "asked").read_text() == "requeue 12\n"
+    words = (tmp_path / "words").read_text()
+    assert words.startswith("--nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-id 12 ")
+    assert words.endswith(" -m work")
+
+
+def test_several_nodes_without_slurm_are_refused_in_a_line(tmp_path):
+    failed = job(tmp_path / "train", "", "--nodes", "2")
+    assert failed.wait() == 1
+    error = failed.stderr.read()
+    assert "2 nodes needs SLURM" in error
+    assert error.count("\n") == 1
