@@ -1,6 +1,9 @@
 """The paper as jobs of a cluster: how many, how large, in what order; each runs alone, and goes on after its time."""
 
+import importlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,12 +11,16 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from vfusion3d.book.job import TOLD, run
 from vfusion3d.book.jobs import Cluster, main, stage_jobs, table_of, variant_jobs
 from vfusion3d.book.plan import cost, steps
+from vfusion3d.evaluation.tables import write_scores
 from vfusion3d.experiments.plan import Planned, planned_runs
 from vfusion3d.learning.loop import share_of
 from vfusion3d.runs.cpus import cpus
@@ -321,3 +328,73 @@ def test_several_nodes_without_slurm_are_refused_in_a_line(tmp_path):
     error = failed.stderr.read()
     assert "2 nodes needs SLURM" in error
     assert error.count("\n") == 1
+
+
+# The test of the workflow on a real SLURM
+
+
+@pytest.fixture
+def cluster_test(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "workflow")
+    return importlib.import_module("cluster_test")
+
+
+def results(run: Path, owner: str, model: float = 1.0, score: float = 0.5, prompt: str = "a red chair") -> Path:
+    """A small run with a model of two variants, which lies with one of them."""
+    for folder in ("data/train_3d", "data/prompts", "video_model/model"):
+        (run / folder).mkdir(parents=True)
+    (run / "data" / "train_3d" / "shard-000000.tar").write_bytes(b"pictures")
+    pd.DataFrame({"prompt": [prompt]}).to_parquet(run / "data" / "prompts" / "prompts.parquet")
+    save_file({"weight": torch.tensor([model])}, run / "video_model" / "model" / "model.safetensors")
+    for variant in ("one", "two"):
+        folder = run / "experiments" / variant / "seed-0"
+        folder.mkdir(parents=True)
+        made = {"settings": {"model": str(model)}, "model": f"experiments/{owner}/seed-0/trained/model"}
+        (folder / "result.json").write_text(json.dumps(made))
+        table = {"test": ["3d"], "key": ["007"], "category": ["chair"], "common": [True], "psnr": [score]}
+        write_scores(pd.DataFrame(table), folder / "scores.csv.gz")
+    trained = run / "experiments" / owner / "seed-0" / "trained" / "model"
+    trained.mkdir(parents=True)
+    save_file({"weight": torch.tensor([model])}, trained / "model.safetensors")
+    return run
+
+
+def test_two_runs_are_the_same_whichever_variant_trained_the_model_of_both(tmp_path, capsys, cluster_test):
+    assert cluster_test.compare(results(tmp_path / "alone", "one"), results(tmp_path / "slurm", "two")) == 0
+    assert capsys.readouterr().out.count("the same bytes") == 7
+    assert cluster_test.compare(tmp_path / "alone", results(tmp_path / "off", "one", 1.0001, 0.50001)) == 0
+    assert capsys.readouterr().out.count("off by 2.0e-05") == 2  # scores of a model that is off by rounding
+
+
+@pytest.mark.parametrize(
+    ("other", "wrong"),
+    [
+        ({"model": 1.1}, 3),  # one file is of both variants
+        ({"score": 0.6}, 2),
+        ({"prompt": "a blue chair"}, 1),
+    ],
+)
+def test_a_run_with_another_result_is_different(tmp_path, cluster_test, other, wrong):
+    first, second = results(tmp_path / "alone", "one"), results(tmp_path / "slurm", "one", **other)
+    assert cluster_test.compare(first, second) == wrong
+
+
+@pytest.mark.parametrize("lost", ["**/shard-*.tar", "**/prompts.parquet", "video_model/**/*.safetensors"])
+def test_what_a_run_lacks_is_different(tmp_path, cluster_test, lost):
+    first, second = results(tmp_path / "alone", "one"), results(tmp_path / "slurm", "one")
+    next(second.glob(lost)).unlink()
+    assert cluster_test.compare(first, second) == 1
+
+
+def test_a_variant_that_a_run_lacks_is_different_and_so_are_two_runs_of_nothing(tmp_path, cluster_test):
+    first, second = results(tmp_path / "alone", "one"), results(tmp_path / "slurm", "one")
+    shutil.rmtree(second / "experiments" / "two")
+    assert cluster_test.compare(first, second) == 2  # its model, its scores
+    assert cluster_test.compare(tmp_path / "nothing", tmp_path / "nothing") == 1
+
+
+@pytest.mark.parametrize(("line", "waited"), [("waiting, for runs/x is being written", True), ("step 3", False)])
+def test_a_log_must_say_that_the_second_job_waited(tmp_path, cluster_test, line, waited):
+    (tmp_path / "rule" / "part").mkdir(parents=True)
+    (tmp_path / "rule" / "part" / "4.log").write_text(f"begun\n{line}\n")
+    assert cluster_test.second_waited(tmp_path / "rule") is waited
