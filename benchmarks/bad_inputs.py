@@ -55,6 +55,7 @@ from vfusion3d.curation.quality import train_filter
 from vfusion3d.data.shards import MultiviewShards, ShardWriter, VideoShards, encode_video, write_index
 from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.evaluation.methods import write_turn
+from vfusion3d.evaluation.tables import write_scores
 from vfusion3d.experiments.run import SCORE_COLUMNS, read_result
 from vfusion3d.runs.claim import made_with
 from vfusion3d.runs.lock import open_locked
@@ -174,7 +175,7 @@ def make_good_data() -> None:
     result = {"settings": {}, "model": "experiments/x/seed-0/trained/model", "facts": {"good": 1}}
     Path("run/experiments/x/seed-0/result.json").write_text(json.dumps(result))
     scores = {column: ["a"] if kind is str else [0.5] for column, kind in SCORE_COLUMNS.items()}
-    pd.DataFrame(scores).to_csv("run/experiments/x/seed-0/scores.csv", index=False)
+    write_scores(pd.DataFrame(scores), "run/experiments/x/seed-0/scores.csv.gz")
     shutil.copy("photo.png", "photos/photo.png")
     Path("done/photo.glb").write_bytes(b"glTF")
     record = {"picture": "photos/photo.png", "outputs": ["photo.glb"], "elevation": 1.0, "notices": [], "settings": {}}
@@ -338,7 +339,7 @@ def in_files(rng: random.Random) -> Iterator[Case]:
         ("prompts", "corpus.txt", ("corpus.txt", "corpus.parquet"), read_corpora),
         ("prompts", "corpus.parquet", ("corpus.txt", "corpus.parquet"), read_corpora),
         ("results", "run/experiments/x/seed-0/result.json", ("run",), lambda: read_result("run", "x")),
-        ("results", "run/experiments/x/seed-0/scores.csv", ("run",), lambda: read_result("run", "x")),
+        ("results", "run/experiments/x/seed-0/scores.csv.gz", ("run",), lambda: read_result("run", "x")),
         ("notebooks", "nb.ipynb", ("nb.ipynb",), lambda: read_notebook(Path("nb.ipynb"))),
         ("gallery", "done/reconstructions.json", ("w", "photos", "done"), GALLERY),
         ("answers", "answers/anna.csv", ("answers",), rate_answers),

@@ -25,12 +25,14 @@ import numpy as np
 import pandas as pd
 from traitlets.config import Config
 
+from vfusion3d.runs import layout
 from vfusion3d.runs.claim import write_whole
+from vfusion3d.runs.reading import read_table
 
 HERE = Path(__file__).resolve().parent
 MARKERS = re.compile(r"^ *### (BEGIN|END) (SOLUTION|HIDDEN TESTS)\n?", re.MULTILINE)
 OBJECTS, VIEWS = 40, 4  # what lab 3 compares where there is no run: objects, and views of each
-TABLE_6 = {"3D data": "only_3d", "synthetic data": "synthetic"}  # the rows of a run that lab 3 compares
+TABLE_6 = {"3D data": "3D data", "synthetic data": "Synthetic data"}  # rows of a run that lab 3 compares: here, there
 
 
 def labs(root: Path) -> list[str]:
@@ -98,9 +100,14 @@ def grade(root: Path, submissions: Path) -> pd.DataFrame:
 
 def data(root: Path, run_dir: Path, objects: int = OBJECTS) -> Path:
     """Write data/scores.csv, what lab 3 compares: rows of Table 6 from a run, else the two bundled models."""
-    found = {name: run_dir / "experiments" / variant / "seed-0" / "scores.csv" for name, variant in TABLE_6.items()}
+    from vfusion3d.experiments.run import SCORES
+    from vfusion3d.experiments.variants import load_experiments
+
+    variants = load_experiments().tables["table_6"]
+    found = {name: layout.experiment(run_dir, variants[row], 0) / SCORES for name, row in TABLE_6.items()}
     if all(path.exists() for path in found.values()):
-        tables = [pd.read_csv(path).query("test == '3d'").assign(method=name) for name, path in found.items()]
+        columns = dict.fromkeys(("test", "key", "category"), str) | dict.fromkeys(("psnr", "ssim", "lpips"), float)
+        tables = [read_table(path, columns).query("test == '3d'").assign(method=name) for name, path in found.items()]
         scores = pd.concat(tables)
     else:
         print(f"{run_dir} has no rows of Table 6 (`make reproduce` makes them): comparing the bundled base and mini")
@@ -120,7 +127,7 @@ def _of_bundled(folder: Path, objects: int) -> pd.DataFrame:
     from vfusion3d.evaluation import evaluate_3d, model_predictor
     from vfusion3d.foundations.perceptual import perceptual_distance
     from vfusion3d.runs.profiles import load_profile
-    from vfusion3d.world import UNSEEN_SEED, UnseenObjects
+    from vfusion3d.world.unseen import UNSEEN_SEED, UnseenObjects
 
     render_dataset(folder, UnseenObjects(), objects, views=9, size=64, seed=UNSEEN_SEED, workers=1, overwrite=True)
     models = {name: model_predictor(VFusion3D.from_pretrained(name).eval()) for name in ("base", "mini")}

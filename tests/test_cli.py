@@ -421,6 +421,22 @@ def test_render_writes_shards_that_training_can_read(tmp_path, capsys):
     assert capsys.readouterr().out.strip().endswith("index.json")
 
 
+def test_what_was_rendered_from_mesh_files_is_never_replaced_by_procedural_objects(tmp_path, capsys):
+    meshes = tmp_path / "meshes"
+    meshes.mkdir()
+    for number in range(4):
+        trimesh.creation.box([1, 1, 1 + number]).export(meshes / f"box {number}.obj")
+    own = ["--profile", "smoke", "--run-dir", str(tmp_path / "run"), "--size", "16", "--views", "2", "--workers", "1"]
+    assert main(["render", "--objects", str(meshes), *own]) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*")}
+    assert main(["render", "--overwrite", *own]) == 0
+    assert "was made of mesh files and stays" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*")} == before
+    (tmp_path / "run" / "data" / "train_3d" / "index.json").unlink()  # as if it had been interrupted
+    assert main(["render", "--overwrite", *own]) == 1
+    assert "train_3d" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

@@ -8,6 +8,10 @@ import nbformat
 import pandas as pd
 import pytest
 
+from vfusion3d.evaluation.tables import write_scores
+from vfusion3d.experiments.run import SCORES
+from vfusion3d.runs import layout
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "labs" / "source").glob("*/*.ipynb"))
 MISTAKES = {  # of each exercise one that students make: what is replaced, and by what
@@ -124,13 +128,18 @@ def test_marks_hints_and_feedback_come_of_what_students_hand_in(labs, tmp_path):
 
 
 def test_lab_data_are_the_rows_of_table_6_where_a_run_has_them(labs, tmp_path):
-    for number, variant in enumerate(labs.TABLE_6.values()):
-        folder = tmp_path / "run" / "experiments" / variant / "seed-0"
-        folder.mkdir(parents=True)
+    for number, variant in enumerate(("only_3d_as_synthetic", "synthetic")):
+        folder = layout.experiment(tmp_path / "run", variant, 0)
         rows = {"test": ["3d", "3d", "text"], "key": ["x", "y", "z"], "category": ["car", "robot", ""]}
         rows |= {name: [number, 1.0, 2.0] for name in ("psnr", "ssim", "lpips")}
-        pd.DataFrame(rows).to_csv(folder / "scores.csv", index=False)
+        write_scores(pd.DataFrame(rows), folder / SCORES)
     scores = pd.read_csv(labs.data(tmp_path, tmp_path / "run"))
     assert scores.groupby("method")["psnr"].first().to_dict() == {"3D data": 0, "synthetic data": 1}
     assert sorted(scores["key"]) == ["x", "x", "y", "y"]
     assert scores.set_index("category")["common"].to_dict()["car"]
+
+
+def test_without_a_run_lab_data_compare_the_bundled_models_on_objects_that_they_never_saw(labs, tmp_path):
+    scores = pd.read_csv(labs.data(tmp_path, tmp_path / "no run", objects=2))
+    assert sorted(scores.groupby("method").size().items()) == [("base", 2), ("mini", 2)]
+    assert scores.groupby("method")["psnr"].mean()["mini"] > 10

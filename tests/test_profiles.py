@@ -5,6 +5,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 import yaml
 
+from vfusion3d.cli.page import PROFILES
 from vfusion3d.runs.profiles import FOLDER, ProfileError, load_profile
 
 NAMES = ["smoke", "laptop", "overnight", "gpu", "paper"]
@@ -25,7 +26,7 @@ def edited(tmp_path):
 
 
 def test_the_five_profiles_are_the_bundled_ones():
-    assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == sorted(NAMES)
+    assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == sorted(NAMES) == sorted(PROFILES)
     assert all(load_profile(name).name == name for name in NAMES)
 
 

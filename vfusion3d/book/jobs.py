@@ -264,7 +264,7 @@ def table_of(profile: Profile, notebooks: Mapping[str, Mapping[str, Any]], clust
 def main(arguments: list[str] | None = None) -> int:
     """The command line: the table, and its sums in a line. Returns 1 for a file that cannot be used."""
     parser = argparse.ArgumentParser(prog="python -m vfusion3d.book.jobs", description=__doc__.split("\n")[0])
-    parser.add_argument("--profile", default="laptop", help="smoke, laptop (default), gpu, paper, or a YAML file")
+    parser.add_argument("--profile", default="laptop", help="a bundled profile, or a YAML file (default: laptop)")
     parser.add_argument("--cluster", type=Path, default=CLUSTER, metavar="FILE", help=f"(default: {CLUSTER})")
     parser.add_argument("--notebooks", type=Path, default=NOTEBOOKS, metavar="FILE", help=f"(default: {NOTEBOOKS})")
     options = parser.parse_args(arguments)

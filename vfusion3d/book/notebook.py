@@ -25,7 +25,7 @@ from torch import Tensor
 from vfusion3d import VFusion3D, evaluation, experiments
 from vfusion3d.book.drawings import pipeline_map
 from vfusion3d.book.plan import plan
-from vfusion3d.data.render_dataset import MeshFolder
+from vfusion3d.data.render_dataset import made_of_files
 from vfusion3d.data.shards import MultiviewShards, VideoShards
 from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.foundations.roles import Roles
@@ -119,11 +119,8 @@ class Notebook:
 
     @property
     def from_files(self) -> bool:
-        """Whether the 3D data are there and were made of mesh files, by `vfusion3d render --objects FOLDER`."""
-        if layout.objects_3d.missing(self.folder):
-            return False
-        made_of = MultiviewShards(self.path("objects_3d")).index.get("settings", {}).get("objects", {})
-        return made_of.get("name") == MeshFolder.__name__
+        """Whether the 3D data were made of mesh files, by `vfusion3d render --objects FOLDER`."""
+        return made_of_files(self.path("objects_3d"))
 
     @cached_property
     def eval_prompts(self) -> list[str]:
@@ -189,7 +186,11 @@ class Notebook:
         return {name: model.to(self.device).eval() for name, model in found.items()}
 
     def told(self, models: Mapping[str, "VFusion3D"], methods: Iterable[str], size: int) -> dict[str, dict[str, float]]:
-        """What `around` is told of each method: where its weights, or else the first's, expect a picture's camera."""
+        """What `around` is told of each method: where its weights, or else the first's, expect a picture's camera.
+
+        By method: "size" (pixels a side, the given one), "elevation" (radians), "distance" (world units). Raises
+        StopIteration where there are no models.
+        """
         configs = {name: models.get(name, next(iter(models.values()))).config for name in methods}
         return {
             name: {"size": size, "elevation": one.source_elevation, "distance": one.source_distance}

@@ -237,7 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns 1 with the notebook's error where it did not run to its end."""
     parser = argparse.ArgumentParser(prog="python -m vfusion3d.book.run", description=__doc__.split("\n")[0])
     parser.add_argument("notebooks", type=Path, nargs="+", metavar="notebook", help="an .ipynb file, or several")
-    parser.add_argument("--profile", default="laptop", help="smoke, laptop (default), gpu, paper, or a YAML file")
+    parser.add_argument("--profile", default="laptop", help="a bundled profile, or a YAML file (default: laptop)")
     parser.add_argument("--root", type=Path, default=Path(), help="where runs/, papermill_runs/ and figures/ go")
     parser.add_argument("--seed", type=in_range("seed"), default=0)
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")

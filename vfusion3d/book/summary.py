@@ -113,7 +113,7 @@ def _inline(text: str) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m vfusion3d.book.summary", description=__doc__.split("\n")[0])
-    parser.add_argument("--profile", default="laptop", help="smoke, laptop (default), gpu, paper, or a YAML file")
+    parser.add_argument("--profile", default="laptop", help="a bundled profile, or a YAML file (default: laptop)")
     parser.add_argument("--root", type=Path, default=Path(), help="where papermill_runs/ and figures/ are")
     options = parser.parse_args(arguments)
     try:

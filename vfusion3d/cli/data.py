@@ -56,7 +56,8 @@ def run_render(options: argparse.Namespace) -> int:
 
     Without --objects: what the profile needs, that is the 3D training objects (common categories) in
     RUN_DIR/data/train_3d, and unseen objects (all categories) to choose recipes in RUN_DIR/data/validation and to
-    test on in RUN_DIR/data/test. None of these means the same as one of another set.
+    test on in RUN_DIR/data/test. None of these means the same as one of another set. Where they were made of mesh
+    files before, they stay as they are, with --overwrite too.
     With --objects FOLDER, a folder of mesh files: the same three sets of these files, a file in one of them only.
     NAME.txt beside a file is its caption; without one its name is.
     With --objects and -o: one set of all of these objects, in the folder given by -o.
@@ -78,10 +79,14 @@ def run_render(options: argparse.Namespace) -> int:
         options.parser.error("-o is for --objects: say which objects go there")
     part = part_of(options)
     from vfusion3d.data.guard import Limits
-    from vfusion3d.data.render_dataset import MeshFolder, render_dataset
+    from vfusion3d.data.render_dataset import MeshFolder, made_of_files, render_dataset
     from vfusion3d.world.sources import DataSet, data_sets
 
     profile, run_dir = run_of(options)
+    if options.objects is None and made_of_files(layout.objects_3d(run_dir)):
+        layout.objects_3d.need(run_dir, profile=options.profile)
+        print(f"{layout.objects_3d(run_dir)} was made of mesh files and stays: delete it for the profile's own objects")
+        return 0
     source = _object_source(options.objects or "common", options.up)
     meshes = source if isinstance(source, MeshFolder) else None
     if options.objects is not None and options.output is None and meshes is None:

@@ -30,7 +30,7 @@ from vfusion3d.data.guard import Guarded, LimitError, Limits
 from vfusion3d.data.mesh_files import MeshFileError, load_mesh, mesh_paths, passed_over
 from vfusion3d.data.shards import encode_sample
 from vfusion3d.data.write_shards import Members, skipped_samples, write_shards
-from vfusion3d.runs.claim import Arguments
+from vfusion3d.runs.claim import SETTINGS, Arguments, read_record
 from vfusion3d.runs.memory import check_memory
 from vfusion3d.runs.ranges import check_ranges
 
@@ -114,6 +114,12 @@ def object_draws(
     its cameras' offsets."""
     rng = np.random.default_rng([seed, index])
     return rng, float(rng.uniform(*elevation)), int(rng.integers(2**63))
+
+
+def made_of_files(folder: str | Path) -> bool:
+    """Whether `render_dataset` wrote this folder, whole or in part, from a `MeshFolder`. Raises ReadingError."""
+    path = Path(folder) / SETTINGS
+    return path.exists() and read_record(path).get("objects", {}).get("name") == MeshFolder.__name__
 
 
 def render_dataset(

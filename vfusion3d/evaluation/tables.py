@@ -85,9 +85,8 @@ def differences(
         raise ValueError(f"{method!r} has no results, only {', '.join(known)}")
     others = [name for name in known if name != method] if others is None else others
     item = [name for name in ("test", "key") if name in results]
-    for metric in (
-        [name for name in METRICS if name in results and results[name].notna().any()] if metrics is None else metrics
-    ):
+    known_metrics = [name for name in METRICS if name in results and results[name].notna().any()]
+    for metric in known_metrics if metrics is None else metrics:
         _, decimals, more = METRICS[metric]
         scores = results.groupby([*item, "method"])[metric].mean().unstack("method").dropna(axis=1, how="all")
         if missing := [name for name in (method, *others) if name not in scores]:

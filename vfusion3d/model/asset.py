@@ -33,7 +33,7 @@ VIDEO_SUFFIXES = (".mp4", ".gif")
 FRAMES_AT_ONCE = 8
 VIEWER_RESOLUTION = 96
 VIEWER_FACES = 12_000  # some 250 kB of a GLB; the script around it takes 0.75 MB more
-OUTLINE_VIEWS = 3  # around the object, by which the threshold is chosen: from the back an outline is the same
+OUTLINE_VIEWS = 3  # around the object, by which the threshold is chosen
 TEXTURE = 1024  # texels a side
 TEXTURES = (16, 8192)  # the smallest and the largest
 

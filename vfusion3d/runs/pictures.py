@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import UInt8
 
-PICTURE_SUFFIXES = (  # of what is looked for in a folder of pictures
-    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".bmp", ".gif", ".tif", ".tiff"),
+# of what is looked for in a folder of pictures
+PICTURE_SUFFIXES = tuple(
+    [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".bmp", ".gif", ".tif", ".tiff"]
 )
 STEP = 8  # between two levels; steps of 16 begin to show, and a palette of 256 colours shows more
 

@@ -258,7 +258,7 @@ def profile_path(name_or_path: str | Path) -> Path:
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
-    """Reads and checks a profile: `smoke`, `laptop`, `gpu`, `paper` or the path of a YAML file.
+    """Reads and checks a profile: `smoke`, `laptop`, `overnight`, `gpu`, `paper` or the path of a YAML file.
 
     Raises ProfileError that names the file and the key, with the nearest known key for an unknown one.
     """

@@ -21,7 +21,7 @@ from vfusion3d.data.images import on_white, resize
 from vfusion3d.foundations.image_features import ImageFeatures
 from vfusion3d.model.preprocess import load_image
 from vfusion3d.runs.progress import tqdm
-from vfusion3d.study.answers import COLUMNS, OURS, QUESTIONS, RATERS, Item, comparisons, read_video
+from vfusion3d.study.answers import COLUMNS, OURS, QUESTIONS, RATERS, Comparison, Item, comparisons, read_video
 
 AGREEMENT = 0.68  # of people, which of two pictures somebody else prefers (Kirstain et al., 2023, Pick-a-Pic)
 AT_ONCE = 32  # pictures that the network looks at together
@@ -82,7 +82,7 @@ def error_for(margins: Float[np.ndarray, "n"], agreement: float) -> float:
     return float(typical * np.exp(brentq(too_much, low, high)))
 
 
-def _margin(of_item: dict[tuple[str, str], float], comparison) -> float:
+def _margin(of_item: dict[tuple[str, str], float], comparison: Comparison) -> float:
     return of_item[OURS, comparison.question] - of_item[comparison.baseline, comparison.question]
 
 

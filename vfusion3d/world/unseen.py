@@ -15,6 +15,7 @@ on the test would do well there by luck. Nothing that is trained on means the sa
 import dataclasses
 import functools
 import itertools
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,9 +80,8 @@ def _meanings(source: UnseenObjects, seed: int) -> frozenset[Meaning]:
 def eval_prompts(count: int) -> list[str]:
     """The first `count` evaluation prompts; no two mean the same."""
     rng = np.random.default_rng(PROMPTS_SEED)
-    prompts: list[str] = []
+    prompts: dict[Hashable, str] = {}  # by meaning
     while len(prompts) < count:
         caption = describe(sample_object(rng, (ROUND[len(prompts) % len(ROUND)],)))
-        if meaning(caption) not in map(meaning, prompts):
-            prompts.append(caption)
-    return prompts
+        prompts.setdefault(meaning(caption), caption)
+    return list(prompts.values())
