@@ -9,6 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -45,7 +47,9 @@ from vfusion3d.experiments.variants import (
 )
 from vfusion3d.foundations.loading import BUNDLED
 from vfusion3d.foundations.roles import Roles
+from vfusion3d.learning import processes
 from vfusion3d.runs import layout
+from vfusion3d.runs.claim import SETTINGS
 from vfusion3d.runs.profiles import LossWeights, ProfileError, Recipe, Stage, load_profile
 from vfusion3d.training.schedule import stage_ends, total_steps
 from vfusion3d.training.train import train_vfusion3d
@@ -121,6 +125,17 @@ def test_a_variant_that_cannot_be_is_refused_by_its_name(tmp_path, line, complai
     file.write_text(yaml.safe_dump({"variants": {"x": line}, "tables": {}}))
     with pytest.raises(ProfileError, match=complaint):
         load_experiments(file)
+
+
+@pytest.mark.parametrize("between", [{}, {"z": {"steps_of": "w"}, "w": {"start": "x", "finetuning": {"objects": 1}}}])
+def test_variants_that_wait_for_one_another_are_refused_by_their_names(tmp_path, between):
+    file = tmp_path / "mine.yaml"
+    other = {"start": "z" if between else "x", "finetuning": {"objects": 1}}
+    file.write_text(yaml.safe_dump({"variants": {"x": {"steps_of": "y"}, "y": other, **between}, "tables": {}}))
+    with pytest.raises(ProfileError, match="in a circle") as refused:
+        load_experiments(file)
+    named = str(refused.value).removeprefix(f"{file}: ").split(":")[0].split(", ")
+    assert sorted(named) == sorted({"x", "y", *between})
 
 
 def test_a_row_without_its_variant_and_unknown_names_are_refused(tmp_path):
@@ -405,6 +420,41 @@ def test_before_training_is_the_very_model_that_trainings_begin_with_and_its_sco
     assert first.facts == {"steps": 0}
     assert len(evaluations) == 1  # `base` is the same whatever the seed
     assert second.scores.equals(first.scores)
+
+
+def test_a_model_before_training_is_saved_once_by_however_many_commands_at_once(tmp_path, monkeypatch):
+    saved, save = [], VFusion3D.save_pretrained
+
+    def slowly(model, folder):
+        saved.append(folder)
+        time.sleep(0.3)
+        save(model, folder)
+
+    monkeypatch.setattr(VFusion3D, "save_pretrained", slowly)
+    with ThreadPoolExecutor(3) as commands:
+        folders = list(
+            commands.map(lambda seed: run._untrained(PROFILE, tmp_path / "seed-0" / "untrained", 0), range(3))
+        )
+    assert len(saved) == 1
+    (folders[0] / SETTINGS).unlink()  # as it was saved before there was a record
+    VFusion3D.from_pretrained(run._untrained(PROFILE, folders[0], 0))
+    assert len(saved) == 2
+
+
+@pytest.mark.parametrize(
+    ("process", "done"),
+    [
+        ((0, 1), [(0, 1), "waited", "waited"]),
+        ((0, 2), [(0, 2), "waited", (0, 1), "waited"]),
+        ((1, 2), [(1, 2), "waited", "waited"]),
+    ],
+)
+def test_after_all_parts_are_made_the_main_process_sees_that_the_whole_is_there(monkeypatch, process, done):
+    found = []
+    monkeypatch.setattr(processes, "part_of_process", lambda: process)
+    monkeypatch.setattr(processes, "wait_for_all", lambda: found.append("waited"))
+    processes.in_parts(found.append)
+    assert found == done
 
 
 def test_3d_data_take_as_many_steps_as_what_they_are_compared_with(run_dir, evaluations):

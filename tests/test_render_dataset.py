@@ -241,13 +241,22 @@ def test_more_objects_than_the_folder_has_are_refused_before_anything_is_written
     assert not (tmp_path / "rendered").exists()
 
 
+def test_a_part_goes_on_with_its_own_settings_and_deletes_nothing_of_others(tmp_path):
+    for part in ((0, 2), (1, 2)):
+        render_dataset(tmp_path, RandomPrimitives(), 1, part=part, overwrite=True, **SETTINGS)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert tmp_path / "index.json" in before
+    with pytest.raises(ValueError, match=f"{tmp_path} was made with other settings.*cannot overwrite it"):
+        render_dataset(tmp_path, RandomPrimitives(), 1, part=(0, 2), overwrite=True, **{**SETTINGS, "seed": 5})
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"views": 0}, "views must be"),
         ({"workers": 0}, "workers must be"),
         ({"part": (2, 2)}, "part must be"),
-        ({"part": (0, 2), "overwrite": True}, "cannot overwrite"),
     ],
 )
 def test_values_out_of_range_are_refused(tmp_path, change, message):

@@ -3,6 +3,8 @@ import json
 import math
 import subprocess
 import sys
+from datetime import timedelta
+from pathlib import Path
 
 import pandas
 import pytest
@@ -23,6 +25,7 @@ from vfusion3d.foundations.perceptual import PerceptualDistance
 from vfusion3d.foundations.roles import Roles
 from vfusion3d.learning.draws import sample_generators
 from vfusion3d.learning.loop import read_log
+from vfusion3d.learning.processes import PATIENCE
 from vfusion3d.model.rendering import Field, render_rays
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs.claim import changes, record
@@ -267,6 +270,14 @@ state = PartialState()
 open(f"{sys.argv[1]}.{state.process_index}", "w").write(str(state.num_processes))
 sys.exit(told)
 """
+
+
+def test_processes_join_in_one_way_only_and_wait_for_one_another_for_days():
+    """A second way would leave them the ten minutes of torch, if it came first."""
+    package = Path(__file__).resolve().parents[1] / "vfusion3d"
+    joining = {path.name: path.read_text().count("PartialState(") for path in package.rglob("*.py")}
+    assert {name: count for name, count in joining.items() if count} == {"processes.py": 1}
+    assert timedelta(days=1) < PATIENCE
 
 
 def test_two_processes_train_the_model_that_one_trains_in_pieces_or_at_once(shards, tmp_path):

@@ -4,13 +4,14 @@
     python workflow/cluster_test.py --until 03_finetune_video_model          # so far only
 
 Starts munged, MariaDB, slurmdbd, slurmctld and two slurmd in a folder of its own (and nothing where a SLURM is here
-already), runs the graph at `smoke` once as jobs and once without SLURM, says of every result whether both are the same,
-and stops what it started.
+already), runs the graph at `smoke` once as jobs and once without SLURM, says of data, prompts, labels, models and
+scores whether both are the same, and stops what it started.
 """
 
 import argparse
 import csv
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -19,9 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import yaml
 
@@ -34,6 +37,7 @@ PROGRAMS = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd", "sbatch", "
 CONFIGURED = Path("/etc/slurm/slurm.conf")
 NODES, CPUS, MEMORY = 2, 2, 5000  # each node's, MB
 ROUNDING = 2e-3  # largest difference of a weight, relative to the tensor's largest, that several processes may make
+EXPERIMENTS, SCORES = "experiments", "scores.csv.gz"  # of the variants
 BEGUN = time.monotonic()
 
 
@@ -209,8 +213,7 @@ def write_profiles(folder: Path) -> None:
     profile["finetuning"] |= {"micro_batch": 2}
     (folder / "two_nodes.yaml").write_text(yaml.safe_dump(profile))
     shutil.copytree(HERE / "profiles" / "slurm", folder / "slurm")
-    cluster = {"nodes": 2, "gpus": 0, "cpus": CPUS, "memory_gb": MEMORY / 1000, "longest": 60, "shards": 2}
-    cluster["memory_gb"] = int(cluster["memory_gb"])
+    cluster = {"nodes": 2, "gpus": 0, "cpus": CPUS, "memory_gb": MEMORY // 1000, "longest": 60, "shards": 2}
     (folder / "slurm" / "cluster.yaml").write_text(yaml.safe_dump({"cluster": cluster}))
     config = yaml.safe_load((folder / "slurm" / "config.yaml").read_text())
     config |= {"slurm-init-seconds-before-status-checks": 5, "latency-wait": 10}
@@ -283,7 +286,13 @@ def main() -> int:
     parser.add_argument(
         "--until", nargs="+", default=[], metavar="JOB", help="not the whole graph: as far as these jobs"
     )
-    parser.add_argument("--alone", nargs="+", default=[], metavar="NOTEBOOK", help="the same of the run without SLURM")
+    parser.add_argument(
+        "--alone",
+        nargs="+",
+        default=[],
+        metavar="NOTEBOOK",
+        help="the same of the run without SLURM: no more than that",
+    )
     parser.add_argument("--keep", action="store_true", help="leave the folder of the test")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("cluster-test: told to end"))
@@ -313,7 +322,8 @@ def main() -> int:
     alone = driver(folder, "alone", options.alone or options.until, "--cores", "all", "--nolock").wait()
     say(f"the run without SLURM ended with exit code {alone}")
     worst = compare(folder / "alone" / "runs" / "two_nodes", runs)
-    failed = bool(code or alone or worst)
+    waited = second_waited(runs.parent / "slurm_logs" / "rule_finetune_video")
+    failed = bool(code or alone or worst or not waited)
     if options.keep or failed:
         say(f"left in {folder}: here/log (SLURM's), slurm_run.log, alone.log (Snakemake's), slurm_run/runs/slurm_logs")
     else:
@@ -326,28 +336,88 @@ def main() -> int:
 
 
 def compare(first: Path, second: Path) -> int:
-    """Say of the data, the labels and the models of two runs whether they are the same. Returns how many are not."""
-    wrong = 0
-    for path in sorted(first.glob("**/shard-*.tar")):
-        other = second / path.relative_to(first)
-        same = other.exists() and _digest(path) == _digest(other)
-        wrong += not same
-        say(f"{path.relative_to(first)}: {'the same bytes' if same else 'DIFFERENT'}")
-    for path in sorted(first.glob("**/*.safetensors")):
-        if "checkpoint" in path.name or not (other := second / path.relative_to(first)).exists():
-            continue
-        said = "the same bytes"
-        if _digest(path) != _digest(other):
+    """Say of the results of two runs whether they are the same: all of the first, what the second lacks is different.
+
+    Shards (data and labels), prompts, models, and of each variant the model and the scores. Where several processes
+    trained, models may differ by rounding, and so their scores, of which is only said by how much. Returns how many
+    are wrong; 1 where there was nothing to compare.
+    """
+    wrong = compared = 0
+    for path, other in _pairs(first, second):
+        compared += 1
+        if not other.exists():
+            said = "MISSING"
+        elif _digest(path) == _digest(other):
+            said = "the same bytes"
+        elif path.suffix == ".safetensors":
             off = _difference(path, other)
-            wrong += off > ROUNDING
             said = f"off by {off:.1e} at most {'(DIFFERENT)' if off > ROUNDING else '(several processes)'}"
+        elif path.suffix == ".parquet":
+            said = "the same table" if pd.read_parquet(path).equals(pd.read_parquet(other)) else "DIFFERENT"
+        elif path.name == SCORES and not _same_model(path.parent, other.parent):
+            said = _scores_differ(path, other)
+        else:
+            said = "DIFFERENT"
+        wrong += "MISSING" in said or "DIFFERENT" in said
         say(f"{path.relative_to(first)}: {said}")
+    if not compared:
+        wrong += 1
+        say(f"{first}: there is NOTHING to compare")
     for path in sorted(second.glob("**/log.csv")):
         steps = [row["step"] for row in csv.DictReader(path.open())]
         if len(steps) != len(set(steps)):
             wrong += 1
             say(f"{path.relative_to(second)}: a step stands there TWICE")
     return wrong
+
+
+def second_waited(logs: Path) -> bool:
+    """Whether, by its log, the job that the second driver asked for waited for the one that was at work."""
+    texts = [path.read_text(errors="replace") for path in sorted(logs.rglob("*.log"))]
+    found = any(word in text for text in texts for word in ("waiting, for", "did it meanwhile"))
+    say("the second job waited for the first" if found else f"NO log in {logs} says that a job waited for another")
+    return found
+
+
+def _pairs(first: Path, second: Path) -> Iterator[tuple[Path, Path]]:
+    """What is compared with what. A variant's model may lie with another one's of the same settings: `result.json`."""
+    for pattern in ("**/shard-*.tar", "**/prompts.parquet", "**/*.safetensors", f"{EXPERIMENTS}/**/{SCORES}"):
+        for path in sorted(first.glob(pattern)):
+            inside = path.relative_to(first)
+            shared = (
+                path.suffix == ".safetensors" and inside.parts[0] == EXPERIMENTS and "video_model" not in inside.parts
+            )
+            if not shared and "checkpoint" not in path.name:
+                yield path, second / inside
+    for result in sorted(first.glob(f"{EXPERIMENTS}/*/seed-*/result.json")):
+        model, other = (_model(run, result.parent.relative_to(first)) for run in (first, second))
+        for path in sorted(model.glob("*.safetensors")):
+            yield path, other / path.name
+
+
+def _model(run: Path, variant: Path) -> Path:
+    """The model of a variant in a run, by its result; where it has none, a folder that is not there."""
+    result = run / variant / "result.json"
+    return run / (json.loads(result.read_text())["model"] if result.exists() else variant / "no result")
+
+
+def _same_model(one: Path, other: Path) -> bool:
+    """Whether two variants' results are of models of the very same weights."""
+    results = [folder / "result.json" for folder in (one, other)]
+    prints = [json.loads(path.read_text())["settings"]["model"] if path.exists() else path for path in results]
+    return prints[0] == prints[1]
+
+
+def _scores_differ(first: Path, second: Path) -> str:
+    """By how much scores of models differ that are the same up to rounding; the items must be the same."""
+    one, other = (pd.read_csv(path, dtype={"test": str, "key": str}) for path in (first, second))
+    numbers = one.columns.difference(["test", "key", "category", "common"])
+    if not one.columns.equals(other.columns) or not one.drop(columns=numbers).equals(other.drop(columns=numbers)):
+        return "DIFFERENT items"
+    if not one[numbers].isna().equals(other[numbers].isna()):
+        return "DIFFERENT metrics"
+    off = (one[numbers] - other[numbers]).abs().max() / one[numbers].abs().max()
+    return f"of a model that is off by rounding: off by {off.max():.1e} at most"
 
 
 def _digest(path: Path) -> str:

@@ -11,7 +11,7 @@ as its batch can be shared by. The notebook then finds everything done, and read
 import argparse
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -142,7 +142,7 @@ def stage_jobs(profile: Profile, notebooks: Mapping[str, Mapping[str, Any]], clu
 def _stage(job: Job, profile: Profile, cluster: Cluster) -> Job:
     recipes = {"finetune-video": profile.video, "train": profile.training, FINETUNE: profile.finetuning}
     if job.command in recipes:
-        return _training(job, recipes[job.command], profile, cluster)
+        return _training(job, [recipes[job.command]], profile, cluster)
     count = profile.data.objects_3d if job.command == "render" else main_videos(profile)
     parts = 1 if job.command == "prompts" else min(cluster.shards, math.ceil(count / profile.data.shard_size))
     gpus = int(job.command != "render" and _has_gpus(profile, cluster))
@@ -154,16 +154,18 @@ def notebook_job(notebook: str, profile: Profile, cluster: Cluster) -> Job:
     return Job(notebook, notebook, "", (), gpus=int(_has_gpus(profile, cluster)), cpus=_cores(cluster, 1))
 
 
-def _training(job: Job, recipe: Recipe | Video, profile: Profile, cluster: Cluster) -> Job:
-    """The job on as many processes as share a batch evenly: one a GPU, of many nodes all; without GPUs one a node.
+def _training(job: Job, recipes: Sequence[Recipe | Video], profile: Profile, cluster: Cluster) -> Job:
+    """The job on as many processes as share the batch of each recipe evenly; a job that trains nothing gets one.
 
-    None has less to do than a `micro_batch`, so a batch that is computed at once stays on one GPU.
+    One a GPU, of many nodes all; without GPUs one a node. None has less to do than a `micro_batch`, so a batch that is
+    computed at once stays on one GPU.
     """
-    batch, least = recipe.batch_size, recipe.micro_batch or recipe.batch_size
+    shared = [(recipe.batch_size, recipe.batch_size // (recipe.micro_batch or recipe.batch_size)) for recipe in recipes]
+    shared = shared or [(1, 1)]
     each = cluster.gpus if _has_gpus(profile, cluster) else 1
     whole = [(nodes, each) for nodes in range(2, cluster.nodes + 1)] + [(1, some) for some in range(1, each + 1)]
-    fitting = [one for one in whole if batch % math.prod(one) == 0 and math.prod(one) <= batch // least]
-    nodes, processes = max(fitting, key=math.prod)
+    fitting = [one for one in whole if all(b % math.prod(one) == 0 and math.prod(one) <= most for b, most in shared)]
+    nodes, processes = max(fitting, key=math.prod, default=(1, 1))  # none: batches smaller than a `micro_batch`
     gpus = processes * _has_gpus(profile, cluster)
     return replace(job, nodes=nodes, processes=processes, gpus=gpus, cpus=_cores(cluster, processes))
 
@@ -213,10 +215,24 @@ def variant_jobs(
         after += sorted({job_of[start] for start in starts if start in job_of and start not in runs})
         job = Job(name, notebook, command, tuple(after), runs=tuple(runs))
         if cluster:
-            alone = replace(profile.training, micro_batch=None)
-            job = _training(job, profile.training if _learns(profile, runs, experiments) else alone, profile, cluster)
+            trained = _recipes(profile, runs, experiments) if _learns(profile, runs, experiments) else []
+            job = _training(job, trained, profile, cluster)
         found.append(job)
     return found, shows
+
+
+def _recipes(profile: Profile, runs: list[tuple[str, int]], experiments: Experiments) -> list[Recipe | Video]:
+    """All recipes that the jobs of these variants train by; what a variant starts from is trained before."""
+    found: list[Recipe | Video] = []
+    for name, _ in runs:
+        scaled = experiments.variant(name).at(profile)
+        if scaled.video_objects:
+            found.append(profile.video)
+        if not scaled.variant.start:
+            found.append(scaled.training.recipe)
+        if scaled.finetuning:
+            found.append(scaled.finetuning.recipe)
+    return found
 
 
 def _learns(profile: Profile, runs: list[tuple[str, int]], experiments: Experiments) -> bool:

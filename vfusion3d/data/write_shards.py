@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from vfusion3d.data.shards import ShardWriter, shard_path, write_index, written_keys
-from vfusion3d.runs.claim import Kind, claim_folder, plain, write_whole
+from vfusion3d.runs.claim import SETTINGS, Kind, claim_folder, made_with, plain, write_whole
 from vfusion3d.runs.lock import LOCK, hold, only_writer
 from vfusion3d.runs.progress import tqdm
 from vfusion3d.runs.quiet import quiet_libraries
@@ -64,8 +64,8 @@ def write_shards(
 
     Interrupted at any moment, the same call goes on where it stopped. Returns the path of `index.json`, which is
     written last. Raises ValueError where the folder already holds data of other settings (overwrite: they are
-    deleted), for values out of range, and where `make` returns more or fewer samples than it was asked for; InUse where
-    another process makes the same part.
+    deleted, but not by one part of several), for values out of range, and where `make` returns more or fewer samples
+    than it was asked for; InUse where another process makes the same part.
     """
     whole = shard_size if isinstance(shard_size, int) else 1
     check_ranges(count=count, workers=workers)
@@ -75,8 +75,6 @@ def write_shards(
     which, parts = part
     if not 0 <= which < parts:
         raise ValueError(f"part must be (k, n) with 0 <= k < n, not {part}")
-    if overwrite and parts > 1:
-        raise ValueError("machines that share a folder cannot overwrite it: delete it first")
     sizes = [whole] * math.ceil(count / whole) if isinstance(shard_size, int) else shard_size
     borders = [0, *(min(end, count) for end in itertools.accumulate(sizes))]
     if borders[-1] != count:
@@ -84,6 +82,10 @@ def write_shards(
     folder = Path(folder)
     with only_writer(folder, part):
         with hold(folder / f"{LOCK}-settings", wait=math.inf):  # parts that begin together claim it one by one
+            if overwrite and parts > 1 and (folder / SETTINGS).exists() and not made_with(folder / SETTINGS, settings):
+                raise ValueError(
+                    f"{folder} was made with other settings, and who makes a part of it cannot overwrite it: delete it"
+                )
             claim_folder(folder, settings, Kind(kind, FILES), overwrite=overwrite)
 
         ranges = [range(start, end) for start, end in itertools.pairwise(borders)]

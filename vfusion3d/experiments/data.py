@@ -23,7 +23,7 @@ from vfusion3d.foundations.aesthetic_score import AestheticScore
 from vfusion3d.foundations.loading import name_of
 from vfusion3d.foundations.roles import Roles
 from vfusion3d.learning.loop import remove_checkpoints
-from vfusion3d.learning.processes import part_of_process, wait_for_all
+from vfusion3d.learning.processes import in_parts
 from vfusion3d.runs import layout
 from vfusion3d.runs.claim import Kind, claim_folder, write_whole
 from vfusion3d.runs.lock import only_writer
@@ -164,25 +164,27 @@ def _own_videos(roles: Roles, run_dir: Path, scaled: Scaled, folder: Path, seed:
     known = [whole.metadata(place, _Drawn) for place in sorted(drawn)]
     asked = {one["index"]: one["prompt"] for one in known}
     made_with = read_value(_MadeWith, whole.index.get("settings"), f"{whole.folder / 'index.json'}: settings")
-    part = part_of_process()
-    overwrite = overwrite and part == (0, 1)
-    generate_videos(
-        folder / "videos",
-        [asked.get(index, "") for index in range(max(asked) + 1)],
-        roles.text_to_image,
-        model,
-        roles.profile.video,
-        drawn_by=made_with["text_to_image"],
-        seed=made_with["seed"],
-        shard_size=made_with["shard_size"],
-        indices=list(asked),
-        part=part,
-        overwrite=overwrite,
+    in_parts(
+        lambda part: generate_videos(
+            folder / "videos",
+            [asked.get(index, "") for index in range(max(asked) + 1)],
+            roles.text_to_image,
+            model,
+            roles.profile.video,
+            drawn_by=made_with["text_to_image"],
+            seed=made_with["seed"],
+            shard_size=made_with["shard_size"],
+            indices=list(asked),
+            part=part,
+            overwrite=overwrite,
+        )
     )
-    wait_for_all()
     labeller, settings = stored_labeller(roles, run_dir)
-    label_videos(folder / "videos", folder / "labels", labeller, settings=settings, part=part, overwrite=overwrite)
-    wait_for_all()
+    in_parts(
+        lambda part: label_videos(
+            folder / "videos", folder / "labels", labeller, settings=settings, part=part, overwrite=overwrite
+        )
+    )
 
 
 def _order(count: int, seed: int) -> list[int]:

@@ -5,8 +5,9 @@ what notebook 06 or 07 trained, or another variant, takes that model, and is onl
 """
 
 import json
+import math
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -23,10 +24,23 @@ from vfusion3d.experiments.variants import Experiments, load_experiments
 from vfusion3d.foundations.loading import name_of
 from vfusion3d.foundations.roles import Roles
 from vfusion3d.learning.loop import Lesson, fingerprint, learn, remove_checkpoints
-from vfusion3d.learning.processes import main_first, part_of_process, several_processes
+from vfusion3d.learning.processes import main_first, several_processes
+from vfusion3d.model.sizes import Config
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs import layout
-from vfusion3d.runs.claim import SETTINGS, changes, record, save_whole, short_name, write_whole
+from vfusion3d.runs.claim import (
+    SETTINGS,
+    Arguments,
+    changes,
+    made_with,
+    put_back,
+    record,
+    save_whole,
+    short_name,
+    write_record,
+    write_whole,
+)
+from vfusion3d.runs.lock import only_writer
 from vfusion3d.runs.profiles import Profile
 from vfusion3d.runs.reading import read_json, read_table
 from vfusion3d.training.train import new_model, training_lesson
@@ -91,10 +105,8 @@ def run_variant(
     if scaled.variant.steps_of:
         scaled = scaled.taking(made[0].facts["steps"] + made[0].facts.get("finetuning_steps", 0))
     if scaled.variant.untrained:
-        model = folder / "untrained"
         with main_first():
-            if part_of_process()[0] == 0:
-                save_whole(new_model(profile, torch.Generator().manual_seed(seed)).save_pretrained, model)
+            model = _untrained(profile, folder / "untrained", seed)
         facts = {"steps": 0}
     elif scaled.variant.start:
         model = made[0].model
@@ -168,6 +180,22 @@ def _learned(lesson: Lesson, folder: Path, run_dir: Path, device: str, overwrite
     model = learn(lesson, folder, elsewhere=[*notebooks, *trainings], overwrite=overwrite, device=device)
     remove_checkpoints(folder)  # many runs: only what they end in stays
     return model
+
+
+def _untrained(profile: Profile, folder: Path, seed: int) -> Path:
+    """The model that trainings begin with, saved once: of several commands one saves it, and the others wait."""
+    model = new_model(profile, torch.Generator().manual_seed(seed))
+    settings = {"model": Arguments(Config, asdict(model.config)), "weights": fingerprint(model)}
+
+    def save(partial: Path) -> None:
+        model.save_pretrained(partial)
+        write_record(partial / SETTINGS, settings)
+
+    with only_writer(folder.parent, wait=math.inf):
+        put_back(folder)
+        if not made_with(folder / SETTINGS, settings):
+            save_whole(save, folder)
+    return folder
 
 
 def _evaluated(roles: Roles, run_dir: Path, name: str, seed: int, path: Path, facts: dict[str, Any]) -> Result:

@@ -5,6 +5,7 @@ The counts of a `Variant` are the paper's; `Variant.at` brings it to a profile, 
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -198,7 +199,7 @@ def load_experiments(path: str | Path = VARIANTS) -> Experiments:
     """Reads and checks `variants.yaml` or a file like it.
 
     Raises ProfileError that names file, variant and key for an unknown key, a recipe that cannot be, a `start` or a row
-    of a table that names no variant, and a start that starts from another one.
+    of a table that names no variant, a start that starts from another one, and variants that wait for one another.
     """
     try:
         file = read_yaml(path, _File)
@@ -257,7 +258,13 @@ def _checked(file: _File) -> Experiments:
         for row, name in rows.items():
             if name not in variants:
                 raise ProfileError(f"tables.{table}.{row}: there is no variant {name!r}")
-    return Experiments(variants, file.tables)
+    experiments = Experiments(variants, file.tables)
+    try:
+        TopologicalSorter({name: experiments.waits_for(name) for name in variants}).prepare()
+    except CycleError as error:
+        circle = ", ".join(error.args[1][1:])
+        raise ProfileError(f"{circle}: each waits for the next, in a circle: change a start or a steps_of") from error
+    return experiments
 
 
 def _merged(old: dict, changes: dict) -> dict:

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from vfusion3d.learning.draws import sample_generators
 from vfusion3d.learning.muon import MuonAdamW
 from vfusion3d.learning.precision import resolve
+from vfusion3d.learning.processes import several_processes
 from vfusion3d.runs.claim import (
     SETTINGS,
     Kind,
@@ -153,7 +154,7 @@ def recorded(recipe: Recipe, device: str | None) -> Recipe:
 
     How it fits into memory (`micro_batch`, `checkpointing`) changes no result and is left out. device: as for `train`.
     """
-    there = PartialState(cpu=device == "cpu").device
+    there = several_processes(device).device
     memory = {field.name: field.default for field in dataclasses.fields(recipe) if field.name in FITTING}
     return dataclasses.replace(recipe, mixed_precision=resolve(recipe.mixed_precision, there), **memory)
 
@@ -194,7 +195,7 @@ def learn(
     deleted), InUse where another process trains in it. Of several processes of a run, the main one holds the folder.
     """
     folder = Path(folder)
-    state = PartialState(cpu=device == "cpu")
+    state = several_processes(device)
     settings = {**lesson.settings, "start": fingerprint(lesson.model) if lesson.given else None}
 
     def finished(*runs: Path) -> Path | None:
@@ -359,9 +360,8 @@ class WeightAverage:
 def _accelerator(settings: LoopSettings, device: str | None) -> Accelerator:
     """What puts a model where it must run. Raises TrainingError where that device is not there."""
     AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
-    on_cpu = device == "cpu"
-    precision = resolve(settings.mixed_precision, PartialState(cpu=on_cpu).device)
-    accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu)
+    precision = resolve(settings.mixed_precision, several_processes(device).device)
+    accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu")
     if device not in (None, "auto") and accelerator.device.type != torch.device(device).type:
         raise TrainingError(
             f"training is to run on {device}, but there is only {accelerator.device}: set device to auto"

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 
 from vfusion3d.data.shards import MultiviewShards
 from vfusion3d.data.subset import Subset
@@ -14,6 +13,7 @@ from vfusion3d.data.synthetic import SyntheticShards
 from vfusion3d.foundations.loading import device_of, name_of, pretrained, source_of, unavailable
 from vfusion3d.foundations.roles import Roles
 from vfusion3d.learning.loop import Lesson, LoopSettings, learn, recorded
+from vfusion3d.learning.processes import several_processes
 from vfusion3d.model.initialise import start_local
 from vfusion3d.model.sizes import SIZES, Config
 from vfusion3d.model.vfusion3d import VFusion3D
@@ -71,7 +71,7 @@ def train_vfusion3d(
     Raises ValueError where the folder holds a run of another recipe, data set, seed or start; with overwrite, that run
     is deleted.
     """
-    PartialState(cpu=profile.device == "cpu")  # gives each process its GPU, before anything is loaded
+    several_processes(profile.device)  # gives each process its GPU, before anything is loaded
     shards = MultiviewShards(data) if isinstance(data, str | Path) else data
     lesson = training_lesson(Roles(profile), shards, recipe or profile.training, model, seed, checkpoint_every)
     trained = learn(
@@ -104,7 +104,7 @@ def training_lesson(
     if recipe.checkpointing:
         model.enable_gradient_checkpointing()
     steps = total_steps(recipe, len(data))
-    at_once = recipe.micro_batch or math.ceil(recipe.batch_size / PartialState().num_processes)
+    at_once = recipe.micro_batch or math.ceil(recipe.batch_size / several_processes(roles.profile.device).num_processes)
     samples = recipe.views * (recipe.rays_per_view or recipe.patch_size**2) * recipe.samples_per_ray
     names = "training's batch_size (or micro_batch), views, patch_size and samples_per_ray"
     check_memory(names, at_once * samples * SAMPLE_BYTES, device_of(roles.profile))

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from vfusion3d.foundations.image_to_video import VideoModel, load_video_model
 from vfusion3d.foundations.loading import device_of
 from vfusion3d.learning.draws import Generators, drawn, sample_generators
 from vfusion3d.learning.loop import Lesson, LoopSettings, learn, recorded, samples_of_step
+from vfusion3d.learning.processes import several_processes
 from vfusion3d.runs.memory import check_memory
 from vfusion3d.runs.profiles import Profile, Video
 
@@ -50,7 +50,7 @@ def finetune_video_model(
     it stopped; once done, it loads `folder/model` and returns. Raises ValueError where the folder holds a run of other
     settings (overwrite: it is deleted), and for orbits that cannot be made into videos.
     """
-    PartialState(cpu=profile.device == "cpu")  # gives each process its GPU, before anything is loaded
+    several_processes(profile.device)  # gives each process its GPU, before anything is loaded
     model = load_video_model(profile) if model is None else model
     tuned = learn(
         orbit_lesson(profile, MultiviewShards(data), objects, model, seed, checkpoint_every),
@@ -75,10 +75,11 @@ def orbit_lesson(
     objects = len(shards) if objects is None else objects
     if not 1 <= objects <= len(shards):
         raise ValueError(f"objects is {objects}, but {shards.folder} holds {len(shards)}")
-    at_once = recipe.micro_batch or math.ceil(recipe.batch_size / PartialState().num_processes)
+    state = several_processes(profile.device)
+    at_once = recipe.micro_batch or math.ceil(recipe.batch_size / state.num_processes)
     pixels = at_once * recipe.frames * recipe.size**2
-    check_memory("video's batch_size (or micro_batch), frames and size", 3 * 4 * 4 * pixels, PartialState().device)
-    model.to(PartialState().device)  # the loop moves only what learns
+    check_memory("video's batch_size (or micro_batch), frames and size", 3 * 4 * 4 * pixels, state.device)
+    model.to(state.device)  # the loop moves only what learns
     learn_temporal_only(model)
     if recipe.checkpointing:
         model.network.enable_gradient_checkpointing()
