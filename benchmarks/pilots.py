@@ -20,7 +20,7 @@ import argparse
 import dataclasses
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -185,12 +185,7 @@ def run(name: str, options: argparse.Namespace) -> None:
 def new_model(pilot: Pilot, options: argparse.Namespace) -> VFusion3D:
     """Where a pilot begins."""
     if start := options.start or pilot.start:
-        model = VFusion3D.from_pretrained(start)
-        if options.start:
-            return model
-        sized = VFusion3D(**asdict(model.config) | pilot.size)
-        sized.load_state_dict(model.state_dict())
-        return sized
+        return VFusion3D.from_pretrained(start, **({} if options.start else pilot.size))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         model = VFusion3D(image_size=64, **(SIZES["mini"] | pilot.size))

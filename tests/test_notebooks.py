@@ -418,7 +418,7 @@ def test_figures_and_tables_stand_beside_the_runs_and_are_shown(tmp_path, monkey
     assert run.figures == tmp_path / "figures" / "smoke"
     alone = book.begin("06_train_vfusion3d", "smoke", tmp_path / "elsewhere")
     assert alone.figures == tmp_path / "elsewhere" / "figures"
-    figure = run.diagram("VFusion3D")
+    figure = book.drawings.orbit()
     assert run.save(figure, "06_here") is figure
     table = pd.DataFrame({("ssim", "smoke"): [0.5]}, index=pd.Index(["ours"], name="Method"))
     assert "| ours | 0.500 |" in run.table(table, "06_table", "a caption").data

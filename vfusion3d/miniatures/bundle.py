@@ -4,7 +4,6 @@ python -m vfusion3d.miniatures.bundle runs/base/vfusion3d/model base
 """
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from vfusion3d.foundations.loading import BUNDLED
@@ -17,8 +16,7 @@ if __name__ == "__main__":
     parser.add_argument("model", type=Path, help="a folder made by `vfusion3d train`")
     parser.add_argument("name", choices=["base", "mini"], help="of the bundled weights")
     options = parser.parse_args()
-    model = VFusion3D.from_pretrained(options.model).half()
-    model.config = replace(model.config, samples_per_ray=SIZES["mini"]["samples_per_ray"])
+    model = VFusion3D.from_pretrained(options.model, samples_per_ray=SIZES["mini"]["samples_per_ray"]).half()
     target = BUNDLED / options.name
     save_whole(model.save_pretrained, target)
     print(f"{target}: {model.num_parameters() / 1e6:.2f} million parameters")

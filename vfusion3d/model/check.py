@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,17 +23,18 @@ class CheckpointError(ReadingError):
     """Weights that cannot be used; the message names the file, and the key or the tensors."""
 
 
-def check_folder(model_class: type[Model], folder: Path) -> "tuple[Model, dict[str, Tensor]]":
+def check_folder(model_class: type[Model], folder: Path, **changed: Any) -> "tuple[Model, dict[str, Tensor]]":
     """Look at a folder of weights: the config's keys, types and sizes, then the names and shapes of the tensors.
 
-    Returns the model without its weights (on the meta device), and these. Raises CheckpointError that names the file,
-    FileNotFoundError where one of the two is missing.
+    changed: fields of `Config` to have in place of the folder's. Returns the model without its weights (on the meta
+    device), and these. Raises CheckpointError that names the file, FileNotFoundError where one of the two is missing.
     """
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{folder} holds no {CONFIG}: it is no folder of a VFusion3D model")
     try:
         config = read_json(folder / CONFIG, dict[str, Any], "copy the folder of weights again")
         sizes = read_value(Config, {name: value for name, value in config.items() if name[:1] != "_"})
+        sizes = replace(sizes, **changed)
         with torch.device("meta"):
             model = model_class(**asdict(sizes))
     except CheckpointError:

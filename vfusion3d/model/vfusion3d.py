@@ -11,6 +11,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -134,21 +135,25 @@ class VFusion3D(nn.Module):
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike, torch_dtype: torch.dtype = torch.float32) -> "VFusion3D":
+    def from_pretrained(
+        cls, name: str | os.PathLike, torch_dtype: torch.dtype = torch.float32, **changed: Any
+    ) -> "VFusion3D":
         """Load `mini` or `base` (bundled), the released weights (`facebook/vfusion3d`), or any folder or hub name.
 
-        Of the hub, NAME@REVISION is that branch, tag or commit.
-        Raises CheckpointError, before anything is allocated, for a folder whose config or tensors make no such model.
+        Of the hub, NAME@REVISION is that branch, tag or commit. changed: fields of `Config` to have in place of the
+        folder's, such as `samples_per_ray`; for the released weights, options of `from_released`.
+        Raises CheckpointError, before anything is allocated, for a folder whose config or tensors make no such model;
+        TypeError for a field that there is not.
         """
         if str(name).partition("@")[0] == RELEASED_NAME:
-            return cls.from_released(name).to(torch_dtype)
+            return cls.from_released(name, **changed).to(torch_dtype)
         bundled = {path.name: path for path in BUNDLED.iterdir() if path.is_dir()}
         source = Path(os.path.expanduser(bundled.get(str(name), name)))
         if not source.is_dir():
             if reason := not_a_folder(str(name).partition("@")[0]):
                 raise FileNotFoundError(f"{name}: {reason}")
             source = hub_folder(str(name), (CONFIG, WEIGHTS))
-        model, tensors = check_folder(cls, source)
+        model, tensors = check_folder(cls, source, **changed)
         model.load_state_dict({key: value.to(torch_dtype) for key, value in tensors.items()}, assign=True)
         return model.eval()
 

@@ -33,7 +33,8 @@ from vfusion3d.world.web_captions import WEB_CAPTIONS
 
 PROMPTS = "prompts.parquet"
 WORK = "work.partial"
-KIND = Kind("prompts", (PROMPTS, WORK, f"{WORK}-journal"))
+LEDGER = (WORK, f"{WORK}-journal")  # the second is SQLite's, and outlives a kill
+KIND = Kind("prompts", (PROMPTS, *LEDGER))
 WEB = "web"  # the two sources of what can be trained on
 OBJECTS = "3D"
 EVALUATION = "evaluation prompts"  # and of what is held out, the prompts of the text-to-3D table
@@ -80,14 +81,15 @@ def collect_prompts(
         "held_out": short_name("\n".join(f"{source}: {text}" for source, texts in held_out.items() for text in texts)),
         "seed": seed,
     }
-    over = (folder / PROMPTS).exists() and not any((folder / name).exists() for name in (WORK, LOCK))
+    over = (folder / PROMPTS).exists() and not any((folder / name).exists() for name in (*LEDGER, LOCK))
     if over and made_with(folder / SETTINGS, settings):
         return folder / PROMPTS
     with only_writer(folder):
         claim_folder(folder, settings, KIND, overwrite=overwrite)
         if not (folder / PROMPTS).exists():
             _collect_all(profile, folder, held_out, shards, corpus, seed)
-        (folder / WORK).unlink(missing_ok=True)
+        for name in LEDGER:
+            (folder / name).unlink(missing_ok=True)
     return folder / PROMPTS
 
 
