@@ -166,9 +166,11 @@ def test_any_config_of_weights_is_a_model_or_an_error_of_ours(tmp_path, weights,
     value_or_our_error(lambda: check_folder(VFusion3D, copy), "copy")
 
 
-def test_a_whole_number_that_is_too_large_for_torch_is_a_radius_like_any_other(tmp_path, weights):
+@pytest.mark.parametrize("key", ["radius", "source_distance"])
+@pytest.mark.parametrize("value", [2**32, 1.3407807929942597e154])  # as a whole number, and squared, too much for torch
+def test_a_length_that_nobody_can_mean_is_named(tmp_path, weights, key, value):
     shutil.copytree(weights, tmp_path / "copy")
-    config = json.loads((weights / "config.json").read_text()) | {"radius": 2**32}
+    config = json.loads((weights / "config.json").read_text()) | {key: value}
     (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
-    model, _ = check_folder(VFusion3D, tmp_path / "copy")
-    assert model.config.radius == 2.0**32
+    with pytest.raises(ReadingError, match=f"config.json: {key} must be .*1000 at most"):
+        check_folder(VFusion3D, tmp_path / "copy")

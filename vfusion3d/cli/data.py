@@ -87,15 +87,15 @@ def run_render(options: argparse.Namespace) -> int:
         layout.objects_3d.need(run_dir, profile=options.profile)
         print(f"{layout.objects_3d(run_dir)} was made of mesh files and stays: delete it for the profile's own objects")
         return 0
-    source = _object_source(options.objects or "common", options.up)
-    meshes = source if isinstance(source, MeshFolder) else None
-    if options.objects is not None and options.output is None and meshes is None:
-        options.parser.error("--objects without -o takes a folder of mesh files: say where the shards of these go")
     asked = {"seconds": options.time_limit, "gigabytes": options.memory_limit}
     try:
         limits = Limits(**{name: value for name, value in asked.items() if value is not None})
     except ValueError as error:
         options.parser.error(f"--time-limit, --memory-limit: {error}")
+    source = _object_source(options.objects or "common", options.up)
+    meshes = source if isinstance(source, MeshFolder) else None
+    if options.objects is not None and options.output is None and meshes is None:
+        options.parser.error("--objects without -o takes a folder of mesh files: say where the shards of these go")
     given = [name for name in ("up", "time_limit", "memory_limit") if getattr(options, name) is not None]
     if given and meshes is None:
         options.parser.error(f"--{given[0].replace('_', '-')} is for --objects that name a folder of mesh files")

@@ -133,8 +133,10 @@ def hub_commit(name: str) -> tuple[str, str | None]:
 def hub_folder(name: str, files: Sequence[str]) -> Path:
     """The folder with these files of a model of the hub at its commit (`hub_commit`), downloaded where it has to be.
 
-    Raises OSError that says why they cannot be had.
+    Raises OSError that says why they cannot be had, at once for what is no name of the hub.
     """
+    if not HUB_NAME.fullmatch(name):
+        raise OSError(f"weights {name!r}: no folder here, and no name on the hub, which is owner/model")
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -144,7 +146,7 @@ def hub_folder(name: str, files: Sequence[str]) -> Path:
         return Path(path).parent
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:300].rstrip(". ")
-        raise OSError(f"{name} is not here, and could not be downloaded from the hub ({reason})") from error
+        raise OSError(f"weights {name!r} are not here, and could not be downloaded from the hub ({reason})") from error
 
 
 def is_open_clip(name: str) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from vfusion3d.runs.memory import check_memory
 
 MOST_SAMPLES = 4096  # of a ray
+FURTHEST = 1000  # world units, where an object lies within 1
 LAYER = 2**16  # what the modules of a layer take by themselves, in numbers
 
 
@@ -53,8 +54,10 @@ class Config:
             raise ValueError(f"samples_per_ray must be even and {MOST_SAMPLES} at most, not {self.samples_per_ray}")
         if not abs(self.source_elevation) < math.pi / 2:
             raise ValueError(f"source_elevation must be below 90 degrees, not {self.source_elevation} radians")
-        if self.radius is not None and not 0 < self.radius < math.inf:
-            raise ValueError(f"radius must be above 0, not {self.radius}")
+        if self.radius is not None and not 0 < self.radius <= FURTHEST:
+            raise ValueError(f"radius must be above 0 and {FURTHEST} at most, not {self.radius}")
+        if not self.source_distance <= FURTHEST:
+            raise ValueError(f"source_distance must be {FURTHEST} at most, not {self.source_distance}")
         check_memory("a model of these sizes (width, layers, encoder_*, triplane_*)", 4 * parameters(self))
         check_memory(f"an image_size of {self.image_size}", 4 * 4 * 3 * self.image_size**2)
 
