@@ -313,7 +313,6 @@ def test_labels_of_other_videos_with_the_same_keys_are_refused(labeller, tmp_pat
     [
         ({"part": (2, 2)}, "part must be"),
         ({"part": (0, 0)}, "part must be"),
-        ({"part": (0, 2), "overwrite": True}, "cannot overwrite"),
         ({"batch": 0}, "batch must be"),
     ],
 )
