@@ -2,7 +2,8 @@
 
 The suite tries the same 50 inputs of each reader every time. Here each property test of tests/ gets MINUTES of new
 ones, in rounds of 3,000 with seeds 0, 1, 2, ...; the first that fails ends its test, and hypothesis prints the
-smallest such input. Put that as an `@example` above the test, so that it stays. Exits 1 if any failed.
+smallest such input. Make that a test, or an `@example` above this one, so that it
+stays. Exits 1 if any failed.
 """
 
 import argparse

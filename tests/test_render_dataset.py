@@ -18,10 +18,10 @@ import trimesh
 
 from vfusion3d import cameras
 from vfusion3d.data.render import render_views
-from vfusion3d.data.render_dataset import MeshFolder, render_dataset
+from vfusion3d.data.render_dataset import MeshFolder, made_of_files, render_dataset
 from vfusion3d.data.shards import MultiviewShards, VideoShards, encode_video, written_keys
 from vfusion3d.data.write_shards import write_shards
-from vfusion3d.runs.claim import DEFAULTS, claim_folder
+from vfusion3d.runs.claim import DEFAULTS, claim_folder, write_record
 from vfusion3d.world.sources import ProceduralObjects, RandomPrimitives
 
 pytest.importorskip("pyvista")
@@ -262,3 +262,12 @@ def test_a_part_goes_on_with_its_own_settings_and_deletes_nothing_of_others(tmp_
 def test_values_out_of_range_are_refused(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         render_dataset(tmp_path, RandomPrimitives(), 1, **{**SETTINGS, **change})
+
+
+@pytest.mark.parametrize("objects", [None, 3, ["MeshFolder"], {"name": "ProceduralObjects"}, {}])
+def test_only_a_record_of_a_folder_of_meshes_says_that_files_were_rendered(tmp_path, objects):
+    assert not made_of_files(tmp_path)
+    write_record(tmp_path / "settings.json", {"objects": objects})
+    assert not made_of_files(tmp_path)
+    write_record(tmp_path / "settings.json", {"objects": {"name": "MeshFolder"}})
+    assert made_of_files(tmp_path)

@@ -22,10 +22,9 @@ from vfusion3d.cli.gallery import (
     write_views,
 )
 from vfusion3d.cli.page import check_outputs, new_page, one_line
-from vfusion3d.runs.pictures import PICTURE_SUFFIXES
+from vfusion3d.runs.pictures import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 
 MESH_SUFFIXES = (".glb", ".obj", ".ply", ".stl")
-VIDEO_SUFFIXES = (".mp4", ".gif")
 TURN = 48  # frames of a video
 BACKGROUNDS = ("auto", "alpha", "plain", "grabcut", "rembg", "keep")
 

@@ -119,7 +119,8 @@ def object_draws(
 def made_of_files(folder: str | Path) -> bool:
     """Whether `render_dataset` wrote this folder, whole or in part, from a `MeshFolder`. Raises ReadingError."""
     path = Path(folder) / SETTINGS
-    return path.exists() and read_record(path).get("objects", {}).get("name") == MeshFolder.__name__
+    made_of = read_record(path).get("objects") if path.exists() else None
+    return isinstance(made_of, dict) and made_of.get("name") == MeshFolder.__name__
 
 
 def render_dataset(

@@ -27,9 +27,9 @@ from vfusion3d.model.mesh import FACES, finish
 from vfusion3d.model.mesh_export import MESH_SUFFIXES, to_files, viewer_glb
 from vfusion3d.model.vfusion3d import VFusion3D
 from vfusion3d.runs.claim import write_whole
+from vfusion3d.runs.pictures import VIDEO_SUFFIXES
 from vfusion3d.runs.progress import tqdm
 
-VIDEO_SUFFIXES = (".mp4", ".gif")
 FRAMES_AT_ONCE = 8
 VIEWER_RESOLUTION = 96
 VIEWER_FACES = 12_000  # some 250 kB of a GLB; the script around it takes 0.75 MB more

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 OF_PHOTOS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif")
 PICTURE_SUFFIXES = (*OF_PHOTOS, ".bmp", ".gif", ".tif", ".tiff")  # of what is looked for in a folder of pictures
+VIDEO_SUFFIXES = (".mp4", ".gif")  # of a turntable that is written
 STEP = 8  # between two levels; steps of 16 begin to show, and a palette of 256 colours shows more
 
 
